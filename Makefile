@@ -1,0 +1,31 @@
+# `make run` and `make test` are all that a new user needs.
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := 1
+
+.PHONY: run test lint deps clean
+
+run: $(VENV)/ready
+	semmae check
+	dvc repro
+	semmae summary
+
+test: $(VENV)/ready
+	ruff check .
+	pytest
+
+lint: $(VENV)/ready
+	ruff check .
+
+# Rewrite the code dependencies in dvc.yaml from the imports.
+deps: $(VENV)/ready
+	python -m pipeline.imports
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python >= 3.11 is needed, this is " + sys.version.split()[0] + "; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@

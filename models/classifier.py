@@ -1,0 +1,57 @@
+"""An encoder with a linear head: end-to-end fine-tuning as in MAE's appendix A.
+
+B images, D width, N classes.
+"""
+
+import torch
+from torch import nn
+
+from models.vit import EPS, VisionTransformer
+
+
+class Classifier(VisionTransformer):
+    """Class scores from the mean of the patch tokens.
+
+    As in MAE the final norm comes after the mean (`fc_norm`), so the encoder's own `norm` is not used.
+    """
+
+    def __init__(self, *, num_classes: int, **encoder: object) -> None:
+        super().__init__(**encoder)
+        self.norm = nn.Identity()
+        self.fc_norm = nn.LayerNorm(self.width, eps=EPS)
+        self.head = nn.Linear(self.width, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Scores (B, N) of normalised images (B, 3, h, w)."""
+        return self.head(self.fc_norm(self.encode(images)[:, 1:].mean(dim=1)))
+
+    def start_from(self, encoder: VisionTransformer) -> None:
+        """Take the weights of a pretrained encoder of the same shape; its final norm becomes `fc_norm`."""
+        own = {name: value for name, value in encoder.state_dict().items() if not name.startswith("norm.")}
+        missing, unexpected = self.load_state_dict(own, strict=False)
+        assert not unexpected and all(name.startswith(("fc_norm.", "head.")) for name in missing), (missing, unexpected)
+        self.fc_norm.load_state_dict(encoder.norm.state_dict())
+
+
+def layer_decay_groups(model: Classifier, *, weight_decay: float, layer_decay: float) -> list[dict]:
+    """Parameter groups whose `lr_scale` falls by `layer_decay` a block from the head down to the patch embedding.
+
+    Vectors, tokens and positions do not decay. Source: MAE appendix A.1 (layer-wise decay of BEiT).
+    """
+    last = len(model.blocks) + 1
+    groups: dict[tuple[int, bool], dict] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name.startswith("blocks."):
+            layer = int(name.split(".")[1]) + 1
+        else:
+            layer = 0 if name.startswith(("patch_embed.", "cls_token")) else last
+        decays = parameter.ndim > 1 and not name.endswith("token")
+        settings = {
+            "params": [],
+            "weight_decay": weight_decay if decays else 0.0,
+            "lr_scale": layer_decay ** (last - layer),
+        }
+        groups.setdefault((layer, decays), settings)["params"].append(parameter)
+    return list(groups.values())

@@ -1,0 +1,196 @@
+"""The vision transformer of every trained arm: parameter names and arithmetic of MAE's encoder and of timm's.
+
+B images, C channels (3), (gh, gw) patch grid, L = gh * gw patches, V visible patches, D width, p patch size.
+Source: Dosovitskiy et al., ICLR 2021; He et al., CVPR 2022 (fixed sine-cosine positions).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+EPS = 1e-6
+MLP_RATIO = 4
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) from one number or two."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def patchify(images: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """Cut images (B, C, h, w) into patches (B, L, p*p*C): row-major patches, pixels in (row, column, channel) order."""
+    batch, channels, height, width = images.shape
+    p = patch_size
+    grid = images.reshape(batch, channels, height // p, p, width // p, p)
+    return grid.permute(0, 2, 4, 3, 5, 1).reshape(batch, (height // p) * (width // p), p * p * channels)
+
+
+def unpatchify(patches: torch.Tensor, patch_size: int, grid: tuple[int, int]) -> torch.Tensor:
+    """Inverse of `patchify` for a grid (gh, gw): images (B, 3, h, w)."""
+    p, (gh, gw) = patch_size, grid
+    pixels = patches.reshape(len(patches), gh, gw, p, p, 3)
+    return pixels.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), 3, gh * p, gw * p)
+
+
+def sincos_positions(grid: tuple[int, int], width: int) -> torch.Tensor:
+    """Fixed positions (1, 1 + L, D), zeros for the class token; first half of D: column, second: row.
+
+    Raises ValueError unless D is divisible by 4. Source: MAE, section 3 and its published parameters' layout.
+    """
+    if width % 4:
+        raise ValueError(f"width {width} must be divisible by 4 for two-dimensional sine-cosine positions")
+    frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    halves = []
+    for coordinate in (columns, rows):
+        angles = coordinate.reshape(-1, 1) * frequencies
+        halves += [angles.sin(), angles.cos()]
+    table = torch.cat(halves, dim=1).float()
+    return torch.cat([torch.zeros(1, width), table])[None]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (B, N, D) -> (B, N, D) through the fused kernel."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        batch, count, width = tokens.shape
+        qkv = self.qkv(tokens).reshape(batch, count, 3, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(*qkv.unbind(0))
+        return self.proj(mixed.transpose(1, 2).reshape(batch, count, width))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, MLP_RATIO * width)
+        self.fc2 = nn.Linear(MLP_RATIO * width, width)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(tokens)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; `drop_path` is the chance that a row skips a branch while training."""
+
+    def __init__(self, width: int, num_heads: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=EPS)
+        self.attn = Attention(width, num_heads)
+        self.norm2 = nn.LayerNorm(width, eps=EPS)
+        self.mlp = Mlp(width)
+        self.drop_path = drop_path
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        tokens = tokens + self._drop(self.attn(self.norm1(tokens)))
+        return tokens + self._drop(self.mlp(self.norm2(tokens)))
+
+    def _drop(self, branch: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.drop_path == 0:
+            return branch
+        keep = 1 - self.drop_path
+        return branch * branch.new_empty(len(branch), 1, 1).bernoulli_(keep) / keep
+
+
+class PatchEmbed(nn.Module):
+    """Linear embedding of patches. The weight has the shape (D, 3, p, p) of the convolution it stands for."""
+
+    def __init__(self, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch_size, patch_size)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Embed patches (B, V, p*p*3) in `patchify` order; only the given ones are computed: (B, V, D)."""
+        return F.linear(patches, self.proj.weight.permute(0, 2, 3, 1).flatten(1), self.proj.bias)
+
+
+class VisionTransformer(nn.Module):
+    """The encoder contract of all arms: images in, class token and patch tokens out.
+
+    `image_size` is an int or (h, w), divisible by `patch_size`; positions are fixed. Its state loads strictly into
+    timm's VisionTransformer of the same shape with `num_classes=0`, and is loaded from it.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, int],
+        patch_size: int,
+        width: int,
+        depth: int,
+        num_heads: int,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        height, breadth = pair(image_size)
+        if height % patch_size or breadth % patch_size:
+            raise ValueError(f"image_size {height}x{breadth} must be divisible by patch_size {patch_size}")
+        if width % num_heads:
+            raise ValueError(f"width {width} must be divisible by num_heads {num_heads}")
+        self.image_size, self.patch_size, self.width = (height, breadth), patch_size, width
+        self.grid = (height // patch_size, breadth // patch_size)
+        self.patch_embed = PatchEmbed(patch_size, width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(sincos_positions(self.grid, width), requires_grad=False)
+        rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(Block(width, num_heads, rate) for rate in rates)
+        self.norm = nn.LayerNorm(width, eps=EPS)
+
+    @property
+    def num_patches(self) -> int:
+        """L."""
+        return self.grid[0] * self.grid[1]
+
+    def encode(self, images: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+        """Tokens (B, 1 + L, D) after the final norm, class token first; with `visible` (B, V) indices, (B, 1 + V, D).
+
+        images: (B, 3, h, w), normalised. Patches that are not visible are never embedded.
+        """
+        if images.shape[2:] != self.image_size:
+            raise ValueError(f"images are {tuple(images.shape[2:])}, the model takes {self.image_size}; resize them")
+        return self.encode_patches(patchify(images, self.patch_size), visible)
+
+    def encode_patches(self, patches: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+        """`encode` for images already cut by `patchify`: (B, L, p*p*3)."""
+        positions = self.pos_embed[:, 1:].expand(len(patches), -1, -1)
+        if visible is not None:
+            patches, positions = pick(patches, visible), pick(positions, visible)
+        tokens = self.patch_embed(patches) + positions
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        tokens = torch.cat([first, tokens], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)
+
+
+def pick(rows: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Rows (B, L, D) at indices (B, V): (B, V, D)."""
+    return rows.gather(1, indices[:, :, None].expand(-1, -1, rows.shape[2]))
+
+
+def initialise(model: nn.Module, generator: torch.Generator) -> None:
+    """Initial weights as in MAE: Xavier-uniform matrices, zero biases, normal(0.02) tokens; drawn from `generator`.
+
+    Every module draws in the order of `named_parameters`, so that arms of equal shape start from equal weights.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("pos_embed"):
+                continue
+            if name.endswith("token"):
+                parameter.normal_(0.0, 0.02, generator=generator)
+            elif parameter.ndim >= 2:
+                fan_out, fan_in = parameter.shape[0], parameter[0].numel()
+                bound = math.sqrt(6 / (fan_in + fan_out))
+                parameter.uniform_(-bound, bound, generator=generator)
+            elif name.endswith("bias"):
+                parameter.zero_()

@@ -1,0 +1,1 @@
+"""Orchestration: parameters, files, shards and tracking. It knows files and DVC; it holds no tensor maths."""

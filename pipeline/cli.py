@@ -1,0 +1,119 @@
+"""The console script `semmae`. Commands import what they need, so that each answers in a fraction of a second."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split(".")[0]
+)
+
+
+@app.command()
+def preset(name: Annotated[str, typer.Argument(help="quickstart, small, clothing10, ...; `list` names all")]) -> None:
+    """Write params.yaml from a preset."""
+    from pipeline.presets import compose, preset_names, write_params
+
+    if name == "list":
+        print("\n".join(preset_names()))
+        return
+    write_params(compose(name))
+    print(f"params.yaml: preset {name}; next: dvc repro")
+
+
+@app.command()
+def use(
+    folder: Annotated[Path, typer.Argument(help="your images: <class>/*, train|val|test/<class>/* or Parquet shards")],
+) -> None:
+    """Point params.yaml at a folder of your own images."""
+    from images.sources import unhashable_entries, write_listing
+
+    from pipeline.presets import check, read_document, write_params
+
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: not a folder; name the folder that holds your images")
+    document = read_document()
+    data = document["data"]
+    data["path"] = data["watch"] = str(folder)
+    data["generate"] = []
+    data["part_truth"] = ["masks"] if (folder / "masks").is_dir() else []
+    odd = list(unhashable_entries(folder))
+    if odd:
+        listing = Path("data") / "listing.txt"
+        write_listing(folder, listing)
+        data["watch"] = str(listing)
+        print(
+            f"{len(odd)} entries that DVC cannot hash, for example {odd[0][0]} ({odd[0][1]}): it watches {listing}; "
+            "run `semmae use` again after the folder changes"
+        )
+    write_params(check(document, "params.yaml"))
+    print(f"params.yaml: data.path {folder}; next: dvc repro")
+
+
+@app.command()
+def download(name: Annotated[str, typer.Argument(help="a public data set; `list` names all")]) -> None:
+    """Fetch a public data set into data/NAME (needs a network)."""
+    from images.downloads import download as fetch
+    from images.downloads import names
+
+    if name == "list":
+        print("\n".join(names()))
+        return
+    folder = fetch(name, Path("data") / name)
+    print(f"{folder}: ready; next: semmae use {folder}")
+
+
+@app.command()
+def check() -> None:
+    """Check parameters and data folder before any work."""
+    from images.sources import unhashable_entries
+
+    from pipeline.params import load_params, load_runtime
+
+    params, _ = load_params(), load_runtime()
+    data = params.data
+    if not data.generate:
+        if not Path(data.path).is_dir():
+            raise ValueError(f"data.path: no folder {data.path}; put the images there, or run `semmae use FOLDER`")
+        odd = next(iter(unhashable_entries(data.path)), None) if data.watch == data.path else None
+        if odd is not None:
+            raise ValueError(
+                f"data.watch: DVC cannot hash {odd[0]} ({odd[1]}); run `semmae use {data.path}`, which makes a listing"
+            )
+    arms, seeds = ", ".join(params.arms.names), ", ".join(map(str, params.seeds))
+    print(f"params.yaml: valid; data {data.path}; arms {arms}; seeds {seeds}")
+
+
+@app.command()
+def status() -> None:
+    """Check everything, then show what `dvc repro` would run."""
+    check()
+    raise SystemExit(subprocess.run([sys.executable, "-m", "dvc", "status"], check=False).returncode)
+
+
+@app.command()
+def summary() -> None:
+    """Print the comparison table and where everything lies."""
+    from reports.table import print_summary
+
+    print_summary(Path())
+
+
+@app.command()
+def track() -> None:
+    """Replay into MLflow what DVC has recorded and MLflow does not know yet."""
+    from pipeline.tracking import replay, tracking_uri
+
+    print(f"{replay()} runs recorded in {tracking_uri()}")
+
+
+def main() -> None:
+    """Run a command; a mistake to mend is one line and exit 1."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,122 @@
+"""Files that appear whole or not at all, and the two places that live outside DVC's outs."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+STATE_FOLDER = ".semmae"
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open `path` for writing so that it appears complete or not at all.
+
+    Written beside the target, flushed to the disk, then renamed over it: a reader, or a process killed at any
+    instruction, sees the old file or the new one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary sibling folder that takes the place of `path` when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync_folder(path.parent)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` whole or not at all."""
+    with whole_file(path, "w") as file:
+        file.write(text)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON with sorted keys, whole or not at all; NaN is refused."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_rows(path: str | Path, rows: list[dict[str, Any]]) -> None:
+    """Write a JSON list with one row a line: readable by line, and a format that `dvc plots` knows."""
+    body = ",\n".join(json.dumps(row, sort_keys=True, allow_nan=False) for row in rows)
+    write_text(path, f"[\n{body}\n]\n" if rows else "[]\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; a missing or damaged one is a ValueError that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: not found; run the stage that makes it (dvc repro)") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: damaged JSON ({error}); delete it and run `dvc repro` again") from None
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Hard-link `source` as `target`, or copy it where the file system cannot link."""
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+@cache
+def main_worktree(folder: str = ".") -> Path:
+    """The main git worktree of `folder`: linked worktrees share its tracking database and scratch.
+
+    Outside of a git repository it is the folder itself.
+    """
+    command = ["git", "-C", folder, "rev-parse", "--path-format=absolute", "--git-common-dir"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return Path(folder).resolve()
+    return Path(answer).parent
+
+
+def state_folder() -> Path:
+    """The git-ignored folder of everything that is neither input nor out: scratch, run records, tracking."""
+    return main_worktree() / STATE_FOLDER
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,359 @@
+"""Every number that changes a result: strict, frozen groups read from params.yaml.
+
+`params.yaml` states each value; the classes state type, range, unit and source, and hold no defaults, so that a value
+stands in one place. What only changes speed stands in runtime.yaml and is tracked by nothing.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+Range = Annotated[tuple[Positive, Positive], Field(description="(low, high)")]
+
+
+class Group(BaseModel):
+    """Base of all groups: unknown keys are errors, values cannot change, numbers are not made from text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataParams(Group):
+    """Which images are read, how they are split, and how many may be refused."""
+
+    path: str = Field(description="folder of images or Parquet shards; relative to the main worktree")
+    watch: str = Field(description="what DVC hashes for it: the same folder, or a listing made by `semmae use`")
+    generate: list[Literal["creatures"]] = Field(max_length=1, description="built-in data set to draw first, or []")
+    part_truth: list[Literal["masks"]] = Field(
+        max_length=1, description="[masks] where the data has part labels, else []"
+    )
+    image_column: str = Field(description="image column of Parquet sources")
+    label_column: str = Field(description="label column of Parquet sources")
+    val_share: OpenShare = Field(description="share of train that becomes val where the source has none")
+    test_share: OpenShare = Field(description="share that becomes test where the source has none")
+    split_seed: Seed
+    shard_mib: Positive = Field(description="upper bound of an image shard, MiB of encoded bytes")
+    max_pixels: Count = Field(description="larger images are refused before they are decoded")
+    max_rejected_share: Share = Field(description="the run stops when more than this share of the files is refused")
+
+
+class CreaturesParams(Group):
+    """The built-in, procedurally drawn data set."""
+
+    seed: Seed
+    train: Count = Field(description="images")
+    test: Count = Field(description="images")
+    image_size: Annotated[int, Field(ge=32, le=512)] = Field(description="pixels")
+
+
+class TeacherParams(Group):
+    """The self-supervised ViT whose attention the parts start from (iBOT: Zhou et al., ICLR 2022)."""
+
+    source: str = Field(description="`train`, a checkpoint file, `timm:NAME` or `hf-hub:NAME`")
+    sha256: Sha256 = Field(description="of the checkpoint file; empty unless source is a file")
+    architecture: str = Field(description="timm model of a checkpoint file; empty otherwise")
+    branch: Literal["teacher", "student"] = Field(description="which network of a self-distillation checkpoint")
+    image_size: Count = Field(description="pixels; input of the teacher, divisible by its patch size")
+    patch_size: Count = Field(description="pixels")
+    width: Count
+    depth: Count
+    num_heads: Count
+    epochs: Positive
+    batch_size: Count
+    lr: Positive = Field(description="peak, for this batch size")
+    weight_decay: NonNegative
+    warmup_share: Share = Field(description="share of the steps with rising lr and teacher temperature")
+    local_crops: Annotated[int, Field(ge=0)]
+    local_size: Count = Field(description="pixels, divisible by the patch size")
+    global_scale: Range = Field(description="area shares of the global crops")
+    local_scale: Range = Field(description="area shares of the local crops")
+    colour_jitter: NonNegative = Field(description="strength of brightness, contrast and saturation changes")
+    prototypes: Count = Field(description="outputs of the shared head")
+    head_width: Count
+    student_temperature: Positive
+    teacher_temperature: Range = Field(description="(start, end of warm-up)")
+    centre_momentum: OpenShare
+    momentum: OpenShare = Field(description="of the teacher's average at the start; rises to 1 (cosine)")
+    mask_ratio: tuple[Share, Share] = Field(description="(low, high) share of patches hidden from the student")
+    mask_probability: Share = Field(description="share of global crops that are masked at all")
+    clip: Positive = Field(description="largest gradient norm")
+    seed: Seed
+    neighbours: Count = Field(description="k of the kNN accuracy that is reported")
+
+    @model_validator(mode="after")
+    def _check(self) -> "TeacherParams":
+        for name in ("image_size", "local_size"):
+            if self.source == "train" and getattr(self, name) % self.patch_size:
+                raise ValueError(f"{name} {getattr(self, name)} must be divisible by patch_size {self.patch_size}")
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} must be divisible by num_heads {self.num_heads}")
+        is_file = self.source != "train" and not self.source.startswith(("timm:", "hf-hub:"))
+        if is_file and not (self.sha256 and self.architecture):
+            raise ValueError(f"source {self.source} is a file: name its sha256 and its timm architecture")
+        return self
+
+
+class ExtractParams(Group):
+    """What is kept of the teacher."""
+
+    batch_size: Count
+    token_layer: Literal["last", "penultimate"] = Field(
+        description="patch tokens after the final norm, or those that enter the last block"
+    )
+    part_images: Count = Field(description="training images whose patch tokens are kept for part learning")
+
+
+class RefineParams(Group):
+    """The part learner (SemMAE section 3.1); what the paper does not state is our choice."""
+
+    parts: Annotated[int, Field(ge=2, le=254)] = Field(description="K")
+    initialisation: Literal["heads", "random", "clusters"]
+    token_width: Count = Field(description="C: width of the part tokens")
+    normalise: Literal["parts", "space"] = Field(description="softmax over parts at a patch, or over patches of a part")
+    temperature: Positive
+    blur_sigma: NonNegative = Field(description="patches; 0 is no blur")
+    background: Literal["none", "attention_mass", "slot"]
+    attention_mass: OpenShare = Field(description="share of the class token's attention that is foreground")
+    decoder_size: Count = Field(description="pixels of the reconstruction")
+    decoder_width: Count
+    reconstruction_weight: NonNegative
+    perceptual_weight: NonNegative
+    token_weight: NonNegative = Field(description="reconstruction of the teacher's tokens from part-pooled tokens")
+    diversity_weight: NonNegative
+    usage_weight: NonNegative = Field(description="balance of the parts over a batch")
+    epochs: Positive
+    batch_size: Count
+    lr: Positive
+    weight_decay: NonNegative
+    warmup_share: Share
+    clip: Positive
+    seed: Seed
+
+
+class CacheParams(Group):
+    """Shards of part labels."""
+
+    batch_size: Count
+    shard_rows: Count = Field(description="images a shard")
+
+
+class Arm(Group):
+    """One way to mask: the method and its baselines differ in nothing else."""
+
+    mask: Literal["random", "block", "parts", "attmask_high", "attmask_hint"]
+    parts: Literal["none", "raw", "learned"] = Field(description="which part maps the masks follow")
+    schedule: Literal["intra_to_inter", "intra", "inter", "inter_to_intra", "cosine"]
+    gamma: Positive = Field(description="exponent of the schedule (SemMAE equation 6: 2)")
+    background: Literal["part", "random"] = Field(description="background patches: hidden like a part, or at random")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Arm":
+        if (self.mask == "parts") != (self.parts != "none"):
+            raise ValueError(
+                f"mask {self.mask} with parts {self.parts}: mask parts needs parts raw or learned, others none"
+            )
+        return self
+
+
+class ArmsParams(BaseModel):
+    """The arms that run, and the definition of each under its name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    __pydantic_extra__: dict[str, Arm]
+
+    names: list[Name] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "ArmsParams":
+        if len(set(self.names)) != len(self.names):
+            raise ValueError(f"names {self.names} holds a name twice")
+        missing = [name for name in self.names if name not in self.definitions]
+        if missing:
+            raise ValueError(f"arm {missing[0]} is not defined; defined are {sorted(self.definitions)}")
+        return self
+
+    @property
+    def definitions(self) -> dict[str, Arm]:
+        """Every defined arm by name."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class PretrainParams(Group):
+    """Masked autoencoding (He et al., CVPR 2022), the same for every arm."""
+
+    decode_size: Count = Field(description="pixels of the square that images are decoded to; crops are taken from it")
+    image_size: Count = Field(description="pixels")
+    patch_size: Count = Field(description="pixels")
+    width: Count
+    depth: Count
+    num_heads: Count
+    decoder_width: Count
+    decoder_depth: Count
+    decoder_num_heads: Count
+    norm_pix_loss: bool
+    mask_ratio: OpenShare
+    epochs: Positive
+    warmup_epochs: NonNegative
+    batch_size: Count
+    base_lr: Positive = Field(description="for a batch of 256, scaled linearly")
+    weight_decay: NonNegative
+    betas: tuple[OpenShare, OpenShare]
+    clip: Positive = Field(description="largest gradient norm")
+    crop_scale: Range = Field(description="area shares of the random crop")
+    crop_ratio: Range = Field(description="aspect ratios of the random crop")
+    flip: bool
+    hint_share: Share = Field(description="share of the most attended patches that AttMask-Hint leaves visible")
+
+    @model_validator(mode="after")
+    def _check(self) -> "PretrainParams":
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} must be divisible by patch_size {self.patch_size}")
+        if self.width % self.num_heads or self.decoder_width % self.decoder_num_heads:
+            raise ValueError("width must be divisible by num_heads, and decoder_width by decoder_num_heads")
+        return self
+
+
+class ProbeParams(Group):
+    """Frozen features: kNN and an exact linear probe."""
+
+    batch_size: Count
+    neighbours: list[Count] = Field(min_length=1, description="k of kNN; the first is the headline")
+    knn_temperature: Positive
+    penalties: list[Positive] = Field(min_length=1, description="C of the logistic regression, chosen on val")
+    max_iterations: Count
+
+
+class FinetuneParams(Group):
+    """End-to-end classification as in MAE's recipe."""
+
+    epochs: Positive
+    warmup_epochs: NonNegative
+    batch_size: Count
+    base_lr: Positive = Field(description="for a batch of 256, scaled linearly")
+    weight_decay: NonNegative
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    mixup: NonNegative
+    cutmix: NonNegative
+    crop_scale: Range = Field(description="area shares of the random crop")
+    clip: Positive = Field(description="largest gradient norm")
+
+
+class QualityParams(Group):
+    """Measures of part quality and their trivial baselines."""
+
+    images: Count = Field(description="most images of a split that are used")
+    seed: Seed
+
+
+class CompareParams(Group):
+    """The table and its statistics."""
+
+    baseline: Name = Field(description="arm that the others are compared with, paired by seed")
+    confidence: OpenShare = Field(description="of the Student-t interval over seeds")
+    pictures: Count = Field(description="images shown a figure")
+
+
+class ComputeParams(Group):
+    """What changes bits without changing the science: tracked, and part of every resume fingerprint."""
+
+    threads: Count = Field(description="CPU threads a process; 1 and 2 give different bits")
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"]
+    compile: bool
+    world_size: Literal[1] = Field(description="processes a training stage")
+
+
+class Params(Group):
+    """The whole of params.yaml."""
+
+    data: DataParams
+    creatures: CreaturesParams
+    teacher: TeacherParams
+    extract: ExtractParams
+    refine: RefineParams
+    cache: CacheParams
+    arms: ArmsParams
+    seeds: list[Seed] = Field(min_length=1)
+    pretrain: PretrainParams
+    probe: ProbeParams
+    finetune: FinetuneParams
+    quality: QualityParams
+    compare: CompareParams
+    compute: ComputeParams
+
+    @model_validator(mode="after")
+    def _check(self) -> "Params":
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {self.seeds} holds a seed twice")
+        if self.compare.baseline not in self.arms.names:
+            raise ValueError(f"compare.baseline {self.compare.baseline} is not one of arms.names {self.arms.names}")
+        from_heads = self.refine.initialisation == "heads" and self.teacher.source == "train"
+        if from_heads and self.refine.parts != self.teacher.num_heads:
+            raise ValueError(
+                f"refine.parts {self.refine.parts} with initialisation heads must equal teacher.num_heads "
+                f"{self.teacher.num_heads}; use initialisation random or clusters for another number"
+            )
+        return self
+
+
+class Runtime(Group):
+    """What changes neither science nor bits: runtime.yaml, tracked by nothing."""
+
+    workers: Annotated[int, Field(ge=0)] = Field(description="decoding threads or processes")
+    prefetch: Count = Field(description="batches prepared ahead")
+    ram_gib: Positive = Field(description="most memory for decoded images")
+    log_seconds: Positive = Field(description="seconds between progress lines where there is no terminal")
+    checkpoint_seconds: NonNegative = Field(description="seconds between checkpoints; 0 is every step")
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and validate params.yaml; the first fault is a ValueError of one line that names the key."""
+    return _load(path, Params)
+
+
+def load_runtime(path: str | Path = "runtime.yaml") -> Runtime:
+    """Read and validate runtime.yaml."""
+    return _load(path, Runtime)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read YAML 1.2, in which `1e-4` is a number (PyYAML reads it as text)."""
+    try:
+        return YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: not found; `semmae preset quickstart` writes it") from None
+    except YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def _load(path: str | Path, model: type[BaseModel]) -> Any:
+    try:
+        # Through JSON, because strict validation in Python tells lists from tuples and YAML has lists alone.
+        return model.model_validate_json(json.dumps(read_yaml(path)), strict=True)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """One line for the first fault: key, what was found, what is allowed."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "parameters"
+    if first["type"] == "extra_forbidden":
+        return f"{key}: unknown key; remove it or correct its name"
+    if first["type"] == "missing":
+        return f"{key}: missing; it has no default"
+    found = first["input"]
+    shown = "" if isinstance(found, dict | BaseModel) else f"got {found!r}; "
+    return f"{key}: {shown}{first['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,73 @@
+"""Presets: `quickstart` states every parameter, each other what it changes of it or of the preset it `extends`."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from pipeline.files import write_text
+from pipeline.params import Params, explain
+
+FOLDER = Path("presets")
+BASE = "quickstart"
+
+
+def preset_names() -> list[str]:
+    """All presets, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def compose(name: str) -> Any:
+    """The whole parameter document of a preset, with the base's comments; ValueError for an unknown name or bad value."""
+    if name not in preset_names():
+        raise ValueError(f"preset {name}: unknown; there are {', '.join(preset_names())}")
+    return check(_composed(name), f"preset {name}")
+
+
+def _composed(name: str) -> Any:
+    document = _yaml().load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    if name == BASE:
+        return document
+    base = _composed(document.pop("extends", BASE))
+    _overlay(base, document)
+    return base
+
+
+def check(document: Any, label: str) -> Any:
+    """The document itself when it is valid; else a ValueError of one line."""
+    try:
+        Params.model_validate_json(json.dumps(document), strict=True)
+    except ValidationError as error:
+        raise ValueError(f"{label}: {explain(error)}") from None
+    return document
+
+
+def write_params(document: Any, path: str | Path = "params.yaml") -> None:
+    """Write a parameter document whole or not at all."""
+    buffer = io.StringIO()
+    _yaml().dump(document, buffer)
+    write_text(path, buffer.getvalue())
+
+
+def read_document(path: str | Path = "params.yaml") -> Any:
+    """params.yaml with its comments, to change and write again."""
+    return _yaml().load(Path(path).read_text(encoding="utf-8"))
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.width = 160
+    yaml.preserve_quotes = True
+    return yaml
+
+
+def _overlay(base: Any, changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping):
+            _overlay(base[key], value)
+        else:
+            base[key] = value

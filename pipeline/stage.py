@@ -1,0 +1,121 @@
+"""What every stage process shares: one line for a user's mistake, its record for tracking, and its progress lines."""
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.files import state_folder, write_json
+
+Item = TypeVar("Item")
+
+
+class Terminated(SystemExit):
+    """SIGTERM arrived: the stage has saved what it can and ends with 128 + 15."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+def run(main: Callable[[], Any]) -> None:
+    """Run a stage's `main` and end the process: 0 done, 1 a mistake to mend (one line), 143 terminated.
+
+    A ValueError or OSError is something that the user can mend: its message is the line. Its traceback goes to the log
+    folder. Every other exception is our own bug and keeps its traceback.
+    """
+    name = os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem)
+    started = time.time()
+    status = "FAILED"
+    try:
+        main()
+        status = "FINISHED"
+    except Terminated:
+        status = "KILLED"
+        raise
+    except (ValueError, OSError) as error:
+        log = state_folder() / "logs" / f"{name}.traceback"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(traceback.format_exc(), encoding="utf-8")
+        print(f"error: {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(1) from None
+    finally:
+        _write_record(name, started, status)
+
+
+def _write_record(name: str, started: float, status: str) -> None:
+    """What only this execution knows (time, memory): kept outside DVC's outs, so that those depend on inputs alone."""
+    record = {
+        "stage": name,
+        "started": started,
+        "seconds": time.time() - started,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "cpu_seconds": time.process_time(),
+        "status": status,
+        "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
+    }
+    write_json(state_folder() / "records" / f"{name}.json", record)
+
+
+def progress(items: Iterable[Item], *, total: int, label: str, unit: int = 1, seconds: float = 10.0) -> Iterator[Item]:
+    """Pass `items` on and show how far it is: a bar on a terminal, a plain line every `seconds` elsewhere.
+
+    `unit` is the number of images an item stands for; `total` counts items.
+    """
+    meter = Meter(total * unit, label=label, seconds=seconds)
+    for item in items:
+        yield item
+        meter.advance(unit)
+    meter.close()
+
+
+class Meter:
+    """Images done, images a second and time left: a bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, total: int, *, label: str, done: int = 0, seconds: float = 10.0) -> None:
+        self.total, self.label, self.seconds = total, label, seconds
+        self.first = self.done = done
+        self.started = self.printed = time.monotonic()
+        self.bar = _bar(label, total, done) if sys.stdout.isatty() else None
+
+    def advance(self, images: int, note: str = "") -> None:
+        """Count `images` more."""
+        self.done += images
+        now = time.monotonic()
+        rate = (self.done - self.first) / max(now - self.started, 1e-9)
+        text = f"{rate:.0f} images/s{note and ', ' + note}"
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=self.done, note=text)
+        elif now - self.printed >= self.seconds:
+            self.printed = now
+            left = (self.total - self.done) / rate
+            print(f"{self.label}: {self.done}/{self.total} images, {left:.0f} s left, {text}", flush=True)
+
+    def close(self) -> None:
+        """Print the closing line."""
+        if self.bar is not None:
+            self.bar.stop()
+        spent = max(time.monotonic() - self.started, 1e-9)
+        print(f"{self.label}: {self.done} images, {(self.done - self.first) / spent:.0f} images/s", flush=True)
+
+
+def _bar(label: str, total: int, done: int) -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    text = TextColumn("{task.fields[note]}")
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn())
+    bar.add_task(label, total=total, completed=done, note="")
+    bar.start()
+    return bar
+
+
+def write_metrics(path: str | Path, metrics: dict[str, float]) -> None:
+    """Write a flat dictionary of numbers as JSON; anything but a finite number is our bug."""
+    for name, value in metrics.items():
+        assert isinstance(value, int | float) and value == value and abs(value) != float("inf"), (name, value)
+    write_json(path, json.loads(json.dumps(metrics)))

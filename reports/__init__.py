@@ -1,0 +1,1 @@
+"""Figures, statistics and the comparison report."""

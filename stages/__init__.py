@@ -1,0 +1,1 @@
+"""One thin job a file, run by DVC as `python -m stages.<name>`."""

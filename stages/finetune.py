@@ -1,0 +1,73 @@
+"""End-to-end classification from one arm's encoder, as in MAE's recipe."""
+
+import sys
+from pathlib import Path
+
+from images.dataset import DecodedImages
+from pipeline.image_shards import ImageShards
+
+from pipeline.files import whole_folder, write_rows
+from pipeline.fingerprint import fingerprint
+from pipeline.params import load_params, load_runtime
+from pipeline.stage import run, write_metrics
+from training.accuracy import accuracy, class_accuracy
+from training.compute import set_up
+from training.encoders import save_model
+from training.finetuning import Finetuning
+from training.loop import train
+from training.scratch import Scratch
+
+
+def main() -> None:
+    """`python -m stages.finetune ARM SEED`."""
+    params, runtime, group = load_params(), load_runtime(), load_params().finetune
+    job, seed = f"{sys.argv[1]}-{sys.argv[2]}", int(sys.argv[2])
+    folder = Path("pretrained") / job
+    crop = {name: getattr(params.pretrain, name) for name in ("decode_size", "crop_ratio")}
+    identity = fingerprint(
+        "stages.finetune",
+        params={"seed": seed, "finetune": group.model_dump(), **crop, "compute": params.compute.model_dump()},
+        inputs=["data/shards", folder],
+    )
+    with Scratch(f"finetune-{job}", identity) as scratch:
+        compute = set_up(**params.compute.model_dump())
+        workers = {"workers": runtime.workers, "ram_gib": runtime.ram_gib}
+        shards = ImageShards("data/shards", "train")
+        images = DecodedImages(shards, params.pretrain.decode_size, **workers)
+        task = Finetuning(
+            images,
+            folder,
+            group,
+            classes=len(shards.classes),
+            crop_ratio=params.pretrain.crop_ratio,
+            seed=seed,
+            compute=compute,
+        )
+        history = train(
+            task.step,
+            steps=task.steps,
+            state={"model": task.model, "optimizer": task.optimizer},
+            scratch=scratch,
+            seed=seed,
+            label=f"finetune {job}",
+            batch_size=group.batch_size,
+            checkpoint_seconds=runtime.checkpoint_seconds,
+            log_seconds=runtime.log_seconds,
+        )
+        test = DecodedImages(ImageShards("data/shards", "test"), task.model.image_size[0], **workers)
+        predicted = task.predict(test.pixels, group.batch_size)
+        with whole_folder(Path("finetuned") / job) as target:
+            save_model(target, task.model, task.config)
+        write_rows(f"history/finetune/{job}.json", history)
+        write_metrics(
+            f"metrics/finetune/{job}.json",
+            {
+                "finetune_accuracy": accuracy(predicted, test.labels),
+                "finetune_class_accuracy": class_accuracy(predicted, test.labels),
+                "test_images": len(test),
+            },
+        )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,80 @@
+"""Masked autoencoding with the masks of one arm: the same code for SemMAE and every baseline."""
+
+import sys
+from pathlib import Path
+
+from images.dataset import DecodedImages
+from pipeline.image_shards import ImageShards
+
+from pipeline.files import whole_folder, write_rows
+from pipeline.fingerprint import fingerprint
+from pipeline.params import load_params, load_runtime
+from pipeline.stage import run, write_metrics
+from training.compute import set_up
+from training.encoders import save_model
+from training.loop import train
+from training.masks import ArmMasks
+from training.pretraining import Pretraining
+from training.scratch import Scratch
+
+
+def main() -> None:
+    """`python -m stages.pretrain ARM SEED`."""
+    params, runtime = load_params(), load_runtime()
+    name, seed = sys.argv[1], int(sys.argv[2])
+    job, arm, folder = f"{name}-{seed}", params.arms.definitions[name], Path("arms") / name
+    identity = fingerprint(
+        "stages.pretrain",
+        params={
+            "seed": seed,
+            "arm": arm.model_dump(),
+            "pretrain": params.pretrain.model_dump(),
+            "compute": params.compute.model_dump(),
+        },
+        inputs=["data/shards", folder],
+    )
+    with Scratch(f"pretrain-{job}", identity) as scratch:
+        compute = set_up(**params.compute.model_dump())
+        shards = ImageShards("data/shards", "train")
+        images = DecodedImages(shards, params.pretrain.decode_size, workers=runtime.workers, ram_gib=runtime.ram_gib)
+        masks = ArmMasks(
+            folder,
+            ids=images.ids,
+            mask=arm.mask,
+            schedule=arm.schedule,
+            gamma=arm.gamma,
+            background=arm.background,
+            ratio=params.pretrain.mask_ratio,
+            hint_share=params.pretrain.hint_share,
+        )
+        task = Pretraining(images, masks, params.pretrain, seed=seed, compute=compute)
+        history = train(
+            task.step,
+            steps=task.steps,
+            state={"model": task.model, "optimizer": task.optimizer},
+            scratch=scratch,
+            seed=seed,
+            label=f"pretrain {job}",
+            batch_size=params.pretrain.batch_size,
+            checkpoint_seconds=runtime.checkpoint_seconds,
+            log_seconds=runtime.log_seconds,
+        )
+        with whole_folder(Path("pretrained") / job) as target:
+            save_model(target, task.model, task.config)
+        write_rows(f"history/pretrain/{job}.json", history)
+        write_metrics(f"metrics/pretrain/{job}.json", summary(history, images=task.steps * params.pretrain.batch_size))
+
+
+def summary(history: list[dict[str, float]], *, images: int) -> dict[str, float]:
+    """Loss of the last interval and, for arms with part labels, the first and last spread of the hidden ratio."""
+    metrics = {"images": images, "skipped_steps_share": sum(row["skipped"] for row in history) / len(history)}
+    if "loss" in history[-1]:
+        metrics["loss"] = history[-1]["loss"]
+    if "hidden_ratio_std" in history[0]:
+        metrics["hidden_ratio_std_start"] = history[0]["hidden_ratio_std"]
+        metrics["hidden_ratio_std_end"] = history[-1]["hidden_ratio_std"]
+    return metrics
+
+
+if __name__ == "__main__":
+    run(main)

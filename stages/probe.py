@@ -1,0 +1,81 @@
+"""Frozen features of one arm and seed: kNN and an exact linear probe in one process."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from images.dataset import DecodedImages
+from pipeline.image_shards import ImageShards
+from training.knn import knn_predict
+
+from pipeline.params import load_params, load_runtime
+from pipeline.stage import Meter, run, write_metrics
+from training.accuracy import accuracy, class_accuracy
+from training.compute import set_up
+from training.encoders import features, load_encoder
+from training.linear import fit_linear_probe
+
+SPLITS = ("train", "val", "test")
+
+
+def main() -> None:
+    """`python -m stages.probe ARM SEED`."""
+    params, runtime = load_params(), load_runtime()
+    job = f"{sys.argv[1]}-{sys.argv[2]}"
+    compute = set_up(**params.compute.model_dump())
+    encoder = load_encoder(Path("pretrained") / job)
+    inputs, labels = {}, {}
+    for split in SPLITS:
+        shards = ImageShards("data/shards", split)
+        images = DecodedImages(shards, encoder.image_size[0], workers=runtime.workers, ram_gib=runtime.ram_gib)
+        meter = Meter(len(images), label=f"probe {job}: {split} features", seconds=runtime.log_seconds)
+        batches = []
+        for batch in features(encoder, images.pixels, batch_size=params.probe.batch_size, device=compute.device):
+            batches.append(batch)
+            meter.advance(len(batch))
+        meter.close()
+        inputs[split], labels[split] = torch.cat(batches), np.asarray(images.labels)
+    write_metrics(
+        f"metrics/probe/{job}.json",
+        evaluate(inputs, labels, num_classes=len(shards.classes), **params.probe.model_dump()),
+    )
+
+
+def evaluate(
+    inputs: dict[str, torch.Tensor],
+    labels: dict[str, np.ndarray],
+    *,
+    num_classes: int,
+    neighbours: list[int],
+    knn_temperature: float,
+    penalties: list[float],
+    max_iterations: int,
+    batch_size: int,
+) -> dict[str, float]:
+    """Accuracies on test; the penalty is chosen on val, and the test labels are used once.
+
+    inputs: (N, D) features of each split; labels: (N,) class indices.
+    """
+    truth, metrics = labels["test"], {"test_images": len(labels["test"])}
+    for k in neighbours:
+        predicted = knn_predict(
+            inputs["train"],
+            torch.from_numpy(labels["train"]),
+            inputs["test"],
+            k=k,
+            temperature=knn_temperature,
+            num_classes=num_classes,
+        )
+        name = "knn_accuracy" if k == neighbours[0] else f"knn_accuracy_k{k}"
+        metrics[name] = accuracy(predicted.numpy(), truth)
+    arrays = {split: values.numpy() for split, values in inputs.items()}
+    predicted, penalty = fit_linear_probe(arrays, labels, penalties=penalties, max_iterations=max_iterations)
+    metrics["linear_accuracy"] = accuracy(predicted, truth)
+    metrics["linear_class_accuracy"] = class_accuracy(predicted, truth)
+    metrics["penalty"] = penalty
+    return metrics
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,53 @@
+"""What an arm masks with: a mask cache, attention ranks, or an empty manifest.
+
+Pretraining depends on this folder alone, so that an arm that uses no parts does not run again when the parts change.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.files import link_or_copy, whole_folder, write_json
+from pipeline.params import Arm, load_params
+from pipeline.shards import MANIFEST, VERSION, ArrayShards, MaskCacheWriter
+from pipeline.stage import run
+
+SOURCES = {"raw": Path("masks/raw"), "learned": Path("masks/learned")}
+
+
+def select(arm: Arm, folder: Path, *, shard_rows: int) -> None:
+    """Write `folder` (`arms/ARM`) in the format of the mask cache; kind is labels, ranks or none."""
+    if arm.mask == "parts":
+        with whole_folder(folder) as target:
+            for file in sorted(SOURCES[arm.parts].iterdir()):
+                link_or_copy(file, target / file.name)
+    elif arm.mask.startswith("attmask"):
+        write_ranks(ArrayShards("attention/all"), folder, shard_rows=shard_rows)
+    else:
+        with whole_folder(folder) as target:
+            write_json(target / MANIFEST, {"version": VERSION, "header": {"kind": "none"}, "shards": []})
+
+
+def write_ranks(attention: ArrayShards, folder: Path, *, shard_rows: int) -> None:
+    """Rank of each patch by the class token's attention, averaged over heads: 0 least, 255 most attended."""
+    header = {key: attention.header[key] for key in ("grid", "patch_size", "teacher")}
+    header |= {"kind": "ranks", "num_parts": 256, "background": None, "part_learner": ""}
+    with MaskCacheWriter(folder, header=header, shard_rows=shard_rows) as writer:
+        for index in range(attention.num_shards):
+            ids, arrays = attention.shard(index)
+            scores = arrays["cls_attention"].astype(np.float32).mean(axis=1)
+            ranks = scores.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
+            scaled = ranks * 255 // max(1, scores.shape[1] - 1)
+            writer.add(ids, scaled.reshape(len(ids), *header["grid"]).astype(np.uint8))
+
+
+def main() -> None:
+    """`python -m stages.select_masks ARM`."""
+    params = load_params()
+    name = sys.argv[1]
+    select(params.arms.definitions[name], Path("arms") / name, shard_rows=params.cache.shard_rows)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,90 @@
+import copy
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.params import load_params, load_runtime
+from pipeline.presets import compose, preset_names, write_params
+
+
+def load_changed(tmp_path, changes):
+    document = copy.deepcopy(compose("quickstart"))
+    for key, value in changes.items():
+        node = document
+        *path, last = key.split(".")
+        for part in path:
+            node = node[part]
+        node[last] = value
+    path = tmp_path / "params.yaml"
+    write_params(document, path)
+    return load_params(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pretrain.mask_rate": 0.75}, "pretrain.mask_rate: unknown key"),
+        ({"pretrain.mask_ratio": 7}, "pretrain.mask_ratio: got 7"),
+        ({"pretrain.epochs": "ten"}, "pretrain.epochs: got 'ten'"),
+        ({"seeds": [0, 0]}, "holds a seed twice"),
+        ({"arms.names": ["mae", "nonesuch"]}, "arm nonesuch is not defined"),
+        ({"arms.mae.parts": "learned"}, "arms.mae: mask random with parts learned"),
+        ({"compare.baseline": "block"}, "compare.baseline block is not one of arms.names"),
+        ({"pretrain.image_size": 65}, "image_size 65 must be divisible by patch_size 8"),
+        ({"refine.initialisation": "heads", "refine.parts": 5}, "refine.parts 5 with initialisation heads"),
+        ({"teacher.source": "weights.pth"}, "name its sha256"),
+        ({"compute.world_size": 2}, "compute.world_size: got 2"),
+    ],
+)
+def test_load_params__a_fault_is_one_line_with_its_key(tmp_path, changes, message):
+    with pytest.raises(ValueError) as error:
+        load_changed(tmp_path, changes)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_load_params__a_missing_key_has_no_default(tmp_path):
+    document = compose("quickstart")
+    del document["pretrain"]["epochs"]
+    write_params(document, tmp_path / "params.yaml")
+    with pytest.raises(ValueError, match=r"pretrain\.epochs: missing"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_load_params__reads_yaml_1_2_numbers(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: 1e-4\n")
+    assert YAML(typ="safe", pure=True).load((tmp_path / "a.yaml").read_text()) == {"a": 1e-4}
+    assert isinstance(load_params().teacher.lr, float)
+
+
+def test_load_params__groups_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        load_params().pretrain.epochs = 3
+
+
+def test_load_params__a_file_that_is_not_yaml_is_named(tmp_path):
+    (tmp_path / "params.yaml").write_text("a: [1\n")
+    with pytest.raises(ValueError, match=r"params.yaml: not YAML"):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_compose__every_preset_is_valid(tmp_path, name):
+    write_params(compose(name), tmp_path / "params.yaml")
+    assert load_params(tmp_path / "params.yaml").compare.baseline == "mae"
+
+
+def test_compose__an_unknown_preset_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"preset nonesuch: unknown; there are .*quickstart"):
+        compose("nonesuch")
+
+
+def test_compose__vitb8_extends_vitb16():
+    fine, coarse = compose("imagenet-vitb8"), compose("imagenet-vitb16")
+    assert fine["pretrain"]["patch_size"] == 8
+    fine["pretrain"]["patch_size"] = 16
+    assert fine == coarse
+
+
+def test_load_runtime__the_file_is_valid():
+    assert load_runtime().workers >= 0

@@ -1,0 +1,118 @@
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.shards import ArrayShards, ArrayShardWriter, MaskCache, MaskCacheWriter
+
+
+def header(**changes):
+    return {
+        "grid": [14, 14],
+        "patch_size": 16,
+        "num_parts": 6,
+        "background": 6,
+        "kind": "labels",
+        "teacher": "t",
+        "part_learner": "p",
+        **changes,
+    }
+
+
+def write_masks(folder, ids, labels, *, shard_rows=1000, batch=64, **changes):
+    with MaskCacheWriter(
+        folder, header=header(grid=list(labels.shape[1:]), **changes), shard_rows=shard_rows
+    ) as writer:
+        for start in range(0, len(ids), batch):
+            writer.add(ids[start : start + batch], labels[start : start + batch])
+
+
+def random_ids(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 2**64, count, dtype=np.uint64) | np.uint64(1)
+
+
+@pytest.mark.parametrize(("parts", "background"), [(2, None), (2, 2), (6, 6), (6, None), (12, 12), (200, 200)])
+@pytest.mark.parametrize("grid", [(1, 1), (8, 8), (3, 7)])
+def test_mask_cache__gives_back_what_was_added(tmp_path, parts, background, grid):
+    values = parts + (background is not None)
+    labels = np.random.default_rng(1).integers(0, values, (150, *grid)).astype(np.uint8)
+    ids = random_ids(150)
+    write_masks(tmp_path / "m", ids, labels, shard_rows=40, num_parts=parts, background=background)
+    cache = MaskCache(tmp_path / "m")
+    assert len(cache) == 150
+    assert cache.num_shards == 4
+    assert np.array_equal(cache.ids, ids)
+    order = np.random.default_rng(2).permutation(150)
+    assert np.array_equal(cache.rows(ids[order]), labels[order])
+    assert np.array_equal(cache[int(ids[77])], labels[77])
+    assert np.array_equal(np.concatenate([cache.shard(i)[1] for i in range(4)]), labels)
+    assert cache[int(ids[0])].dtype == np.uint8
+
+
+def test_mask_cache__an_image_costs_at_most_100_bytes(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 7, (2000, 14, 14)).astype(np.uint8)
+    write_masks(tmp_path / "m", random_ids(2000), labels, shard_rows=65536)
+    size = sum(path.stat().st_size for path in (tmp_path / "m").iterdir())
+    assert size / 2000 <= 100
+
+
+def test_mask_cache__an_unknown_id_is_named(tmp_path):
+    write_masks(tmp_path / "m", random_ids(3), np.zeros((3, 14, 14), np.uint8))
+    with pytest.raises(KeyError, match="id 4 is not in"):
+        MaskCache(tmp_path / "m")[4]
+
+
+def test_mask_cache__pyarrow_and_numpy_alone_can_read_it(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 7, (10, 14, 14)).astype(np.uint8)
+    write_masks(tmp_path / "m", random_ids(10), labels)
+    table = pq.read_table(tmp_path / "m" / "shard-00000.parquet")
+    packed = np.frombuffer(b"".join(table["labels"].to_pylist()), np.uint8).reshape(10, -1)
+    bits = np.unpackbits(packed, axis=1)[:, : 196 * 3].reshape(10, 14, 14, 3)
+    assert np.array_equal(bits @ [4, 2, 1], labels)
+
+
+def test_mask_cache__equal_labels_give_equal_bytes_whatever_the_batches(tmp_path):
+    labels, ids = np.random.default_rng(0).integers(0, 7, (100, 14, 14)).astype(np.uint8), random_ids(100)
+    for name, batch in (("a", 100), ("b", 7)):
+        write_masks(tmp_path / name, ids, labels, batch=batch, shard_rows=30)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "b").iterdir())
+    assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
+
+
+def test_array_shards__round_trip_of_several_columns(tmp_path):
+    rng = np.random.default_rng(0)
+    ids, a, b = random_ids(25), rng.normal(size=(25, 6, 4)).astype("<f2"), rng.normal(size=(25, 3)).astype("<f4")
+    columns = {"a": ("<f2", (6, 4)), "b": ("<f4", (3,))}
+    with ArrayShardWriter(tmp_path / "s", columns=columns, header={"x": 1}, shard_rows=10) as writer:
+        writer.add(ids[:13], a=a[:13], b=b[:13])
+        writer.add(ids[13:], a=a[13:], b=b[13:])
+    shards = ArrayShards(tmp_path / "s")
+    assert shards.header["x"] == 1
+    assert [len(shards.shard(i)[0]) for i in range(shards.num_shards)] == [10, 10, 5]
+    assert np.array_equal(shards.rows(ids[::-1], "a"), a[::-1])
+    assert np.array_equal(shards.rows(ids[[3]], "b"), b[[3]])
+
+
+def test_array_shards__an_error_while_writing_leaves_no_folder(tmp_path):
+    with pytest.raises(RuntimeError), ArrayShardWriter(tmp_path / "s", columns={}, header={}, shard_rows=2) as writer:
+        writer.add(random_ids(5))
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])
+def test_array_shards__damage_is_named_and_never_used(tmp_path, damage):
+    write_masks(
+        tmp_path / "m", random_ids(300), np.random.default_rng(0).integers(0, 7, (300, 14, 14)).astype(np.uint8)
+    )
+    path = tmp_path / "m" / ("manifest.json" if damage == "manifest" else "shard-00000.parquet")
+    data = bytearray(path.read_bytes())
+    if damage == "remove":
+        path.unlink()
+    elif damage == "flip":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    else:
+        path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=path.name):
+        MaskCache(tmp_path / "m").shard(0)

@@ -1,0 +1,185 @@
+import os
+import signal
+
+import pytest
+import torch
+
+from pipeline.stage import Terminated
+from training import loop, scratch
+from training.loop import NonFiniteLoss, train, update
+from training.randomness import generator
+from training.scratch import Scratch
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    monkeypatch.setattr(scratch, "state_folder", lambda: tmp_path / "state")
+    return tmp_path / "state"
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of the loop handles it."""
+
+
+class Job:
+    """A small regression with dropout, whose steps depend on nothing but number and state."""
+
+    def __init__(self, kill_at=None, nan_at=(), terminate_at=None):
+        torch.manual_seed(99)
+        self.model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01, fused=True)
+        self.kill_at, self.nan_at, self.terminate_at = kill_at, nan_at, terminate_at
+        self.seen = []
+
+    def step(self, number):
+        if number == self.kill_at:
+            raise Killed
+        if number == self.terminate_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.seen.append(number)
+        x = torch.randn(16, 4, generator=generator(0, "data", number))
+        loss = (self.model(x) - x.sum(1, keepdim=True)).square().mean()
+        if number in self.nan_at:
+            loss = loss * float("nan")
+        norm = update(loss, self.optimizer, clip=1.0)
+        return {"loss": loss.detach(), "gradient_norm": norm}
+
+    def run(self, steps=40, fingerprint="a", checkpoint_seconds=0.0):
+        with Scratch("job", fingerprint) as place:
+            history = train(
+                self.step,
+                steps=steps,
+                state={"model": self.model, "optimizer": self.optimizer},
+                scratch=place,
+                seed=0,
+                label="job",
+                batch_size=16,
+                checkpoint_seconds=checkpoint_seconds,
+                log_seconds=1000,
+            )
+        return history, {name: value.clone() for name, value in self.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("kill_at", [0, 1, 7, 39])
+def test_train__a_killed_run_resumes_to_the_unbroken_result(kill_at, monkeypatch):
+    monkeypatch.setattr(loop, "HISTORY_POINTS", 13)
+    history, weights = Job().run()
+    killed = Job(kill_at=kill_at)
+    with pytest.raises(Killed):
+        killed.run()
+    again = Job()
+    history_again, weights_again = again.run()
+    assert again.seen == list(range(kill_at, 40))
+    assert history_again == history
+    assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
+
+
+def test_train__checkpoints_at_intervals_lose_the_steps_since(monkeypatch):
+    with pytest.raises(Killed):
+        Job(kill_at=20).run(checkpoint_seconds=1000)
+    again = Job()
+    again.run()
+    assert again.seen[0] == 0
+
+
+def test_train__sigterm_saves_and_ends_with_143():
+    _, weights = Job().run()
+    with pytest.raises(Terminated) as ended:
+        Job(terminate_at=5).run(checkpoint_seconds=1000)
+    assert ended.value.code == 143
+    again = Job()
+    _, weights_again = again.run()
+    assert again.seen == list(range(6, 40))
+    assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
+
+
+def test_train__another_fingerprint_starts_anew():
+    with pytest.raises(Killed):
+        Job(kill_at=9).run(fingerprint="a")
+    other = Job()
+    other.run(fingerprint="b")
+    assert other.seen[0] == 0
+
+
+def test_train__a_finished_loop_whose_outs_were_not_written_runs_no_step(state):
+    history, _ = Job().run()
+    with pytest.raises(Killed), Scratch("job", "a") as place:
+        first = Job()
+        train(
+            first.step,
+            steps=40,
+            state={"model": first.model, "optimizer": first.optimizer},
+            scratch=place,
+            seed=0,
+            label="job",
+            batch_size=16,
+            checkpoint_seconds=1000,
+            log_seconds=1000,
+        )
+        raise Killed
+    again = Job()
+    assert again.run()[0] == history
+    assert again.seen == []
+    assert not (state / "scratch" / "job").exists()
+
+
+def test_train__a_non_finite_step_changes_no_weight_and_is_counted(monkeypatch):
+    monkeypatch.setattr(loop, "HISTORY_POINTS", 4)
+    with_nan = Job(nan_at=(2,))
+    before = {}
+    step = with_nan.step
+
+    def watched(number):
+        if number == 2:
+            before.update({name: value.clone() for name, value in with_nan.model.state_dict().items()})
+        result = step(number)
+        if number == 2:
+            assert all(torch.equal(before[name], value) for name, value in with_nan.model.state_dict().items())
+        return result
+
+    with_nan.step = watched
+    history, _ = with_nan.run()
+    assert before
+    assert history[0]["skipped"] == pytest.approx(0.1)
+    assert all(row["skipped"] == 0 for row in history[1:])
+
+
+def test_train__stops_when_the_loss_stays_non_finite_and_names_the_step():
+    job = Job(nan_at=range(5, 100))
+    with pytest.raises(NonFiniteLoss, match="10 steps in a row, up to step 14"):
+        job.run()
+
+
+def test_train__history_is_the_mean_of_its_interval(monkeypatch):
+    monkeypatch.setattr(loop, "HISTORY_POINTS", 3)
+    with Scratch("job", "a") as place:
+        history = train(
+            lambda number: {"loss": float(number)},
+            steps=10,
+            state={},
+            scratch=place,
+            seed=0,
+            label="job",
+            batch_size=1,
+            checkpoint_seconds=1000,
+            log_seconds=1000,
+        )
+    assert [(row["step"], row["loss"]) for row in history] == [(3, 1), (6, 4), (9, 7), (10, 9)]
+
+
+def test_scratch__two_processes_cannot_hold_the_same_job():
+    with Scratch("job", "a"), pytest.raises(ValueError, match="another process runs this very job"):
+        Scratch("job", "a")
+
+
+def test_scratch__a_checkpoint_with_code_in_it_is_refused():
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return (os.system, ("true",))
+
+    place = Scratch("job", "a")
+    place.checkpoint.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(Exception, match=r"(?i)weights.only"):
+        place.load()

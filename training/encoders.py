@@ -1,0 +1,70 @@
+"""Trained networks on disk: safetensors beside the configuration that rebuilds them."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from images.augmentation import normalise
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from models.vit import VisionTransformer
+from pipeline.files import read_json, write_json
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+ENCODER_KEYS = ("image_size", "patch_size", "width", "depth", "num_heads")
+
+
+def save_model(folder: Path, model: torch.nn.Module, config: Mapping[str, Any]) -> None:
+    """Write weights and configuration into an existing folder."""
+    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+    write_json(folder / CONFIG, dict(config))
+
+
+def load_weights(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """(state, configuration) of a folder that `save_model` wrote; a damaged file is a ValueError that names it."""
+    path = Path(folder) / WEIGHTS
+    config = read_json(Path(folder) / CONFIG)
+    try:
+        return load_file(path), config
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: missing or damaged ({error}); run `dvc repro` again") from None
+
+
+def load_encoder_state(folder: str | Path, encoder: VisionTransformer) -> None:
+    """Load the encoder's part of a masked autoencoder into `encoder`, and any key that does not fit is an error.
+
+    Keys of the decoder, and of a classifier's head in `encoder`, are the only ones left out.
+    """
+    state, _ = load_weights(folder)
+    kept = {name: value for name, value in state.items() if not name.startswith(("decoder_", "mask_token"))}
+    missing, unexpected = encoder.load_state_dict(kept, strict=False)
+    missing = [name for name in missing if not name.startswith(("head.", "fc_norm."))]
+    if missing or unexpected:
+        raise ValueError(
+            f"{folder}: missing keys {missing}, unexpected keys {unexpected}; it is of another architecture"
+        )
+
+
+def load_encoder(folder: str | Path) -> VisionTransformer:
+    """The frozen encoder of a pretrained arm, in eval mode."""
+    config = read_json(Path(folder) / CONFIG)
+    encoder = VisionTransformer(**{name: config[name] for name in ENCODER_KEYS})
+    load_encoder_state(folder, encoder)
+    return encoder.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def features(
+    encoder: VisionTransformer, pixels: np.ndarray, *, batch_size: int, device: torch.device
+) -> Iterator[torch.Tensor]:
+    """Mean of the patch tokens after the final norm, a batch at a time: (n, D) fp32 on the CPU.
+
+    pixels: (N, 3, h, w) uint8 at the encoder's size. The mean is what MAE-like encoders are fine-tuned on.
+    """
+    encoder.to(device)
+    for start in range(0, len(pixels), batch_size):
+        batch = torch.from_numpy(pixels[start : start + batch_size]).to(device).float() / 255
+        yield encoder.encode(normalise(batch))[:, 1:].mean(dim=1).float().cpu()

@@ -1,0 +1,95 @@
+"""Fine-tuning of one encoder: classifier, optimiser and step."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from images.augmentation import crop_images, normalise, random_crops, random_flips
+from images.dataset import DecodedImages
+
+from models.classifier import Classifier, layer_decay_groups
+from models.vit import initialise
+from pipeline.params import FinetuneParams
+from training.compute import Compute
+from training.encoders import ENCODER_KEYS, load_encoder, load_weights
+from training.loop import update
+from training.randomness import batch_indices, generator, steps_of
+from training.schedules import set_lr, warmup_cosine
+
+
+class Finetuning:
+    """Classifier, optimiser and one step; a step is a pure function of its number and of their state."""
+
+    def __init__(
+        self,
+        images: DecodedImages,
+        folder: Path,
+        group: FinetuneParams,
+        *,
+        classes: int,
+        crop_ratio: tuple,
+        seed: int,
+        compute: Compute,
+    ) -> None:
+        self.images, self.group, self.seed, self.compute, self.crop_ratio = images, group, seed, compute, crop_ratio
+        _, config = load_weights(folder)
+        self.config = {name: config[name] for name in ENCODER_KEYS} | {"num_classes": classes}
+        self.model = Classifier(**self.config, drop_path=group.drop_path)
+        initialise(self.model, generator(seed, "finetune weights"))
+        self.model.start_from(load_encoder(folder))
+        self.model.to(compute.device)
+        self.forward = torch.compile(self.model) if compute.compile else self.model
+        self.steps = steps_of(group.epochs, len(images), group.batch_size)
+        self.warmup = round(self.steps * group.warmup_epochs / group.epochs)
+        self.peak = group.base_lr * group.batch_size / 256
+        groups = layer_decay_groups(self.model, weight_decay=group.weight_decay, layer_decay=group.layer_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=self.peak, fused=True)
+        self.mixup = _mixup(group, classes) if group.mixup or group.cutmix else None
+
+    def step(self, number: int) -> dict[str, float | torch.Tensor]:
+        """One update on a batch of random crops."""
+        group = self.group
+        indices = batch_indices(len(self.images), group.batch_size, number, self.seed, "finetune order")
+        draw = generator(self.seed, "finetune crops", number)
+        aspect = torch.from_numpy(self.images.aspect[indices])
+        boxes = random_crops(
+            group.batch_size, scale=group.crop_scale, ratio=self.crop_ratio, aspect=aspect, generator=draw
+        )
+        flips = random_flips(group.batch_size, draw)
+        batch = normalise(
+            crop_images(torch.from_numpy(self.images.pixels[indices]), boxes, flips, self.model.image_size)
+        )
+        targets = F.one_hot(torch.from_numpy(self.images.labels[indices]), self.config["num_classes"]).float()
+        if self.mixup is not None:
+            np.random.seed(
+                int(torch.randint(2**31, (), generator=draw))
+            )  # timm's Mixup draws from NumPy's global state
+            batch, targets = self.mixup(batch, targets.argmax(dim=1))
+        rate = warmup_cosine(number, steps=self.steps, warmup_steps=self.warmup, peak=self.peak)
+        set_lr(self.optimizer, rate)
+        self.model.train()
+        with self.compute.autocast():
+            scores = self.forward(batch.to(self.compute.device))
+        smoothing = group.label_smoothing if self.mixup is None else 0.0
+        loss = F.cross_entropy(scores.float(), targets.to(self.compute.device), label_smoothing=smoothing)
+        norm = update(loss, self.optimizer, clip=group.clip)
+        return {"loss": loss.detach(), "lr": rate, "gradient_norm": norm}
+
+    @torch.no_grad()
+    def predict(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
+        """Classes (N,) of whole images (N, 3, h, w) uint8 at the encoder's size."""
+        self.model.eval()
+        predicted = []
+        for start in range(0, len(pixels), batch_size):
+            batch = torch.from_numpy(pixels[start : start + batch_size]).float() / 255
+            predicted.append(self.model(normalise(batch).to(self.compute.device)).argmax(dim=1).cpu())
+        return torch.cat(predicted).numpy()
+
+
+def _mixup(group: FinetuneParams, classes: int) -> object:
+    from timm.data import Mixup
+
+    return Mixup(
+        mixup_alpha=group.mixup, cutmix_alpha=group.cutmix, label_smoothing=group.label_smoothing, num_classes=classes
+    )

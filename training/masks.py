@@ -1,0 +1,119 @@
+"""The masks of an arm: what distinguishes SemMAE from its baselines, and nothing else does."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from images.augmentation import crop_labels
+
+from parts.masking import attention_mask, block_mask, hidden_ratio_std, random_mask, semantic_mask
+from parts.schedules import alpha_at
+from pipeline.files import read_json
+from pipeline.shards import MANIFEST, MaskCache
+
+ATTMASK_MODES = {"attmask_high": "high", "attmask_hint": "hint"}
+
+
+class ArmMasks:
+    """Draws the masks of one arm for a set of images.
+
+    `folder` is the arm's (`arms/ARM`): its maps are held in memory for `ids` (N,), one byte a patch. An arm without
+    maps (`kind: none`) reads nothing, so its masks cannot depend on any.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        ids: np.ndarray,
+        mask: str,
+        schedule: str,
+        gamma: float,
+        background: str,
+        ratio: float,
+        hint_share: float,
+    ) -> None:
+        self.mask, self.schedule, self.gamma, self.background = mask, schedule, gamma, background
+        self.ratio, self.hint_share = ratio, hint_share
+        self.maps: torch.Tensor | None = None
+        self.num_parts = 0
+        kind = read_json(Path(folder) / MANIFEST)["header"]["kind"]
+        if kind != "none":
+            cache = MaskCache(folder)
+            self.num_parts = cache.header["num_parts"]
+            try:
+                self.maps = torch.from_numpy(cache.rows(ids))
+            except KeyError as error:
+                raise ValueError(
+                    f"{folder}: {error.args[0]}; the masks are of other images, run `dvc repro cache_masks`"
+                ) from None
+        expected = {"parts": "labels", "random": "none", "block": "none"}.get(mask, "ranks")
+        if kind != expected:
+            raise ValueError(f"{folder}: holds {kind}, mask {mask} needs {expected}; run `dvc repro` again")
+
+    def draw(
+        self,
+        indices: np.ndarray,
+        *,
+        boxes: torch.Tensor,
+        flips: torch.Tensor,
+        grid: tuple[int, int],
+        progress: float,
+        generator: torch.Generator,
+    ) -> tuple[torch.Tensor, Mapping[str, float]]:
+        """Mask (B, L) bool, True is hidden, for images `indices` (B,) seen through crops and flips on `grid` (gh, gw).
+
+        `progress` in [0, 1] is the share of training done. Also returns what to log: `alpha` and `hidden_ratio_std`,
+        the mean over images of the standard deviation over parts of the hidden ratio, for arms with part labels.
+        """
+        maps = None
+        if self.maps is not None:
+            maps = crop_labels(self.maps[torch.from_numpy(indices)], boxes, flips, grid).flatten(1)
+        return draw_mask(
+            maps,
+            batch=len(indices),
+            grid=grid,
+            mask=self.mask,
+            schedule=self.schedule,
+            gamma=self.gamma,
+            background=self.background,
+            ratio=self.ratio,
+            hint_share=self.hint_share,
+            num_parts=self.num_parts,
+            progress=progress,
+            generator=generator,
+        )
+
+
+def draw_mask(
+    maps: torch.Tensor | None,
+    *,
+    batch: int,
+    grid: tuple[int, int],
+    mask: str,
+    schedule: str,
+    gamma: float,
+    background: str,
+    ratio: float,
+    hint_share: float,
+    num_parts: int,
+    progress: float,
+    generator: torch.Generator,
+) -> tuple[torch.Tensor, Mapping[str, float]]:
+    """Masks (B, L) of an arm from its maps (B, L): part labels, attention ranks, or None. See `ArmMasks.draw`."""
+    if mask == "random":
+        return random_mask(batch, grid[0] * grid[1], ratio=ratio, generator=generator), {}
+    if mask == "block":
+        return block_mask(batch, grid, ratio=ratio, generator=generator), {}
+    assert maps is not None
+    if mask in ATTMASK_MODES:
+        return attention_mask(
+            maps.float(), ratio=ratio, mode=ATTMASK_MODES[mask], hint_share=hint_share, generator=generator
+        ), {}
+    alpha = alpha_at(progress, schedule=schedule, gamma=gamma)
+    drawn = semantic_mask(
+        maps, ratio=ratio, alpha=alpha, num_parts=num_parts, background=background, generator=generator
+    )
+    spread = hidden_ratio_std(drawn, maps, num_parts).mean()
+    return drawn, {"alpha": alpha, "hidden_ratio_std": float(spread)}

@@ -1,0 +1,73 @@
+"""Pretraining of one arm: model, optimiser and step. SemMAE and every baseline run this very code."""
+
+import torch
+from images.augmentation import crop_images, normalise, random_crops, random_flips
+from images.dataset import DecodedImages
+
+from models.mae import MaskedAutoencoder
+from models.vit import initialise
+from pipeline.params import PretrainParams
+from training.compute import Compute
+from training.loop import update
+from training.masks import ArmMasks
+from training.randomness import batch_indices, generator, steps_of
+from training.schedules import decay_groups, set_lr, warmup_cosine
+
+ARCHITECTURE = (
+    "image_size",
+    "patch_size",
+    "width",
+    "depth",
+    "num_heads",
+    "decoder_width",
+    "decoder_depth",
+    "decoder_num_heads",
+    "norm_pix_loss",
+)
+
+
+class Pretraining:
+    """Model, optimiser and one step; a step is a pure function of its number and of their state."""
+
+    def __init__(
+        self, images: DecodedImages, masks: ArmMasks, group: PretrainParams, *, seed: int, compute: Compute
+    ) -> None:
+        self.images, self.masks, self.group, self.seed, self.compute = images, masks, group, seed, compute
+        self.config = {name: getattr(group, name) for name in ARCHITECTURE}
+        self.model = MaskedAutoencoder(**self.config)
+        initialise(self.model, generator(seed, "weights"))
+        self.model.to(compute.device)
+        self.forward = torch.compile(self.model) if compute.compile else self.model
+        self.steps = steps_of(group.epochs, len(images), group.batch_size)
+        self.warmup = round(self.steps * group.warmup_epochs / group.epochs)
+        self.peak = group.base_lr * group.batch_size / 256
+        self.optimizer = torch.optim.AdamW(
+            decay_groups(self.model, group.weight_decay), lr=self.peak, betas=group.betas, fused=True
+        )
+
+    def step(self, number: int) -> dict[str, float | torch.Tensor]:
+        """One update. Order, crops and masks have streams of their own: arms of one seed see the same crops."""
+        group = self.group
+        indices = batch_indices(len(self.images), group.batch_size, number, self.seed, "order")
+        draw = generator(self.seed, "crops", number)
+        aspect = torch.from_numpy(self.images.aspect[indices])
+        boxes = random_crops(
+            group.batch_size, scale=group.crop_scale, ratio=group.crop_ratio, aspect=aspect, generator=draw
+        )
+        flips = random_flips(group.batch_size, draw) if group.flip else torch.zeros(group.batch_size, dtype=torch.bool)
+        mask, logged = self.masks.draw(
+            indices,
+            boxes=boxes,
+            flips=flips,
+            grid=self.model.grid,
+            progress=number / max(1, self.steps - 1),
+            generator=generator(self.seed, "masks", number),
+        )
+        pixels = torch.from_numpy(self.images.pixels[indices])
+        batch = normalise(crop_images(pixels, boxes, flips, self.model.image_size)).to(self.compute.device)
+        rate = warmup_cosine(number, steps=self.steps, warmup_steps=self.warmup, peak=self.peak)
+        set_lr(self.optimizer, rate)
+        with self.compute.autocast():
+            loss, _ = self.forward(batch, mask.to(self.compute.device))
+        norm = update(loss, self.optimizer, clip=group.clip)
+        return {"loss": loss.detach(), "lr": rate, "gradient_norm": norm, **logged}

@@ -1,0 +1,60 @@
+"""Resume state: a git-ignored folder a job, named by the job's fingerprint, removed when the job's outs are written."""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from pipeline.files import state_folder, whole_file
+
+
+class Scratch:
+    """The scratch folder of one job, held by one process at a time.
+
+    Used as a context manager around the whole stage: leaving it without an error removes the folder, for then the outs
+    are written; leaving it with an error or a kill keeps it for the next try. The kernel releases the lock of a killed
+    process. Raises ValueError when another process works on the very same job.
+    """
+
+    def __init__(self, job: str, fingerprint: str) -> None:
+        self.folder = state_folder() / "scratch" / job / fingerprint
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.folder / "lock", "a+", encoding="utf-8")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{job}: another process runs this very job (lock {self.folder / 'lock'}); wait for it"
+            ) from None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the checkpoint whole or not at all."""
+        with whole_file(self.checkpoint) as file:
+            torch.save(state, file)
+
+    def load(self) -> dict[str, Any] | None:
+        """The checkpoint of an earlier try, or None. Only tensors and plain values are read, never code."""
+        if not self.checkpoint.is_file():
+            return None
+        return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the checkpoint stands."""
+        return self.folder / "checkpoint.pt"
+
+    def __enter__(self) -> "Scratch":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            shutil.rmtree(self.folder)
+            if not os.listdir(self.folder.parent):
+                self.folder.parent.rmdir()
+        self._lock.close()
