@@ -95,12 +95,16 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
         shutil.copyfile(source, target)
 
 
-@cache
-def main_worktree(folder: str = ".") -> Path:
-    """The main git worktree of `folder`: linked worktrees share its tracking database and scratch.
+def main_worktree() -> Path:
+    """The main git worktree of the current folder: linked worktrees share its tracking database and scratch.
 
-    Outside of a git repository it is the folder itself.
+    Outside of a git repository it is the current folder itself.
     """
+    return _main_worktree(os.getcwd())
+
+
+@cache
+def _main_worktree(folder: str) -> Path:
     command = ["git", "-C", folder, "rev-parse", "--path-format=absolute", "--git-common-dir"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,100 @@
+"""The tiny world: a git and DVC repository with the project's code, tiny parameters, and the outs of every stage."""
+
+import importlib
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.imports import PACKAGES, module_of
+from pipeline.params import load_params, read_yaml
+from pipeline.presets import compose, write_params
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "creatures": {"train": 60, "test": 30, "image_size": 32},
+    "teacher": {
+        "image_size": 32, "patch_size": 8, "width": 24, "depth": 2, "num_heads": 6, "epochs": 4, "batch_size": 8,
+        "local_crops": 1, "local_size": 16, "prototypes": 16, "head_width": 16, "neighbours": 5,
+    },
+    "extract": {"batch_size": 16, "part_images": 40},
+    "refine": {"parts": 6, "token_width": 8, "decoder_size": 16, "decoder_width": 8, "epochs": 4, "batch_size": 8},
+    "cache": {"batch_size": 16, "shard_rows": 50},
+    "pretrain": {
+        "decode_size": 32, "image_size": 32, "width": 16, "depth": 1, "num_heads": 2, "decoder_width": 16,
+        "decoder_depth": 1, "decoder_num_heads": 2, "epochs": 5, "batch_size": 8,
+    },
+    "probe": {"batch_size": 16, "neighbours": [5, 1], "penalties": [0.1, 1.0], "max_iterations": 20},
+    "finetune": {"epochs": 4, "batch_size": 8},
+    "compare": {"pictures": 3},
+    "compute": {"threads": 1, "device": "cpu"},
+}  # fmt: skip
+
+
+def expand(stages=None, params=None):
+    """(stage name as DVC prints it, module, arguments) of every job of dvc.yaml, in the order of the file."""
+    stages = stages or read_yaml(ROOT / "dvc.yaml")["stages"]
+    lists = {"${arms.names}": params.arms.names, "${seeds}": params.seeds, "${data.generate}": params.data.generate,
+             "${data.part_truth}": params.data.part_truth}  # fmt: skip
+    for name, stage in stages.items():
+        matrix = stage.get("matrix", {})
+        for values in itertools.product(*(lists[source] for source in matrix.values())):
+            item = dict(zip(matrix, values, strict=True))
+            command = stage["cmd"]
+            for key, value in item.items():
+                command = command.replace(f"${{item.{key}}}", str(value))
+            label = name + ("@" + "-".join(map(str, values)) if values else "")
+            yield label, module_of(command), command.split()[3:]
+
+
+def run_stage(folder, module, arguments=()):
+    """Run a stage's main in this process, in `folder`."""
+    before, argv = os.getcwd(), sys.argv
+    os.chdir(folder)
+    sys.argv = [module, *arguments]
+    try:
+        importlib.import_module(module).main()
+    finally:
+        sys.argv = argv
+        os.chdir(before)
+
+
+def make_world(folder, **changes):
+    """A repository with the project's code and tiny parameters, and no outs."""
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore", "runtime.yaml"):
+        shutil.copyfile(ROOT / name, folder / name)
+    (folder / ".dvc").mkdir()
+    shutil.copyfile(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
+    document = compose("quickstart")
+    for group, values in {**TINY, **changes}.items():
+        if isinstance(values, dict):
+            document[group].update(values)
+        else:
+            document[group] = values
+    write_params(document, folder / "params.yaml")
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for words in (["init", "-q", "-b", "main"], ["add", "-A"], [*identity, "commit", "-qm", "world"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """The tiny world with the outs of every stage; tests copy it before they change anything (`copied_world`)."""
+    folder = make_world(tmp_path_factory.mktemp("world"))
+    for _, module, arguments in expand(params=load_params(folder / "params.yaml")):
+        if module != "stages.track_runs":
+            run_stage(folder, module, arguments)
+    return folder
+
+
+@pytest.fixture
+def copied_world(world, tmp_path):
+    """A copy of the tiny world that a test may change."""
+    return Path(shutil.copytree(world, tmp_path / "world", symlinks=True))

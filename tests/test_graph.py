@@ -1,0 +1,87 @@
+"""Which stages run again when something changes: asked of DVC itself, in a world whose outs are all recorded."""
+
+import pytest
+from dvc.repo import Repo
+
+from pipeline.presets import read_document, write_params
+
+ARMS, SEEDS = ("semmae", "mae", "raw_attention"), (0, 1)
+JOBS = [f"{arm}-{seed}" for arm in ARMS for seed in SEEDS]
+PRETRAIN, PROBE, FINETUNE = ([f"{stage}@{job}" for job in JOBS] for stage in ("pretrain", "probe", "finetune"))
+TORCH = ["train_teacher", "extract_attention", "refine_parts", "cache_masks", "evaluate_parts@masks", "compare"]
+
+# Parameter -> a new value, and the stages that run again for its own sake. What stands downstream of them runs when
+# their outs change, which is DVC's part.
+TABLE = {
+    "creatures.seed": (5, ["generate_creatures@creatures"]),
+    "data.val_share": (0.2, ["prepare_data"]),
+    "data.max_pixels": (10_000, ["prepare_data"]),
+    "teacher.lr": (0.01, ["train_teacher"]),
+    "extract.token_layer": ("last", ["extract_attention"]),
+    "refine.diversity_weight": (0.7, ["refine_parts"]),
+    "cache.shard_rows": (10, ["extract_attention", "cache_masks", *(f"select_masks@{arm}" for arm in ARMS)]),
+    "arms.semmae.gamma": (3.0, ["pretrain@semmae-0", "pretrain@semmae-1", "compare"]),
+    "arms.block.gamma": (3.0, ["compare"]),
+    "pretrain.epochs": (7, PRETRAIN),
+    "pretrain.mask_ratio": (0.5, [*PRETRAIN, "compare"]),
+    "pretrain.decode_size": (40, [*PRETRAIN, *FINETUNE]),
+    "probe.neighbours": ([3], PROBE),
+    "finetune.epochs": (7, FINETUNE),
+    "quality.seed": (3, ["evaluate_parts@masks"]),
+    "compare.confidence": (0.9, ["compare"]),
+    "compute.threads": (2, [*TORCH, *PRETRAIN, *PROBE, *FINETUNE]),
+}
+
+
+@pytest.fixture(scope="module")
+def recorded(world, tmp_path_factory):
+    """A copy of the world whose outs DVC has committed."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("graph") / "world"
+    shutil.copytree(world, folder, symlinks=True)
+    with Repo(str(folder)) as repo:
+        repo.commit(force=True)
+    return folder
+
+
+def changed_stages(folder):
+    with Repo(str(folder)) as repo:
+        return {name for name in repo.status() if not name.startswith("track_runs")}
+
+
+def test_graph__nothing_changed_runs_nothing(recorded):
+    assert changed_stages(recorded) == set()
+
+
+@pytest.mark.parametrize("key", TABLE)
+def test_graph__a_parameter_reruns_exactly_the_stages_that_depend_on_it(recorded, key):
+    value, expected = TABLE[key]
+    original = (recorded / "params.yaml").read_text()
+    document = read_document(recorded / "params.yaml")
+    *path, last = key.split(".")
+    group = document
+    for part in path:
+        group = group[part]
+    assert group[last] != value
+    group[last] = value
+    try:
+        write_params(document, recorded / "params.yaml")
+        assert changed_stages(recorded) == set(expected)
+    finally:
+        (recorded / "params.yaml").write_text(original)
+
+
+def test_graph__every_parameter_reaches_a_stage(recorded):
+    """No parameter is dead: each leaf of params.yaml is tracked by a stage, or steers the graph itself."""
+    from pipeline.params import read_yaml
+    from pipeline.tracking import flatten
+
+    steering = {"data.watch", "data.generate", "data.part_truth"}
+    with Repo(str(recorded)) as repo:
+        tracked = {
+            name for stage in repo.index.stages for param in stage.params for name in (param.params or [])
+        }  # fmt: skip
+    for key, _ in flatten(read_yaml(recorded / "params.yaml")):
+        prefixes = {".".join(key.split(".")[:n]) for n in range(1, key.count(".") + 2)}
+        assert prefixes & tracked or key in steering, key

@@ -1,0 +1,66 @@
+"""A training stage that is killed with -9 under `dvc repro` and run again gives the bits of the unbroken run."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipeline.fingerprint import digest_of
+
+STAGES = {
+    "train_teacher": ["teacher", "history/train_teacher.json", "metrics/train_teacher.json"],
+    "refine_parts": ["part_learner", "history/refine_parts.json", "metrics/refine_parts.json"],
+    "pretrain@semmae-0": ["pretrained/semmae-0", "history/pretrain/semmae-0.json", "metrics/pretrain/semmae-0.json"],
+    "finetune@mae-1": ["finetuned/mae-1", "history/finetune/mae-1.json", "metrics/finetune/mae-1.json"],
+}
+
+
+def start(folder, stage):
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1", "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "dvc", "repro", "-s", stage]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def finish(process):
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, text
+    return text
+
+
+def wait_for_checkpoints(process, folder, count):
+    """Return when the running stage has replaced its checkpoint `count` times."""
+    seen, last = 0, None
+    while seen < count:
+        assert process.poll() is None, "the stage ended before it was killed:\n" + process.communicate()[0]
+        found = list((folder / ".semmae" / "scratch").glob("*/*/checkpoint.pt"))
+        stamp = found[0].stat().st_mtime_ns if found else None
+        if stamp is not None and stamp != last:
+            seen, last = seen + 1, stamp
+        time.sleep(0.0005)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_kill__resumes_to_the_bits_of_the_unbroken_run(copied_world, stage):
+    outs = [copied_world / out for out in STAGES[stage]]
+    unbroken = [digest_of(out) for out in outs]
+    for out in outs:
+        shutil.rmtree(out) if out.is_dir() else out.unlink()
+    runtime = (copied_world / "runtime.yaml").read_text().replace("checkpoint_seconds: 30", "checkpoint_seconds: 0")
+    (copied_world / "runtime.yaml").write_text(runtime)
+    process = start(copied_world, stage)
+    wait_for_checkpoints(process, copied_world, random.Random(stage).randint(1, 6))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not any(out.exists() for out in outs)
+    text = finish(start(copied_world, stage))
+    assert "resumes at step" in text
+    assert [digest_of(out) for out in outs] == unbroken
+    assert not list((copied_world / ".semmae" / "scratch").iterdir())
