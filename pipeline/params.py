@@ -54,6 +54,8 @@ class CreaturesParams(Group):
     train: Count = Field(description="images")
     test: Count = Field(description="images")
     image_size: Annotated[int, Field(ge=32, le=512)] = Field(description="pixels")
+    max_clutter: Annotated[int, Field(ge=0)] = Field(description="most things behind an animal; half is the least")
+    occlusion: Share = Field(description="share of the images with things before the animal")
 
 
 class TeacherParams(Group):

@@ -1,0 +1,80 @@
+"""What surrounds an animal: a textured ground, clutter behind it and occluders before it, labelled 0.
+
+Its colours span those of the animals, so that a colour histogram tells little about the species. Unit: the
+side of the picture.
+"""
+
+import math
+
+import numpy as np
+
+from images.canvas import Canvas
+from images.shapes import Ellipse, Limb, Placement, Polygon, Shape, bent, towards, unit
+from images.textures import colour, noise, relief
+
+
+def ground(size: int, rng: np.random.Generator) -> np.ndarray:
+    """RGB (3, size, size): three colours mixed by smooth noise, under warped stripes, speckles or neither."""
+    colours = [colour(rng.random(), 0.1 + 0.5 * rng.random(), 0.2 + 0.6 * rng.random()) for _ in range(3)]
+    coarse, fine = noise(size, 3, rng), noise(size, 14, rng)
+    tones = unit(2.2 * coarse - 0.6)
+    rgb = colours[0] + tones * (colours[1] - colours[0])
+    pattern, angle, period = rng.integers(3), math.pi * rng.random(), 0.08 + 0.14 * rng.random()
+    if pattern == 0:
+        side = np.arange(size, dtype=np.float32) / size
+        ramp = math.cos(angle) * side + math.sin(angle) * side[:, None] + 0.25 * coarse
+        texture = 0.5 + 0.5 * np.sin(2 * np.pi / period * ramp)
+    elif pattern == 1:
+        texture = unit(4 * fine - 2)
+    else:
+        texture = fine
+    return rgb + (0.25 + 0.4 * rng.random()) * texture * (colours[2] - rgb)
+
+
+def clutter(canvas: Canvas, count: int, rng: np.random.Generator, light: tuple[float, float]) -> None:
+    """Paint `count` stones, leaves and stems anywhere, unlabelled."""
+    for _ in range(count):
+        place = (rng.random(), rng.random())
+        _paint(canvas, thing(place, 0.09 + 0.13 * rng.random(), rng), rng, light)
+
+
+def occluders(canvas: Canvas, count: int, rng: np.random.Generator, light: tuple[float, float]) -> None:
+    """Paint `count` things before the animal; the pixels that they hide become background."""
+    for _ in range(count):
+        place = (0.15 + 0.7 * rng.random(), 0.15 + 0.7 * rng.random())
+        _paint(canvas, thing(place, 0.07 + 0.07 * rng.random(), rng), rng, light)
+
+
+def thing(place: tuple[float, float], reach: float, rng: np.random.Generator) -> tuple[Shape, ...]:
+    """A stone, a leaf, a stem or a shard of about radius `reach` at `place`."""
+    kind, angle = rng.integers(4), 2 * math.pi * rng.random()
+    if kind == 0:
+        return (Ellipse(place, (reach, reach * (0.55 + 0.45 * rng.random())), angle),)
+    if kind == 1:
+        points = bent(place, angle, 3.2 * reach, bend=2 * rng.random() - 1, segments=3)
+        return (Limb(points, (0.22 * reach, 0.2 * reach, 0.16 * reach, 0.06 * reach)),)
+    if kind == 2:
+        points = bent(place, angle, 2 * reach, bend=1.2 * rng.random() - 0.6, segments=3)
+        return (Limb(points, (0.1 * reach, 0.45 * reach, 0.5 * reach, 0.05 * reach)),)
+    corners = tuple(
+        towards(place, angle + 2 * math.pi * (i + 0.6 * rng.random()) / 4, reach * (0.7 + 0.5 * rng.random()))
+        for i in range(4)
+    )
+    return (Polygon(corners, rounding=0.1 * reach),)
+
+
+def _paint(
+    canvas: Canvas, shapes: tuple[Shape, ...], rng: np.random.Generator, light: tuple[float, float]
+) -> None:
+    first = colour(rng.random(), 0.15 + 0.6 * rng.random(), 0.2 + 0.7 * rng.random())
+    second = colour(rng.random(), 0.15 + 0.6 * rng.random(), 0.2 + 0.7 * rng.random())
+    stripes, strength = 2 * math.pi / (0.05 + 0.1 * rng.random()), 0.7 * rng.random()
+
+    def shade(field, window):
+        distance, u, _ = field
+        tones = strength * (0.5 + 0.5 * np.sin(stripes * u))
+        rgb = first + tones * (second - first)
+        return rgb * relief(distance, canvas.size, light=light, depth=0.06)
+
+    placement = Placement((0.0, 0.0), (0.0, 0.0), float(canvas.size))
+    canvas.paint(shapes, placement, shade, label=0)

@@ -1,0 +1,80 @@
+"""What a frozen vision transformer says about an image: class-token attention of the last block, and tokens.
+
+B images, H heads, L patches (raster order), N = prefix tokens + L, D width, d width of a head.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+TOKEN_LAYERS = ("last", "penultimate")
+
+
+@torch.no_grad()
+def extract(vit: nn.Module, images: Tensor, *, token_layer: str = "last") -> tuple[Tensor, Tensor, Tensor]:
+    """Class-token attention (B, H, L), class token (B, D) and patch tokens (B, L, D): fp32, no gradient.
+
+    vit: a timm VisionTransformer; its mode, its fused flag and its weights stay as they are.
+    images: (B, 3, h, w), already normalised.
+    The attention is the softmax row of the class token in the last block. Prefix tokens (class, registers)
+    take their share of it and are cut off, so that a row sums to less than 1. The class token comes after the
+    final norm; the patch tokens too (`last`), or they are those that enter the last block (`penultimate`).
+    Raises ValueError for a model without class token or plain attention, and for images of another size.
+
+    It is one plain forward: hooks read the class token's query and all keys on their way to the fused kernel,
+    and no L x L map is ever made.
+    """
+    _check(vit, images, token_layer)
+    block = vit.blocks[-1]
+    attention = _attention_of(block)
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        attention.q_norm.register_forward_hook(lambda _, inputs, query: seen.update(query=query[:, :, :1])),
+        attention.k_norm.register_forward_hook(lambda _, inputs, keys: seen.update(keys=keys)),
+        block.register_forward_pre_hook(lambda _, inputs: seen.update(entering=inputs[0])),
+    ]
+    try:
+        with _evaluating(vit):
+            tokens = vit.forward_features(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    prefix = vit.num_prefix_tokens
+    with torch.autocast(images.device.type, enabled=False):
+        logits = (seen["query"].float() * attention.scale) @ seen["keys"].float().transpose(-2, -1)
+        cls_attention = logits.squeeze(2).softmax(dim=-1)[:, :, prefix:]
+    patches = (tokens if token_layer == "last" else seen["entering"])[:, prefix:]
+    return cls_attention, tokens[:, 0].float(), patches.float()
+
+
+def _check(vit: nn.Module, images: Tensor, token_layer: str) -> None:
+    if token_layer not in TOKEN_LAYERS:
+        raise ValueError(f"token_layer is {token_layer!r}: expected one of {', '.join(TOKEN_LAYERS)}")
+    if getattr(vit, "cls_token", None) is None:
+        raise ValueError("the model has no class token; use a ViT that has one (iBOT, DINO, DINOv2, MAE)")
+    if images.ndim != 4:
+        raise ValueError(f"images have shape {tuple(images.shape)}: expected (B, 3, h, w)")
+    size = vit.patch_embed.img_size
+    if not vit.dynamic_img_size and tuple(images.shape[2:]) != tuple(size):
+        raise ValueError(f"images are {tuple(images.shape[2:])}, the model takes {tuple(size)}; resize them")
+
+
+def _attention_of(block: nn.Module) -> nn.Module:
+    attention = getattr(block, "attn", None)
+    if not all(hasattr(attention, name) for name in ("q_norm", "k_norm", "scale")):
+        raise ValueError(f"the last block, {type(block).__name__}, has no plain attention; use a plain ViT")
+    return attention
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; every module gets its own mode back."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,56 @@
+"""The built-in data set: pictures of animals, their part labels, and the table of sub-species.
+
+Writes data/creatures: images/SPLIT/SPECIES/INDEX.png, masks/SPLIT/SPECIES/INDEX.png (one channel, label ids),
+classes.txt (line n names label n; 0 is background) and subspecies.csv.
+"""
+
+import csv
+from pathlib import Path
+
+from PIL import Image
+
+from images.anatomy import PARTS
+from images.creatures import SPLITS, draw
+from pipeline.files import whole_folder, write_text
+from pipeline.params import load_params
+from pipeline.stage import progress, run
+
+FOLDER = Path("data/creatures")
+
+
+def generate(
+    folder: Path, *, seed: int, train: int, test: int, image_size: int, max_clutter: int, occlusion: float
+) -> None:
+    """Draw `train` + `test` pictures into `folder`, which appears whole or not at all."""
+    jobs = [
+        (split, index) for split, count in zip(SPLITS, (train, test), strict=True) for index in range(count)
+    ]
+    rows = [("path", "species", "subspecies")]
+    with whole_folder(folder) as target:
+        for split, index in progress(jobs, total=len(jobs), label="generate_creatures"):
+            picture = draw(
+                seed=seed,
+                split=split,
+                index=index,
+                size=image_size,
+                max_clutter=max_clutter,
+                occlusion=occlusion,
+            )
+            name = Path(split, picture.species, f"{index:05d}.png")
+            for kind, pixels in (("images", picture.image), ("masks", picture.labels)):
+                path = target / kind / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path, compress_level=1)
+            rows.append((Path("images", name).as_posix(), picture.species, picture.subspecies))
+        write_text(target / "classes.txt", "".join(f"{part}\n" for part in PARTS))
+        with open(target / "subspecies.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def main() -> None:
+    """`python -m stages.generate_creatures`."""
+    generate(FOLDER, **load_params().creatures.model_dump())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,210 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from images.augmentation import (
+    blur_images,
+    crop_images,
+    crop_labels,
+    jitter_colours,
+    normalise,
+    random_crops,
+    random_flips,
+    solarise,
+)
+
+WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+NO_FLIP = torch.tensor([False])
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(batch, height, width):
+    return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=seeded())
+
+
+def crops(batch, *, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), aspect=1.0, seed=0):
+    return random_crops(batch, scale=scale, ratio=ratio, aspect=torch.full((batch,), aspect), generator=seeded(seed))
+
+
+@pytest.mark.parametrize("aspect", [1.0, 0.4, 1.5, 3.0])
+def test_random_crops__follows_the_law_of_random_resized_crop(aspect):
+    from torchvision.transforms import RandomResizedCrop
+
+    scale, ratio, height = (0.2, 1.0), (3 / 4, 4 / 3), 2000
+    picture = torch.empty(1, height, round(height * aspect))
+    torch.manual_seed(0)
+    theirs = torch.tensor(
+        [RandomResizedCrop.get_params(picture, scale, ratio) for _ in range(2000)], dtype=torch.float64
+    )
+    theirs /= torch.tensor([height, height * aspect, height, height * aspect])
+    ours = crops(20000, scale=scale, ratio=ratio, aspect=aspect).double()
+    for column in range(4):
+        levels = torch.linspace(0.05, 0.95, 10, dtype=torch.float64)
+        assert torch.allclose(ours[:, column].quantile(levels), theirs[:, column].quantile(levels), atol=0.04)
+    assert ours.prod(dim=1).isfinite().all()
+
+
+def test_random_crops__stay_inside_the_image_and_in_range():
+    boxes = crops(5000, aspect=0.7)
+    top, left, height, width = boxes.unbind(1)
+    assert (boxes >= 0).all() and (top + height <= 1 + 1e-6).all() and (left + width <= 1 + 1e-6).all()
+    assert (height * width >= 0.2 - 1e-5).all()
+    pixel_aspect = width * 0.7 / height
+    assert (pixel_aspect > 3 / 4 - 1e-4).all() and (pixel_aspect < 4 / 3 + 1e-4).all()
+
+
+def test_random_crops__takes_the_largest_centred_box_when_none_fits():
+    boxes = crops(3, scale=(1.0, 1.0), aspect=4.0)
+    assert torch.allclose(boxes, torch.tensor([0.0, 1 / 3, 1.0, 1 / 3]).expand(3, 4))
+    boxes = crops(3, scale=(1.0, 1.0), aspect=0.25)
+    assert torch.allclose(boxes, torch.tensor([1 / 3, 0.0, 1 / 3, 1.0]).expand(3, 4))
+    boxes = crops(3, scale=(1.0, 1.0), ratio=(1.0, 1.0), aspect=1.0)
+    assert torch.allclose(boxes, WHOLE.expand(3, 4))
+
+
+@pytest.mark.parametrize("changed", [{"scale": (0.0, 1.0)}, {"scale": (0.5, 1.1)}, {"ratio": (2.0, 1.0)}])
+def test_random_crops__refuses_impossible_ranges(changed):
+    with pytest.raises(ValueError, match="expected"):
+        crops(2, **changed)
+
+
+def test_random_views__depend_on_the_generator_alone():
+    assert torch.equal(crops(9, seed=3), crops(9, seed=3)) and not torch.equal(crops(9, seed=3), crops(9, seed=4))
+    assert torch.equal(random_flips(99, seeded(3)), random_flips(99, seeded(3)))
+    assert abs(random_flips(10000, seeded()).float().mean() - 0.5) < 0.02
+
+
+def test_crop_images__the_whole_image_at_its_own_size_is_the_image():
+    images = noise(1, 12, 17)
+    assert torch.allclose(crop_images(images, WHOLE, NO_FLIP, (12, 17)), images / 255, atol=1e-6)
+    assert torch.allclose(crop_images(images, WHOLE, ~NO_FLIP, (12, 17)), images.flip(-1) / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (31, 50), (96, 20), (8, 8)])
+def test_crop_images__resizes_like_antialiased_bilinear(size):
+    images = noise(2, 40, 48)
+    expected = F.interpolate(images / 255, size=size, mode="bilinear", antialias=True, align_corners=False)
+    ours = crop_images(images, WHOLE.expand(2, 4), NO_FLIP.expand(2), size)
+    assert torch.allclose(ours, expected, atol=1e-4)
+
+
+def test_crop_images__each_image_has_its_own_box():
+    images = noise(3, 32, 32)
+    boxes = torch.tensor([[0, 0, 0.5, 0.5], [0.25, 0.5, 0.5, 0.25], [0.5, 0.25, 0.25, 0.75]])
+    flips = torch.tensor([False, True, False])
+    ours = crop_images(images, boxes, flips, (16, 16))
+    for image, box, flip, view in zip(images, boxes, flips, ours, strict=True):
+        top, left, height, width = (box * 32).int().tolist()
+        cut = image[None, :, top : top + height, left : left + width] / 255
+        expected = F.interpolate(cut, size=(16, 16), mode="bilinear", antialias=True, align_corners=False)[0]
+        expected = expected.flip(-1) if flip else expected
+        # At the border of the box, ours sees the pixels outside of it.
+        assert torch.allclose(view[:, 2:-2, 2:-2], expected[:, 2:-2, 2:-2], atol=1e-4)
+
+
+def test_crop_labels__the_whole_map_on_its_own_grid_is_the_map():
+    labels = torch.randint(0, 7, (2, 5, 9), dtype=torch.uint8, generator=seeded())
+    boxes = WHOLE.expand(2, 4)
+    view = crop_labels(labels, boxes, torch.tensor([False, True]), (5, 9))
+    assert view.dtype == torch.uint8
+    assert torch.equal(view[0], labels[0]) and torch.equal(view[1], labels[1].flip(-1))
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (4, 4), (14, 14), (6, 10), (5, 3), (1, 1)])
+@pytest.mark.parametrize("teacher_grid", [(12, 12), (16, 8), (7, 7)])
+def test_crop_labels__follow_their_pixels(teacher_grid, grid):
+    # Parts are painted in pure red, green and blue and the background in black, so that a pixel's channels are the
+    # parts' shares of it; the view's part at a patch must be the colour that dominates where the patch has its centre.
+    batch, patch = 24, 2 * (60 // max(grid))
+    labels = torch.randint(0, 4, (batch, *teacher_grid), dtype=torch.uint8, generator=seeded())
+    scale = (112 // teacher_grid[0], 112 // teacher_grid[1])
+    side = (teacher_grid[0] * scale[0], teacher_grid[1] * scale[1])
+    painted = labels.long().repeat_interleave(scale[0], 1).repeat_interleave(scale[1], 2)
+    pixels = (F.one_hot(painted, 4)[..., :3].permute(0, 3, 1, 2) * 255).to(torch.uint8)
+    assert pixels.shape[2:] == side
+
+    boxes = crops(batch, scale=(0.1, 1.0), ratio=(0.5, 2.0), aspect=1.3)
+    flips = random_flips(batch, seeded())
+    view = crop_images(pixels, boxes, flips, (grid[0] * patch, grid[1] * patch))
+    shares = torch.cat([view, 1 - view.sum(1, keepdim=True)], dim=1)
+    by_patch = shares.unflatten(3, (grid[1], patch)).unflatten(2, (grid[0], patch))
+    middle = slice(patch // 2 - 1, patch // 2 + 1)
+    at_centre = by_patch[:, :, :, middle, :, middle].mean(dim=(3, 5))
+    share, colour = at_centre.max(dim=1)
+    # At a corner the cell that holds the centre keeps at least a quarter, so more than three quarters is its own.
+    decided = share > 0.75
+    assert decided.float().mean() > 0.7
+    assert torch.equal(crop_labels(labels, boxes, flips, grid)[decided].long(), colour[decided])
+
+
+def test_normalise__has_the_statistics_of_imagenet():
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    image = (mean + 2 * std)[:, None, None].expand(3, 2, 2)
+    assert torch.allclose(normalise(image), torch.full((3, 2, 2), 2.0), atol=1e-5)
+    assert torch.allclose(normalise(image[None])[0], normalise(image))
+
+
+def jittered(images, *, brightness=0.0, contrast=0.0, saturation=0.0, probability=1.0, grey_probability=0.0):
+    return jitter_colours(
+        images,
+        brightness=brightness,
+        contrast=contrast,
+        saturation=saturation,
+        probability=probability,
+        grey_probability=grey_probability,
+        generator=seeded(),
+    )
+
+
+def test_jitter_colours__changes_nothing_without_strength_or_probability():
+    images = noise(4, 8, 8) / 255
+    assert torch.equal(jittered(images), images)
+    assert torch.equal(jittered(images, brightness=0.4, contrast=0.4, saturation=0.4, probability=0.0), images)
+
+
+def test_jitter_colours__scales_brightness_uniformly_and_each_image_alone():
+    images = torch.full((5000, 3, 1, 1), 0.5)
+    factors = jittered(images, brightness=0.4).flatten(1) / 0.5
+    assert torch.allclose(factors[:, 0], factors[:, 2])
+    levels = torch.linspace(0, 1, 11)
+    assert torch.allclose(factors[:, 0].quantile(levels), 0.6 + 0.8 * levels, atol=0.03)
+
+
+def test_jitter_colours__contrast_keeps_the_mean_grey_and_saturation_each_grey():
+    images = 0.4 + 0.2 * noise(16, 8, 8) / 255  # far enough from 0 and 1 not to be clipped
+    luma = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    contrasted, saturated = jittered(images, contrast=0.5), jittered(images, saturation=0.5)
+    assert torch.allclose((contrasted * luma).sum(1).mean((1, 2)), (images * luma).sum(1).mean((1, 2)), atol=1e-5)
+    assert torch.allclose((saturated * luma).sum(1), (images * luma).sum(1), atol=1e-5)
+    assert not torch.allclose(contrasted, images, atol=1e-3) and not torch.allclose(saturated, images, atol=1e-3)
+
+
+def test_jitter_colours__takes_all_colour_from_grey_images():
+    grey = jittered(noise(4, 8, 8) / 255, grey_probability=1.0)
+    assert torch.allclose(grey[:, 0], grey[:, 1], atol=1e-6) and torch.allclose(grey[:, 0], grey[:, 2], atol=1e-6)
+
+
+def test_blur_images__spreads_a_point_by_sigma():
+    images = torch.zeros(2, 3, 41, 41)
+    images[:, :, 20, 20] = 1
+    blurred = blur_images(images, sigma=(2.0, 2.0), probability=1.0, generator=seeded())
+    profile = blurred[0, 0].sum(0)
+    offsets = torch.arange(41.0) - 20
+    assert math.isclose(profile.sum(), 1.0, abs_tol=1e-4)
+    assert math.isclose((profile * offsets**2).sum(), 4.0, rel_tol=1e-2)
+    flat = torch.full((2, 3, 9, 5), 0.3)
+    assert torch.allclose(blur_images(flat, sigma=(0.1, 2.0), probability=1.0, generator=seeded()), flat)
+    noisy = noise(2, 9, 5) / 255
+    assert torch.equal(blur_images(noisy, sigma=(0.1, 2.0), probability=0.0, generator=seeded()), noisy)
+
+
+def test_solarise__inverts_from_the_threshold_on():
+    images = torch.tensor([0.2, 0.5, 0.9]).expand(1, 3, 1, 3)
+    ours = solarise(images, threshold=0.5, probability=1.0, generator=seeded())
+    assert torch.allclose(ours, torch.tensor([0.2, 0.5, 0.1]).expand(1, 3, 1, 3))
+    assert torch.equal(solarise(images, threshold=0.5, probability=0.0, generator=seeded()), images)
