@@ -22,8 +22,8 @@ class Canvas:
         self.size = rgb.shape[-1]
         self.rgb = rgb
         self.labels = np.zeros(rgb.shape[1:], dtype=np.uint8)
-        self._x = np.arange(self.size, dtype=np.float32)[None, :] + np.float32(0.5)
-        self._y = np.ascontiguousarray(self._x.T[::-1])
+        places = np.arange(self.size, dtype=np.float32) + np.float32(0.5)
+        self._x, self._y = places[None, :], places[::-1, None]
 
     def paint(
         self,
@@ -34,9 +34,9 @@ class Canvas:
         label: int | None = None,
         softness: float = 0.0,
     ) -> None:
-        """Paint the union of `shapes` over what is there; `shader(field, window)` gives its RGB (3, h, w).
+        """Paint the union of `shapes` over what is there.
 
-        Label None leaves the labels as they are.
+        `shader(field, window)` gives its RGB (3, h, w) or grey (h, w). Label None leaves the labels.
         """
         placed = [shape.placed(placement) for shape in shapes]
         window = self._window(placed)

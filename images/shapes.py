@@ -35,10 +35,10 @@ def bent(start: Point, angle: float, length: float, *, bend: float, segments: in
 
 @dataclass(frozen=True)
 class Placement:
-    """Where local coordinates land in the picture, whose coordinates are pixels, y up from its lower left corner.
+    """Where local coordinates land in the picture: pixels, y up from its lower left corner.
 
-    origin: local point that lands on `target` (pixels); scale: pixels a unit; angle: radians, counter-clockwise;
-    mirrored: x is flipped first.
+    origin: local point that lands on `target` (pixels); scale: pixels a unit; angle: radians,
+    counter-clockwise; mirrored: x is flipped first.
     """
 
     origin: Point
@@ -127,8 +127,8 @@ class Limb:
                 distance, u, v = gap, along, across
             else:
                 nearer = gap < distance
-                distance = np.where(nearer, gap, distance)
-                u, v = np.where(nearer, along, u), np.where(nearer, across, v)
+                for old, new in ((distance, gap), (u, along), (v, across)):
+                    np.copyto(old, new, where=nearer)
         return distance, u, v
 
 

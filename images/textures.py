@@ -117,9 +117,9 @@ def relief(distance: np.ndarray, pixels: float, *, light: tuple[float, float], d
     distance: (h, w) signed, in a unit of `pixels` pixels; light: direction (right, down) to the light; depth:
     width of the rounded rim in that unit.
     """
-    across, down = np.empty_like(distance), np.empty_like(distance)
-    across[:, 1:], down[1:] = distance[:, 1:] - distance[:, :-1], distance[1:] - distance[:-1]
-    across[:, 0], down[0] = across[:, 1], down[1]
-    rim = 1 - unit(-distance / depth)
-    lit = 1 + 0.5 * pixels * (light[0] * across + light[1] * down) * rim
+    slope = np.empty_like(distance)
+    here = distance[1:, 1:]
+    slope[1:, 1:] = light[0] * (here - distance[1:, :-1]) + light[1] * (here - distance[:-1, 1:])
+    slope[0], slope[:, 0] = slope[1], slope[:, 1]
+    lit = 1 + 0.5 * pixels * slope * unit(1 + distance / depth)
     return lit * (1 - 0.5 * unit(1.2 + distance * pixels))

@@ -1,7 +1,7 @@
 """Parquet shards of encoded images in the Hugging Face convention, and a manifest that is written last.
 
-`<split>-NNNNN.parquet` with the columns image {bytes, path}, label, id, sha256 and, where the data has part labels, mask
-{bytes, path}. Bytes are those of the source files. pandas, pyarrow, duckdb and `datasets` read the files as they are.
+`<split>-NNNNN.parquet` with the columns image {bytes, path}, label, id, sha256 and, where the data has part labels,
+mask {bytes, path}. Bytes are those of the source files. pandas, pyarrow, duckdb and `datasets` read them as they are.
 """
 
 import hashlib
@@ -22,7 +22,9 @@ MANIFEST = "manifest.json"
 VERSION = 1
 SPLITS = ("train", "val", "test")
 # Reading one image reads its row group, so a group is small in rows and in bytes.
-GROUP_ROWS, GROUP_BYTES = 64, 2**20
+GROUP_ROWS, GROUP_BYTES = 64, 2**19
+# `ImageShards` has a method of this name.
+Encoded = bytes
 
 
 def image_schema(classes: list[str], *, has_masks: bool) -> pa.Schema:
@@ -150,7 +152,6 @@ class _ShardFile:
             compression="NONE",
             use_dictionary=False,
             write_statistics=["label", "id"],
-            store_schema=False,
             write_page_checksum=True,
         )
         self._writer = self._stack.enter_context(writer)
@@ -227,11 +228,11 @@ class ImageShards:
     def __reduce__(self) -> tuple[type["ImageShards"], tuple[Path, str]]:
         return ImageShards, (self.folder, self.split)
 
-    def bytes(self, row: int) -> bytes:
+    def bytes(self, row: int) -> Encoded:
         """The encoded image of one row."""
         return self._value(row, "image", "bytes")
 
-    def mask_bytes(self, row: int) -> bytes | None:
+    def mask_bytes(self, row: int) -> Encoded | None:
         """The encoded mask of one row; None where it has none."""
         return self._value(row, "mask", "bytes") if self.has_masks else None
 
@@ -239,7 +240,7 @@ class ImageShards:
         """Path of the image in its source, percent-encoded where it is not UTF-8."""
         return self._value(row, "image", "path")
 
-    def iter_batches(self, size: int) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+    def iter_batches(self, size: int) -> Iterator[tuple[np.ndarray, list[Encoded]]]:
         """Row numbers (at most `size`) and their encoded images, every row once, in the order of the files."""
         for start in range(0, len(self), size):
             rows = self.storage[start : start + size]
@@ -258,7 +259,11 @@ class ImageShards:
             try:
                 if shard not in files:
                     files[shard] = pq.ParquetFile(
-                        path, metadata=self._footers[shard], memory_map=True, page_checksum_verification=True
+                        path,
+                        metadata=self._footers[shard],
+                        memory_map=True,
+                        pre_buffer=False,
+                        page_checksum_verification=True,
                     )
                 table = files[shard].read_row_group(group, columns=columns, use_threads=False)
             except (OSError, pa.ArrowException) as error:

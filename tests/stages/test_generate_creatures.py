@@ -8,6 +8,7 @@ from PIL import Image
 
 from images.anatomy import PARTS
 from images.creatures import draw
+from pipeline.presets import compose, write_params
 from stages import generate_creatures
 
 SCENE = {"seed": 1, "max_clutter": 4, "occlusion": 0.5}
@@ -66,3 +67,16 @@ def test_generate__an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         generate(tmp_path / "creatures")
     assert os.listdir(tmp_path) == []
+
+
+def test_main__draws_what_the_parameters_say(folder, tmp_path, monkeypatch):
+    document = compose("quickstart")
+    document["creatures"].update({**SCENE, "train": 20, "test": 10, "image_size": 32})
+    write_params(document, tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    generate_creatures.main()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            assert (
+                tmp_path / generate_creatures.FOLDER / path.relative_to(folder)
+            ).read_bytes() == path.read_bytes()

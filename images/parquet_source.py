@@ -1,0 +1,225 @@
+"""Parquet shards of images by other hands: `struct<bytes, path>` or plain bytes, and a label.
+
+The split is read from the file or folder names, as Hugging Face writes them (`train-00000-of-00002.parquet`,
+`data/validation/0000.parquet`). The path of a row is its `image.path` where every row has one and all differ, otherwise
+file and row number; rows of our own shards keep their ids.
+"""
+
+import itertools
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from images.decoding import Refused
+from images.entries import Entry, shown
+from images.items import Encoded, Item, Rejection, id_of
+
+SUFFIX = b".parquet"
+ONE_CLASS = "all"
+_SPLIT_WORDS = {
+    "train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+_BATCH_ROWS = 64
+
+
+class ParquetSource:
+    """Rows of Parquet files. A file that cannot be read or lacks a column is a ValueError that names it.
+
+    A row without a label, or with a negative one as in public test sets, is rejected. An empty `label_column` puts
+    every image into the one class `all`. Masks are read from a struct column `mask`, where there is one.
+    """
+
+    read_in_order = True
+
+    def __init__(self, root: str | Path, entries: list[Entry], *, image_column: str, label_column: str) -> None:
+        self._root, self._image, self._label = os.fsencode(root), image_column, label_column
+        self._shards = [entry.path for entry in entries if is_shard(entry)]
+        self._lock = threading.Lock()
+        self._current: _ShardReader | None = None
+        self.rejected = [_rejection(entry) for entry in entries if not is_shard(entry)]
+        schemas = [self._check(number) for number in range(len(self._shards))]
+        self.has_masks = all(_is_encoded(schema, "mask") for schema in schemas)
+        names = _class_names(schemas[0], label_column)
+        values = [self._labels_of(number, names) for number in range(len(self._shards))]
+        if names is None:
+            # Numbers sort by value, text by letters; a source holds one of them.
+            names = sorted({value for shard in values for value in shard if value is not None}, key=_natural)
+        self.classes = names
+        labels = {name: label for label, name in enumerate(names)}
+        self.items = []
+        paths = self._paths([len(shard) for shard in values])
+        for number, shard in enumerate(values):
+            split, ids = split_of(self._shards[number]), self._ids(number, schemas[number])
+            for row, value in enumerate(shard):
+                path = next(paths)
+                if value is None:
+                    self.rejected.append(Rejection(shown(path), split, "", "no label", "null or negative"))
+                else:
+                    image_id = id_of(path) if ids is None else int(ids[row])
+                    self.items.append(Item(path, image_id, split, labels[value], (number, row)))
+
+    def read(self, item: Item) -> Encoded:
+        """The bytes of a row and its mask; raises `Refused`."""
+        number, row = item.place
+        with self._lock:
+            if self._current is None or self._current.number != number:
+                columns = [self._image, "mask"] if self.has_masks else [self._image]
+                self._current = _ShardReader(number, self._file(number), columns)
+            values = self._current.row(row)
+        image, mask = values[self._image], values.get("mask")
+        if isinstance(image, dict):
+            image = image["bytes"]
+        if image is None:
+            raise Refused("empty", "no bytes in this row; only a path" if values[self._image] else "null")
+        if mask is None or mask["bytes"] is None:
+            return Encoded(image)
+        return Encoded(image, mask["bytes"], mask["path"])
+
+    def _file(self, number: int) -> pq.ParquetFile:
+        path = os.path.join(self._root, self._shards[number])
+        try:
+            # Opened here, because Arrow's own opening takes no name that is not UTF-8.
+            return pq.ParquetFile(open(path, "rb"))
+        except (OSError, pa.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{os.fsdecode(path)}: not a readable Parquet file ({reason}); fetch it again") from None
+
+    def _read(self, number: int, columns: list[str]) -> pa.Table:
+        with self._file(number) as file:
+            return file.read(columns=columns)
+
+    def _check(self, number: int) -> pa.Schema:
+        """Schema of a shard that holds the columns; ValueError names what is missing and what there is."""
+        with self._file(number) as file:
+            schema = file.schema_arrow
+        name, found = shown(self._shards[number]), ", ".join(schema.names)
+        if not _is_encoded(schema, self._image) and not _is_binary(schema, self._image):
+            raise ValueError(f"data.image_column: {name} has no column {self._image!r} of encoded images, only {found}")
+        if self._label and self._label not in schema.names:
+            raise ValueError(
+                f"data.label_column: {name} has no column {self._label!r}, only {found}; '' stands for one class"
+            )
+        if self._label and pa.types.is_nested(schema.field(self._label).type):
+            raise ValueError(f"data.label_column: {self._label!r} of {name} is {schema.field(self._label).type}")
+        return schema
+
+    def _labels_of(self, number: int, names: list[str] | None) -> list[str | None]:
+        """Class name of every row of a shard, None where it has none."""
+        if not self._label:
+            with self._file(number) as file:
+                return [ONE_CLASS] * file.metadata.num_rows
+        values = self._read(number, [self._label])[self._label].to_pylist()
+        return [_class_name(value, names) for value in values]
+
+    def _paths(self, counts: list[int]) -> Iterator[bytes]:
+        """Path of every row, in order."""
+        own: list[bytes] = []
+        for number in range(len(counts)):
+            own += self._stored_paths(number)
+        if None not in own and len(set(own)) == sum(counts):
+            return iter(own)
+        places = (range(count) for count in counts)
+        return (shard + b"/%08d" % row for shard, rows in zip(self._shards, places, strict=True) for row in rows)
+
+    def _stored_paths(self, number: int) -> list[bytes | None]:
+        with self._file(number) as file:
+            if not _is_encoded(file.schema_arrow, self._image):
+                return [None] * file.metadata.num_rows
+            # One leaf of the struct: the images themselves are not read.
+            table = file.read(columns=[f"{self._image}.path"])
+        paths = table[self._image].combine_chunks().field("path").to_pylist()
+        return [path.encode() if path else None for path in paths]
+
+    def _ids(self, number: int, schema: pa.Schema) -> np.ndarray | None:
+        """Ids (rows,) uint64 of a shard of our own, None for others."""
+        if "sha256" not in schema.names or "id" not in schema.names or schema.field("id").type != pa.uint64():
+            return None
+        return self._read(number, ["id"])["id"].to_numpy()
+
+
+class _ShardReader:
+    """Rows of one file, read forward in small batches; a step back starts at the row group again."""
+
+    def __init__(self, number: int, file: pq.ParquetFile, columns: list[str]) -> None:
+        self.number, self._file, self._columns = number, file, columns
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        self._starts = list(itertools.accumulate(sizes, initial=0))
+        self._seek(0)
+
+    def row(self, row: int) -> dict[str, Any]:
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        if row < self._first or self._starts[group] >= self._first + 8 * _BATCH_ROWS:
+            self._seek(group)
+        while row >= self._first + self._batch.num_rows:
+            self._first += self._batch.num_rows
+            self._batch = next(self._batches)
+        return {name: self._batch[name][row - self._first].as_py() for name in self._columns}
+
+    def _seek(self, group: int) -> None:
+        groups = range(group, self._file.num_row_groups)
+        self._batches = self._file.iter_batches(
+            _BATCH_ROWS, row_groups=list(groups), columns=self._columns, use_threads=False
+        )
+        self._first = self._starts[group]
+        self._batch = next(self._batches)
+
+
+def is_shard(entry: Entry) -> bool:
+    """Whether an entry is a Parquet file by its name."""
+    return not entry.problem and entry.path.lower().endswith(SUFFIX)
+
+
+def split_of(path: bytes) -> str:
+    """Split that a path names, the last name first: train, val, test, or empty."""
+    words = re.split(rb"[^a-z0-9]+", path.lower().removesuffix(SUFFIX))
+    found = [_SPLIT_WORDS[word.decode()] for word in words if word.decode() in _SPLIT_WORDS]
+    return found[-1] if found else ""
+
+
+def _rejection(entry: Entry) -> Rejection:
+    reason = entry.problem or "not an image"
+    return Rejection(shown(entry.path), "", "", reason, entry.detail or "beside Parquet shards")
+
+
+def _is_encoded(schema: pa.Schema, column: str) -> bool:
+    if column not in schema.names or not pa.types.is_struct(schema.field(column).type):
+        return False
+    kind = schema.field(column).type
+    return kind.get_field_index("bytes") >= 0 and kind.get_field_index("path") >= 0
+
+
+def _is_binary(schema: pa.Schema, column: str) -> bool:
+    if column not in schema.names:
+        return False
+    kind = schema.field(column).type
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
+    """Names of a Hugging Face ClassLabel column, else None."""
+    if not column:
+        return [ONE_CLASS]
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    feature = metadata.get("info", {}).get("features", {}).get(column, {})
+    return feature.get("names") if feature.get("_type") == "ClassLabel" else None
+
+
+def _class_name(value: Any, names: list[str] | None) -> str | None:
+    if value is None or (isinstance(value, int) and value < 0):
+        return None
+    if names is None or isinstance(value, str):
+        return str(value)
+    return names[value] if value < len(names) else None
+
+
+def _natural(name: str) -> tuple[bool, int, str]:
+    return (False, int(name), name) if name.isdecimal() else (True, 0, name)

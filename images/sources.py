@@ -1,0 +1,88 @@
+"""A folder of the user's as a source of images, and what DVC can make of it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote_from_bytes
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from images.entries import Entry, shown, walk
+from images.folder_source import SUFFIXES, FolderSource
+from images.items import Source
+from images.parquet_source import ParquetSource, is_shard
+from pipeline.files import whole_file
+
+
+def open_source(root: str | Path, *, image_column: str, label_column: str) -> Source:
+    """List a folder as image files, or as Parquet shards where a Parquet file in it has the column `image_column`.
+
+    Raises ValueError where there is no folder or nothing that can be an image, and for two paths of one id.
+    """
+    if not os.path.isdir(root):
+        raise ValueError(f"data.path: no folder {root}; put the images there, or run `semmae use FOLDER`")
+    entries = sorted(walk(root), key=lambda entry: entry.path)
+    shards = [entry for entry in entries if is_shard(entry)]
+    has_files = any(entry.path.lower().endswith(SUFFIXES) for entry in entries)
+    if shards and (not has_files or any(_has_column(root, shard, image_column) for shard in shards)):
+        source: Source = ParquetSource(root, entries, image_column=image_column, label_column=label_column)
+    else:
+        source = FolderSource(root, entries)
+    if not source.items:
+        raise ValueError(f"data.path: no image among the {len(entries)} entries of {root}")
+    _check_ids(source)
+    return source
+
+
+def list_entries(root: str | Path) -> Iterator[tuple[bytes, int, int]]:
+    """(raw relative path, size in bytes, modification time in ns) of everything below `root`, files and faults."""
+    for entry in walk(root):
+        yield entry.path, entry.size, entry.mtime_ns
+
+
+def write_listing(root: str | Path, out: str | Path) -> None:
+    """Write a text file that changes when an entry below `root` does: what DVC watches in place of the folder.
+
+    A line an entry, sorted: percent-encoded path, size, modification time in ns, between tabs.
+    """
+    with whole_file(out, "w") as file:
+        for path, size, mtime_ns in sorted(list_entries(root)):
+            file.write(f"{quote_from_bytes(path, safe='/')}\t{size}\t{mtime_ns}\n")
+
+
+def unhashable_entries(root: str | Path) -> list[tuple[str, str]]:
+    """(path, why) of every entry at which DVC stops: names that are not UTF-8, broken links, unreadable files."""
+    base, odd = os.fsencode(root), []
+    for entry in walk(root):
+        if not _is_utf8(entry.path):
+            odd.append((shown(entry.path), "its name is not UTF-8"))
+        elif entry.problem and entry.problem != "empty folder":
+            odd.append((shown(entry.path), entry.problem))
+        elif not os.access(os.path.join(base, entry.path), os.R_OK):
+            odd.append((shown(entry.path), "unreadable"))
+    return odd
+
+
+def _is_utf8(path: bytes) -> bool:
+    try:
+        path.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _has_column(root: str | Path, entry: Entry, column: str) -> bool:
+    try:
+        with open(os.path.join(os.fsencode(root), entry.path), "rb") as file:
+            return column in pq.read_schema(file).names
+    except (OSError, pa.ArrowException):
+        return False  # Among image files it is one more thing that is not an image.
+
+
+def _check_ids(source: Source) -> None:
+    by_id: dict[int, bytes] = {}
+    for item in source.items:
+        other = by_id.setdefault(item.id, item.path)
+        if other is not item.path:
+            raise ValueError(f"{shown(other)} and {shown(item.path)} have the same id {item.id}; rename one of them")

@@ -1,0 +1,70 @@
+import hashlib
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from images.dataset import DecodedImages, decoded_masks
+from images.decoding import decode_square
+from images.items import id_of
+from pipeline.image_shards import ImageShards, ImageShardWriter
+
+
+def encoded(array, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def shards(tmp_path):
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with ImageShardWriter(tmp_path / "s", classes=["a", "b"], has_masks=True, shard_bytes=20_000) as writer:
+        for number in range(150):
+            height, width = int(rng.integers(5, 15)), int(rng.integers(5, 15))
+            image = encoded(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), exif=exif if number % 2 else None)
+            mask = encoded(rng.integers(0, 4, (height, width), dtype=np.uint8)) if number % 3 else None
+            path = f"{number}.png"
+            writer.add(
+                "train", image_id=id_of(path.encode()), label=number % 2, sha256=hashlib.sha256(image).digest(),
+                image=image, path=path, mask=mask, mask_path=path, max_part_label=3,
+            )  # fmt: skip
+    return ImageShards(tmp_path / "s", "train")
+
+
+def test_decoded_images__are_the_rows_of_the_shards(shards):
+    images = DecodedImages(shards, 6, workers=2, ram_gib=1.0)
+    assert (images.pixels.shape, images.pixels.dtype) == ((150, 3, 6, 6), np.uint8)
+    assert np.array_equal(images.ids, shards.ids)
+    for row in range(len(shards)):
+        square = decode_square(shards.bytes(row), 6)
+        assert np.array_equal(images.pixels[row].transpose(1, 2, 0), square)
+        number = int(shards.path(row).removesuffix(".png"))
+        assert images.labels[row] == number % 2
+        width, height = Image.open(io.BytesIO(shards.bytes(row))).size
+        assert images.aspect[row] == pytest.approx(height / width if number % 2 else width / height)
+
+
+def test_decoded_images__number_of_workers_changes_nothing(shards):
+    one, three = (DecodedImages(shards, 8, workers=workers, ram_gib=1.0) for workers in (0, 3))
+    assert np.array_equal(one.pixels, three.pixels)
+
+
+def test_decoded_images__too_large_a_set_is_refused_with_the_number(shards):
+    with pytest.raises(ValueError, match=r"150 images of 1000 x 1000 pixels need 0\.42 GiB.*ram_gib.*0\.1"):
+        DecodedImages(shards, 1000, workers=1, ram_gib=0.1)
+
+
+def test_decoded_masks__turn_with_their_images(shards):
+    rows = np.array([row for row in range(len(shards)) if shards.mask_bytes(row) is not None])[:20]
+    masks = decoded_masks(shards, rows, 5)
+    for mask, row in zip(masks, rows, strict=True):
+        image = Image.open(io.BytesIO(shards.mask_bytes(row))).resize((5, 5), Image.Resampling.NEAREST)
+        turned = int(shards.path(row).removesuffix(".png")) % 2
+        assert np.array_equal(mask, np.asarray(image.transpose(Image.Transpose.ROTATE_270) if turned else image))
+    missing = next(row for row in range(len(shards)) if shards.mask_bytes(row) is None)
+    with pytest.raises(ValueError, match="has no mask"):
+        decoded_masks(shards, np.array([missing]), 5)

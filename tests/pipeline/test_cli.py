@@ -1,0 +1,73 @@
+import os
+import shutil
+import sys
+
+import pytest
+from PIL import Image
+
+from pipeline import cli
+from pipeline.params import load_params
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with presets and parameters, and one of a user's own images."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "presets", "presets")
+    shutil.copyfile("presets/quickstart.yaml", "params.yaml")
+    shutil.copyfile(ROOT / "runtime.yaml", "runtime.yaml")
+    for name in ("cats", "dogs"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "mine" / name / "a.png")
+    return tmp_path
+
+
+def call(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["semmae", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code
+
+
+def test_preset__writes_params(project, monkeypatch, capsys):
+    assert call(monkeypatch, "preset", "clothing10") == 0
+    assert load_params().data.path == "data/clothing10"
+    assert "next: dvc repro" in capsys.readouterr().out
+
+
+def test_preset__an_unknown_one_is_one_line_and_exit_1(project, monkeypatch, capsys):
+    before = (project / "params.yaml").read_bytes()
+    assert call(monkeypatch, "preset", "nonesuch") == 1
+    assert capsys.readouterr().err.startswith("error: preset nonesuch: unknown; there are")
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_use__points_at_a_folder_and_keeps_the_rest(project, monkeypatch):
+    assert call(monkeypatch, "use", "mine") == 0
+    params = load_params()
+    assert (params.data.path, params.data.watch, params.data.generate, params.data.part_truth) == ("mine", "mine", [], [])
+    assert "# Every number" in (project / "params.yaml").read_text()
+    assert call(monkeypatch, "check") == 0
+
+
+def test_use__a_folder_that_dvc_cannot_hash_gets_a_listing(project, monkeypatch, capsys):
+    os.symlink("nowhere", project / "mine" / "cats" / "broken")
+    assert call(monkeypatch, "use", "mine") == 0
+    assert load_params().data.watch == "data/listing.txt"
+    assert "cannot hash" in capsys.readouterr().out
+    assert "cats/broken" in (project / "data" / "listing.txt").read_text()
+    assert call(monkeypatch, "check") == 0
+
+
+def test_check__a_folder_that_dvc_cannot_hash_is_refused_before_dvc_sees_it(project, monkeypatch, capsys):
+    assert call(monkeypatch, "use", "mine") == 0
+    os.symlink("nowhere", project / "mine" / "cats" / "broken")
+    assert call(monkeypatch, "check") == 1
+    assert "run `semmae use mine`" in capsys.readouterr().err
+
+
+def test_check__a_missing_folder_is_named(project, monkeypatch, capsys):
+    assert call(monkeypatch, "preset", "clothing10") == 0
+    assert call(monkeypatch, "check") == 1
+    assert "data.path: no folder data/clothing10" in capsys.readouterr().err
