@@ -78,9 +78,9 @@ def place(animal: Animal, size: int, rng: np.random.Generator) -> Placement:
     left, bottom, right, top = bounds(shapes)
     middle = ((left + right) / 2, (bottom + top) / 2)
     reach = max(math.dist(centre, middle) + radius for shape in shapes for centre, radius in shape.extent())
-    extent = size * (0.44 + 0.12 * rng.random())
+    extent = size * (0.47 + 0.12 * rng.random())
     angle = math.radians(50) * (2 * rng.random() - 1)
-    room = 0.13 * size
+    room = 0.12 * size
     target = tuple(size / 2 + room * (2 * rng.random() - 1) for _ in range(2))
     return Placement(middle, target, extent / reach, angle, bool(rng.random() < 0.5))
 

@@ -6,6 +6,7 @@ below a class folder belong to the class. A mask stands at the same place below 
 
 import os
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from images.decoding import HEAD_BYTES, Refused, may_be_image
@@ -13,10 +14,6 @@ from images.entries import Entry, shown, subfolders
 from images.items import Encoded, Item, Rejection, id_of
 
 SPLIT_FOLDERS = {b"train": "train", b"val": "val", b"validation": "val", b"test": "test"}
-SUFFIXES = (
-    b".jpg", b".jpeg", b".jpe", b".png", b".gif", b".bmp", b".tif", b".tiff", b".webp", b".ppm", b".pgm", b".pbm",
-    b".jp2", b".avif",
-)  # fmt: skip
 ONE_CLASS = "all"
 # A value of a Parquet column of type `binary` holds less.
 _MOST_BYTES = 2**31 - 1
@@ -83,7 +80,10 @@ class FolderSource:
         self.layout = layout_of(root)
         self.items: list[Item] = []
         self.rejected: list[Rejection] = []
-        masks = {self._stem(entry.path): entry.path for entry in entries if self._is_mask(entry)}
+        masks: dict[bytes, bytes] = {}
+        for entry in filter(self._is_mask, entries):
+            if masks.setdefault(self._stem(entry.path), entry.path) != entry.path:
+                self._reject(entry.path, "", "", "mask without an image", "another mask has this name")
         self.has_masks = bool(masks)
         unused = set(masks)
         by_class: dict[str, list[Item]] = {}
@@ -119,8 +119,9 @@ class FolderSource:
         """Number the classes by name; a folder of other things is none, and each of its files is rejected."""
         self.classes: list[str] = []
         for name, items in sorted(by_class.items()):
-            refusals = [] if any(_has_suffix(item.path) for item in items) else [self._refusal(i.path) for i in items]
-            if refusals and all(refusals):
+            # Opens files up to the first that may be an image.
+            refusals = list(takewhile(bool, (self._refusal(item.path) for item in items)))
+            if len(refusals) == len(items):
                 for item, refusal in zip(items, refusals, strict=True):
                     self._reject(item.path, item.split, name, *refusal)
                 continue
@@ -163,7 +164,3 @@ class FolderSource:
                 return file.read(most)
         except OSError as error:
             raise Refused("unreadable", error.strerror or str(error)) from error
-
-
-def _has_suffix(path: bytes) -> bool:
-    return path.lower().endswith(SUFFIXES)

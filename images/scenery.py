@@ -15,7 +15,7 @@ from images.textures import colour, noise, relief
 
 def ground(size: int, rng: np.random.Generator) -> np.ndarray:
     """RGB (3, size, size): three colours mixed by smooth noise, under warped stripes, speckles or neither."""
-    colours = [colour(rng.random(), 0.1 + 0.5 * rng.random(), 0.2 + 0.6 * rng.random()) for _ in range(3)]
+    colours = [colour(rng.random(), 0.05 + 0.35 * rng.random(), 0.2 + 0.6 * rng.random()) for _ in range(3)]
     coarse, fine = noise(size, 3, rng), noise(size, 14, rng)
     tones = unit(2.2 * coarse - 0.6)
     rgb = colours[0] + tones * (colours[1] - colours[0])
@@ -66,8 +66,8 @@ def thing(place: tuple[float, float], reach: float, rng: np.random.Generator) ->
 def _paint(
     canvas: Canvas, shapes: tuple[Shape, ...], rng: np.random.Generator, light: tuple[float, float]
 ) -> None:
-    first = colour(rng.random(), 0.15 + 0.6 * rng.random(), 0.2 + 0.7 * rng.random())
-    second = colour(rng.random(), 0.15 + 0.6 * rng.random(), 0.2 + 0.7 * rng.random())
+    first = colour(rng.random(), 0.1 + 0.5 * rng.random(), 0.2 + 0.7 * rng.random())
+    second = colour(rng.random(), 0.1 + 0.5 * rng.random(), 0.2 + 0.7 * rng.random())
     stripes, strength = 2 * math.pi / (0.05 + 0.1 * rng.random()), 0.7 * rng.random()
 
     def shade(field, window):

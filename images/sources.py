@@ -9,10 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from images.entries import Entry, shown, walk
-from images.folder_source import SUFFIXES, FolderSource
+from images.folder_source import FolderSource
 from images.items import Source
 from images.parquet_source import ParquetSource, is_shard
 from pipeline.files import whole_file
+
+# Of image files, as far as names tell: a folder of Parquet files without one can only be shards.
+SUFFIXES = (
+    b".jpg", b".jpeg", b".jpe", b".png", b".gif", b".bmp", b".tif", b".tiff", b".webp", b".ppm", b".pgm", b".pbm",
+    b".jp2", b".avif",
+)  # fmt: skip
 
 
 def open_source(root: str | Path, *, image_column: str, label_column: str) -> Source:
@@ -52,16 +58,29 @@ def write_listing(root: str | Path, out: str | Path) -> None:
 
 
 def unhashable_entries(root: str | Path) -> list[tuple[str, str]]:
-    """(path, why) of every entry at which DVC stops: names that are not UTF-8, broken links, unreadable files."""
-    base, odd = os.fsencode(root), []
+    """(path, why) of every entry that DVC stops at, or does not see.
+
+    It fails on names that are not UTF-8, broken links and unreadable files, waits for ever on a pipe, and leaves out
+    what lies behind a link to a folder, so that a change there would rerun nothing.
+    """
+    base = os.fsencode(root)
+    odd = {shown(path): "a link to a folder, which DVC does not follow" for path in _linked_folders(base)}
     for entry in walk(root):
         if not _is_utf8(entry.path):
-            odd.append((shown(entry.path), "its name is not UTF-8"))
+            odd[shown(entry.path)] = "its name is not UTF-8"
         elif entry.problem and entry.problem != "empty folder":
-            odd.append((shown(entry.path), entry.problem))
+            odd[shown(entry.path)] = entry.problem
         elif not os.access(os.path.join(base, entry.path), os.R_OK):
-            odd.append((shown(entry.path), "unreadable"))
-    return odd
+            odd[shown(entry.path)] = "unreadable"
+    return list(odd.items())
+
+
+def _linked_folders(base: bytes) -> Iterator[bytes]:
+    for folder, names, _ in os.walk(base):
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            if os.path.islink(path):
+                yield os.path.relpath(path, base)
 
 
 def _is_utf8(path: bytes) -> bool:

@@ -13,16 +13,16 @@ from PIL import Image
 from images.anatomy import EARS, HEAD, LEGS, SNOUT, TAIL, TORSO, WINGS
 from images.shapes import Field, unit
 
-# Mean and half-range of hue, saturation and value (each a share of 1) by part kind: the same for every
-# species, and wide enough that one colour occurs on several kinds.
+# Mean and half-range of hue, saturation and value (each a share of 1) by part kind: the same for every species, so
+# that the colours tell the part and the parts tell the species. Wide enough, with light and ground, to overlap.
 PALETTES = {
-    TORSO: ((0.08, 0.22), (0.55, 0.25), (0.6, 0.18)),
-    HEAD: ((0.1, 0.2), (0.35, 0.22), (0.78, 0.16)),
-    LEGS: ((0.04, 0.4), (0.4, 0.25), (0.38, 0.15)),
-    TAIL: ((0.97, 0.22), (0.65, 0.22), (0.62, 0.2)),
-    WINGS: ((0.56, 0.24), (0.5, 0.28), (0.68, 0.2)),
-    EARS: ((0.86, 0.22), (0.5, 0.24), (0.7, 0.2)),
-    SNOUT: ((0.13, 0.16), (0.68, 0.24), (0.78, 0.16)),
+    TORSO: ((0.07, 0.06), (0.62, 0.18), (0.6, 0.16)),
+    HEAD: ((0.33, 0.06), (0.5, 0.18), (0.75, 0.14)),
+    LEGS: ((0.66, 0.07), (0.55, 0.2), (0.36, 0.12)),
+    TAIL: ((0.98, 0.06), (0.75, 0.18), (0.62, 0.16)),
+    WINGS: ((0.54, 0.06), (0.55, 0.2), (0.72, 0.16)),
+    EARS: ((0.82, 0.06), (0.55, 0.2), (0.7, 0.16)),
+    SNOUT: ((0.16, 0.04), (0.75, 0.18), (0.85, 0.12)),
 }
 
 

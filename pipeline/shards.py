@@ -92,7 +92,6 @@ class ArrayShardWriter:
                 compression="zstd",
                 use_dictionary=False,
                 write_statistics=False,
-                store_schema=False,
                 write_page_checksum=True,
                 row_group_size=self.shard_rows,
             )

@@ -96,10 +96,17 @@ def test_classes__a_folder_without_images_is_none(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("hello")
     (tmp_path / "notes" / "b").write_bytes(b"")
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX" / "._1.png").write_bytes(b"\0\5\x16\7")
     (tmp_path / "bird").mkdir()
     source = source_of(tmp_path)
     assert source.classes == ["cat", "dog"]
-    assert reasons(source) == {"notes/a.txt": "not an image", "notes/b": "empty", "bird": "empty folder"}
+    assert reasons(source) == {
+        "notes/a.txt": "not an image",
+        "notes/b": "empty",
+        "__MACOSX/._1.png": "not an image",
+        "bird": "empty folder",
+    }
     assert [row.class_name for row in source.rejected if row.path == "bird"] == ["bird"]
 
 

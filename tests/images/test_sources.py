@@ -65,6 +65,9 @@ def test_unhashable_entries__names_what_dvc_stops_at(tmp_path, monkeypatch):
     draw(tmp_path, "cat/1.png", "cat/closed.png")
     (tmp_path / "empty").mkdir()
     assert unhashable_entries(tmp_path) == []
+    elsewhere = tmp_path.parent / f"{tmp_path.name}_elsewhere"
+    draw(elsewhere, "1.png")
+    (tmp_path / "dog").symlink_to(elsewhere)
     with open(os.fsencode(tmp_path) + b"/caf\xe9.png", "wb"):
         pass
     (tmp_path / "broken").symlink_to("nowhere")
@@ -72,6 +75,7 @@ def test_unhashable_entries__names_what_dvc_stops_at(tmp_path, monkeypatch):
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: b"closed" not in path and access(path, mode))
     assert dict(unhashable_entries(tmp_path)) == {
+        "dog": "a link to a folder, which DVC does not follow",
         "caf%E9.png": "its name is not UTF-8",
         "broken": "broken link",
         "cat/loop": "link loop",
