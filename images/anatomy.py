@@ -214,9 +214,7 @@ def _ears(name: str, crown: Point, look: float, vary: Vary) -> tuple[Part, ...]:
         return pair(antler)
     assert name == "crest", name
     feathers = tuple(
-        Limb(
-            (towards(crown, look, 0.14 - 0.14 * i), towards(crown, angle - 0.6 + 0.5 * i, 0.36)), (0.12, 0.09)
-        )
+        Limb((towards(crown, look, 0.14 - 0.14 * i), towards(crown, angle - 0.6 + 0.5 * i, 0.36)), (0.12, 0.09))
         for i in range(3)
     )
     return (Part(EARS, feathers),)

@@ -44,9 +44,7 @@ class Canvas:
         if rows.stop - rows.start < 2 or columns.stop - columns.start < 2:
             return
         # Shapes move to the pixels rather than pixels to the shapes: coordinates stay a row and a column.
-        distance, u, v = union(
-            placed, self._x[:, columns], self._y[rows], softness=softness * placement.scale
-        )
+        distance, u, v = union(placed, self._x[:, columns], self._y[rows], softness=softness * placement.scale)
         back = np.float32(1 / placement.scale)
         field = distance * back, u * back, v * (-back if placement.mirrored else back)
         target = self.rgb[:, rows, columns]

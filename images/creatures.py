@@ -109,9 +109,7 @@ def _eye(radius: float, pixels: float) -> Shader:
     return lambda field, _: 0.05 + 0.9 * unit(0.5 + (field[0] + 0.4 * radius) * pixels)
 
 
-def _shader(
-    part: Part, worn: Coat, placement: Placement, grain: np.ndarray, light: tuple[float, float]
-) -> Shader:
+def _shader(part: Part, worn: Coat, placement: Placement, grain: np.ndarray, light: tuple[float, float]) -> Shader:
     def shade(field, window):
         rgb = surface(part.kind, worn, field, grain[window])
         bright = relief(field[0], placement.scale, light=light, depth=0.18)

@@ -63,9 +63,7 @@ def thing(place: tuple[float, float], reach: float, rng: np.random.Generator) ->
     return (Polygon(corners, rounding=0.1 * reach),)
 
 
-def _paint(
-    canvas: Canvas, shapes: tuple[Shape, ...], rng: np.random.Generator, light: tuple[float, float]
-) -> None:
+def _paint(canvas: Canvas, shapes: tuple[Shape, ...], rng: np.random.Generator, light: tuple[float, float]) -> None:
     first = colour(rng.random(), 0.1 + 0.5 * rng.random(), 0.2 + 0.7 * rng.random())
     second = colour(rng.random(), 0.1 + 0.5 * rng.random(), 0.2 + 0.7 * rng.random())
     stripes, strength = 2 * math.pi / (0.05 + 0.1 * rng.random()), 0.7 * rng.random()

@@ -5,6 +5,7 @@ B images, H heads, L patches (raster order), N = prefix tokens + L, D width, d w
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,26 @@ from torch import Tensor, nn
 TOKEN_LAYERS = ("last", "penultimate")
 
 
-@torch.no_grad()
+class Extraction(NamedTuple):
+    """cls_attention (B, H, L); cls_token (B, D) after the final norm; cls_input (B, D) and patch_tokens (B, L, D) of one
+    token layer: after the final norm (`last`), or entering the last block (`penultimate`). All fp32.
+    """
+
+    cls_attention: Tensor
+    cls_token: Tensor
+    cls_input: Tensor
+    patch_tokens: Tensor
+
+
 def extract(vit: nn.Module, images: Tensor, *, token_layer: str = "last") -> tuple[Tensor, Tensor, Tensor]:
-    """Class-token attention (B, H, L), class token (B, D) and patch tokens (B, L, D): fp32, no gradient.
+    """Class-token attention (B, H, L), class token (B, D) and patch tokens (B, L, D): see `extract_all`."""
+    found = extract_all(vit, images, token_layer=token_layer)
+    return found.cls_attention, found.cls_token, found.patch_tokens
+
+
+@torch.no_grad()
+def extract_all(vit: nn.Module, images: Tensor, *, token_layer: str = "last") -> Extraction:
+    """What one forward pass says of the images: fp32, no gradient.
 
     vit: a timm VisionTransformer; its mode, its fused flag and its weights stay as they are.
     images: (B, 3, h, w), already normalised.
@@ -45,8 +63,8 @@ def extract(vit: nn.Module, images: Tensor, *, token_layer: str = "last") -> tup
     with torch.autocast(images.device.type, enabled=False):
         logits = (seen["query"].float() * attention.scale) @ seen["keys"].float().transpose(-2, -1)
         cls_attention = logits.squeeze(2).softmax(dim=-1)[:, :, prefix:]
-    patches = (tokens if token_layer == "last" else seen["entering"])[:, prefix:]
-    return cls_attention, tokens[:, 0].float(), patches.float()
+    layer = (tokens if token_layer == "last" else seen["entering"]).float()
+    return Extraction(cls_attention, tokens[:, 0].float(), layer[:, 0], layer[:, prefix:])
 
 
 def _check(vit: nn.Module, images: Tensor, token_layer: str) -> None:

@@ -30,7 +30,6 @@ def use(
 ) -> None:
     """Point params.yaml at a folder of your own images."""
     from images.sources import unhashable_entries, write_listing
-
     from pipeline.presets import check, read_document, write_params
 
     if not folder.is_dir():
@@ -70,7 +69,6 @@ def download(name: Annotated[str, typer.Argument(help="a public data set; `list`
 def check() -> None:
     """Check parameters and data folder before any work."""
     from images.sources import unhashable_entries
-
     from pipeline.params import load_params, load_runtime
 
     params, _ = load_params(), load_runtime()

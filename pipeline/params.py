@@ -31,20 +31,22 @@ class Group(BaseModel):
 class DataParams(Group):
     """Which images are read, how they are split, and how many may be refused."""
 
-    path: str = Field(description="folder of images or Parquet shards; relative to the main worktree")
+    path: str = Field(description="folder of images or Parquet shards")
     watch: str = Field(description="what DVC hashes for it: the same folder, or a listing made by `semmae use`")
     generate: list[Literal["creatures"]] = Field(max_length=1, description="built-in data set to draw first, or []")
     part_truth: list[Literal["masks"]] = Field(
         max_length=1, description="[masks] where the data has part labels, else []"
     )
     image_column: str = Field(description="image column of Parquet sources")
-    label_column: str = Field(description="label column of Parquet sources")
+    label_column: str = Field(description="label column of Parquet sources; empty: one class for all images")
     val_share: OpenShare = Field(description="share of train that becomes val where the source has none")
     test_share: OpenShare = Field(description="share that becomes test where the source has none")
     split_seed: Seed
     shard_mib: Positive = Field(description="upper bound of an image shard, MiB of encoded bytes")
-    max_pixels: Count = Field(description="larger images are refused before they are decoded")
-    max_rejected_share: Share = Field(description="the run stops when more than this share of the files is refused")
+    max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = Field(
+        description="larger images are refused before they are decoded; the upper bound is Pillow's own"
+    )
+    max_rejected_share: Share = Field(description="the run stops when more than this share of the entries is refused")
 
 
 class CreaturesParams(Group):
@@ -84,7 +86,6 @@ class TeacherParams(Group):
     head_width: Count
     student_temperature: Positive
     teacher_temperature: Range = Field(description="(start, end of warm-up)")
-    centre_momentum: OpenShare
     momentum: OpenShare = Field(description="of the teacher's average at the start; rises to 1 (cosine)")
     mask_ratio: tuple[Share, Share] = Field(description="(low, high) share of patches hidden from the student")
     mask_probability: Share = Field(description="share of global crops that are masked at all")
@@ -120,12 +121,22 @@ class RefineParams(Group):
 
     parts: Annotated[int, Field(ge=2, le=254)] = Field(description="K")
     initialisation: Literal["heads", "random", "clusters"]
-    token_width: Count = Field(description="C: width of the part tokens")
+    token_width: Count = Field(description="C: width of the part tokens; heads needs the teacher's width")
+    target_width: Count = Field(description="principal components of the teacher's tokens that are rebuilt")
+    whitening: Share = Field(description="0: components as they are, 1: each of variance 1")
+    centre: bool = Field(description="patch tokens relative to their image's mean; not with initialisation heads")
     normalise: Literal["parts", "space"] = Field(description="softmax over parts at a patch, or over patches of a part")
     temperature: Positive
     blur_sigma: NonNegative = Field(description="patches; 0 is no blur")
+    foreground: Literal["attention", "border", "all"] = Field(
+        description="patches that the losses of the parts look at: what the class token attends to, kinds of patches "
+        "that are rarer at the border of images, or all"
+    )
+    foreground_clusters: Count = Field(description="kinds of patches that `border` tells apart")
     background: Literal["none", "attention_mass", "slot"]
-    attention_mass: OpenShare = Field(description="share of the class token's attention that is foreground")
+    attention_mass: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="share of the class token's attention that is foreground, for `attention` and `attention_mass`"
+    )
     decoder_size: Count = Field(description="pixels of the reconstruction")
     decoder_width: Count
     reconstruction_weight: NonNegative
@@ -133,6 +144,7 @@ class RefineParams(Group):
     token_weight: NonNegative = Field(description="reconstruction of the teacher's tokens from part-pooled tokens")
     diversity_weight: NonNegative
     usage_weight: NonNegative = Field(description="balance of the parts over a batch")
+    slot_weight: NonNegative = Field(description="cross-entropy of the background slot with what is not foreground")
     epochs: Positive
     batch_size: Count
     lr: Positive
@@ -265,6 +277,7 @@ class CompareParams(Group):
     baseline: Name = Field(description="arm that the others are compared with, paired by seed")
     confidence: OpenShare = Field(description="of the Student-t interval over seeds")
     pictures: Count = Field(description="images shown a figure")
+    mask_images: Count = Field(description="training images that the statistics of the masks are taken over")
 
 
 class ComputeParams(Group):

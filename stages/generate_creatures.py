@@ -22,9 +22,7 @@ def generate(
     folder: Path, *, seed: int, train: int, test: int, image_size: int, max_clutter: int, occlusion: float
 ) -> None:
     """Draw `train` + `test` pictures into `folder`, which appears whole or not at all."""
-    jobs = [
-        (split, index) for split, count in zip(SPLITS, (train, test), strict=True) for index in range(count)
-    ]
+    jobs = [(split, index) for split, count in zip(SPLITS, (train, test), strict=True) for index in range(count)]
     rows = [("path", "species", "subspecies")]
     with whole_folder(folder) as target:
         for split, index in progress(jobs, total=len(jobs), label="generate_creatures"):

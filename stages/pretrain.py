@@ -4,10 +4,9 @@ import sys
 from pathlib import Path
 
 from images.dataset import DecodedImages
-from pipeline.image_shards import ImageShards
-
 from pipeline.files import whole_folder, write_rows
 from pipeline.fingerprint import fingerprint
+from pipeline.image_shards import ImageShards
 from pipeline.params import load_params, load_runtime
 from pipeline.stage import run, write_metrics
 from training.compute import set_up

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from images.dataset import DecodedImages
 from pipeline.image_shards import ImageShards
-from training.knn import knn_predict
-
 from pipeline.params import load_params, load_runtime
 from pipeline.stage import Meter, run, write_metrics
 from training.accuracy import accuracy, class_accuracy
 from training.compute import set_up
 from training.encoders import features, load_encoder
+from training.knn import knn_predict
 from training.linear import fit_linear_probe
 
 SPLITS = ("train", "val", "test")

@@ -22,7 +22,10 @@ TINY = {
         "local_crops": 1, "local_size": 16, "prototypes": 16, "head_width": 16, "neighbours": 5,
     },
     "extract": {"batch_size": 16, "part_images": 40},
-    "refine": {"parts": 6, "token_width": 8, "decoder_size": 16, "decoder_width": 8, "epochs": 4, "batch_size": 8},
+    "refine": {
+        "parts": 6, "token_width": 8, "target_width": 8, "foreground_clusters": 4, "decoder_size": 16, "decoder_width": 8,
+        "epochs": 4, "batch_size": 8,
+    },
     "cache": {"batch_size": 16, "shard_rows": 50},
     "pretrain": {
         "decode_size": 32, "image_size": 32, "width": 16, "depth": 1, "num_heads": 2, "decoder_width": 16,
@@ -30,7 +33,7 @@ TINY = {
     },
     "probe": {"batch_size": 16, "neighbours": [5, 1], "penalties": [0.1, 1.0], "max_iterations": 20},
     "finetune": {"epochs": 4, "batch_size": 8},
-    "compare": {"pictures": 3},
+    "compare": {"pictures": 3, "mask_images": 20},
     "compute": {"threads": 1, "device": "cpu"},
 }  # fmt: skip
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from images.augmentation import normalise
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from images.augmentation import normalise
 from models.vit import VisionTransformer
 from pipeline.files import read_json, write_json
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+
 from images.augmentation import crop_images, normalise, random_crops, random_flips
 from images.dataset import DecodedImages
-
 from models.classifier import Classifier, layer_decay_groups
 from models.vit import initialise
 from pipeline.params import FinetuneParams

@@ -69,7 +69,7 @@ def train(
     with _Termination() as termination:
         for number in range(start, steps):
             torch.manual_seed(seed_of(seed, label, number))
-            pending.append({name: float(value) for name, value in step(number).items()})
+            pending.append({name: float(torch.as_tensor(value).detach()) for name, value in step(number).items()})
             lost = 0 if _is_finite(pending[-1]) else lost + 1
             if lost == MAX_SKIPPED:
                 raise NonFiniteLoss(

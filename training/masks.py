@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from images.augmentation import crop_labels
 
+from images.augmentation import crop_labels
 from parts.masking import attention_mask, block_mask, hidden_ratio_std, random_mask, semantic_mask
 from parts.schedules import alpha_at
 from pipeline.files import read_json

@@ -1,9 +1,9 @@
 """Pretraining of one arm: model, optimiser and step. SemMAE and every baseline run this very code."""
 
 import torch
+
 from images.augmentation import crop_images, normalise, random_crops, random_flips
 from images.dataset import DecodedImages
-
 from models.mae import MaskedAutoencoder
 from models.vit import initialise
 from pipeline.params import PretrainParams

@@ -113,7 +113,5 @@ def test_canvas__the_window_cuts_nothing_off(name):
 def test_canvas__a_shape_outside_changes_nothing():
     canvas = Canvas(np.zeros((3, 16, 16), dtype=np.float32))
     placement = Placement((0.0, 0.0), (-40.0, 8.0), 10.0)
-    canvas.paint(
-        (SHAPES["ellipse"],), placement, lambda field, window: np.ones((3, 1, 1), np.float32), label=1
-    )
+    canvas.paint((SHAPES["ellipse"],), placement, lambda field, window: np.ones((3, 1, 1), np.float32), label=1)
     assert not canvas.rgb.any() and not canvas.labels.any()

@@ -46,7 +46,12 @@ def test_preset__an_unknown_one_is_one_line_and_exit_1(project, monkeypatch, cap
 def test_use__points_at_a_folder_and_keeps_the_rest(project, monkeypatch):
     assert call(monkeypatch, "use", "mine") == 0
     params = load_params()
-    assert (params.data.path, params.data.watch, params.data.generate, params.data.part_truth) == ("mine", "mine", [], [])
+    assert (params.data.path, params.data.watch, params.data.generate, params.data.part_truth) == (
+        "mine",
+        "mine",
+        [],
+        [],
+    )
     assert "# Every number" in (project / "params.yaml").read_text()
     assert call(monkeypatch, "check") == 0
 

@@ -15,12 +15,8 @@ SCENE = {"seed": 1, "max_clutter": 4, "occlusion": 0.5}
 
 
 def generate(folder, train=20, test=10, **changes):
-    generate_creatures.generate(
-        folder, **{**SCENE, "train": train, "test": test, "image_size": 32, **changes}
-    )
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    generate_creatures.generate(folder, **{**SCENE, "train": train, "test": test, "image_size": 32, **changes})
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +73,4 @@ def test_main__draws_what_the_parameters_say(folder, tmp_path, monkeypatch):
     generate_creatures.main()
     for path in folder.rglob("*"):
         if path.is_file():
-            assert (
-                tmp_path / generate_creatures.FOLDER / path.relative_to(folder)
-            ).read_bytes() == path.read_bytes()
+            assert (tmp_path / generate_creatures.FOLDER / path.relative_to(folder)).read_bytes() == path.read_bytes()

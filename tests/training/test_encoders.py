@@ -44,6 +44,8 @@ def test_load_weights__a_truncated_file_is_named(saved):
 def test_features__do_not_depend_on_the_batch_size(saved):
     pixels = np.random.default_rng(0).integers(0, 256, (7, 3, 32, 32)).astype(np.uint8)
     encoder = load_encoder(saved[0])
-    whole, parts = (torch.cat(list(features(encoder, pixels, batch_size=n, device=torch.device("cpu")))) for n in (7, 3))
+    whole, parts = (
+        torch.cat(list(features(encoder, pixels, batch_size=n, device=torch.device("cpu")))) for n in (7, 3)
+    )
     assert whole.shape == (7, 24)
     torch.testing.assert_close(whole, parts)

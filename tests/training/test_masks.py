@@ -15,7 +15,15 @@ ARMS = load_params().arms.definitions
 def write_maps(folder, *, kind="labels", seed=0):
     values = 256 if kind == "ranks" else 6
     labels = np.random.default_rng(seed).integers(0, values, (len(IDS), 8, 8)).astype(np.uint8)
-    header = {"grid": [8, 8], "patch_size": 8, "num_parts": values, "background": None, "kind": kind, "teacher": "", "part_learner": ""}
+    header = {
+        "grid": [8, 8],
+        "patch_size": 8,
+        "num_parts": values,
+        "background": None,
+        "kind": kind,
+        "teacher": "",
+        "part_learner": "",
+    }
     with MaskCacheWriter(folder, header=header, shard_rows=100) as writer:
         writer.add(IDS, labels)
     return labels

@@ -1,0 +1,190 @@
+"""Weights of a vision transformer out of the checkpoint files that people have, whatever they are wrapped in.
+
+Known layouts: a bare state; {state_dict} (iBOT teacher, timm, MMPretrain-like); {model} (MAE, DeiT); {student, teacher}
+of a full self-distillation run (iBOT, DINO, DINOv2), with any prefix in front of the ViT's keys.
+A key is loaded, or known to be a head, or an error that names it: nothing is left out silently.
+"""
+
+import argparse
+import hashlib
+import math
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+ANCHOR = "patch_embed.proj.weight"
+BRANCHES = ("student", "teacher")
+WRAPPERS = ("state_dict", "model", "model_state_dict", "network")
+
+# What stands beside a ViT's own keys: classifiers, projection heads, mask tokens, and MAE's decoder.
+HEADS = re.compile(
+    r"^(?:module\.)?(?:head|heads|head_dist|fc|classifier|dino_head|ibot_head|projector|predictor|pre_logits|mask_token"
+    r"|masked_embed|decoder_embed|decoder_pos_embed|decoder_blocks|decoder_norm|decoder_pred)(?:\.|$)"
+)
+
+RENAMES = (
+    (re.compile(r"^blocks\.\d+\.(\d+)\."), r"blocks.\1."),  # DINOv2 trained in chunks; the inner number is the block's
+    (re.compile(r"\.gamma_([12])$"), r".ls\1.gamma"),  # LayerScale of BEiT and DeiT-3
+    (re.compile(r"^register_tokens$"), "reg_token"),
+    (re.compile(r"\.mlp\.w12\."), ".mlp.fc1."),  # SwiGLU of the giant DINOv2
+    (re.compile(r"\.mlp\.w3\."), ".mlp.fc2."),
+)
+
+# Plain data that training scripts store beside the weights; anything else in a pickle is refused.
+_SCALAR = np.float64(0).__reduce__()[0]
+HARMLESS = [
+    argparse.Namespace,
+    np.dtype,
+    _SCALAR,
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")),
+]
+
+
+def read_checkpoint(path: str | Path, *, sha256: str = "") -> dict[str, Any]:
+    """The content of a safetensors or torch file on the CPU, read without running any code in it.
+
+    Raises ValueError when the file is missing, damaged, holds code, or has another sha256 than the one given.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint file")
+    if sha256:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            raise ValueError(f"{path}: its sha256 is {found}, expected {sha256}; it is another file or damaged")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals(HARMLESS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"holds the object {named[1]}, which is not plain data" if named else "is damaged or no checkpoint"
+        raise ValueError(f"{path}: {what}; save its state_dict alone and use that file") from None
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path}: damaged checkpoint ({' '.join(str(error).split())[:200]})") from None
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, expected a dictionary of weights")
+    return dict(content)
+
+
+def vit_state(content: Mapping[str, Any], *, branch: str = "teacher") -> dict[str, Tensor]:
+    """The ViT's own weights, fp32, under timm's names, from the content of any known layout.
+
+    branch: `student` or `teacher`, where a checkpoint holds both. Raises ValueError where there is no ViT, more than
+    one, no such branch, or a key that is neither the ViT's nor a head's.
+    """
+    weights = {name: value for name, value in _unwrap(content, branch).items() if isinstance(value, Tensor)}
+    anchors = [name for name in weights if name.endswith(ANCHOR)]
+    if len(anchors) != 1:
+        found = f"{len(anchors)} of them" if anchors else f"keys such as {some(weights)}"
+        raise ValueError(f"expected one vision transformer (a key that ends with {ANCHOR}), got {found}")
+    prefix = anchors[0].removesuffix(ANCHOR)
+    state, foreign = {}, []
+    for name, value in weights.items():
+        own = name.removeprefix(prefix)
+        if HEADS.match(own):
+            continue
+        if name.startswith(prefix):
+            state[_renamed(own)] = value.float()
+        else:
+            foreign.append(name)
+    if foreign:
+        raise ValueError(f"keys that belong neither to the ViT ({prefix}*) nor to a known head: {some(foreign)}")
+    return state
+
+
+def load_state(vit: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load `vit_state`'s result into a timm VisionTransformer, its positions resampled to the model's grid.
+
+    Raises ValueError that names missing, unexpected and mis-shaped keys; then the model is unchanged.
+    """
+    fitted = fit_positions(state, vit)
+    expected = vit.state_dict()
+    faults = {
+        "missing": [name for name in expected if name not in fitted],
+        "unexpected": [name for name in fitted if name not in expected],
+        "mis-shaped": [
+            f"{name} {list(fitted[name].shape)} instead of {list(value.shape)}"
+            for name, value in expected.items()
+            if name in fitted and fitted[name].shape != value.shape
+        ],
+    }
+    if any(faults.values()):
+        told = "; ".join(f"{kind}: {some(names)}" for kind, names in faults.items() if names)
+        raise ValueError(f"weights do not fit the architecture: {told}")
+    vit.load_state_dict(fitted)
+
+
+def fit_positions(state: Mapping[str, Tensor], vit: nn.Module) -> dict[str, Tensor]:
+    """The state with `pos_embed` for the grid of `vit`: (1, prefix + gh * gw, D).
+
+    A square source grid is resampled bicubically, without antialiasing, as iBOT, DINO and DINOv2 do at inference.
+    Where the model has no position for the class token, the checkpoint's is added to the token itself.
+    Differs: timm resamples with antialiasing, which changes the attention of a ViT that was not trained with it.
+    """
+    fitted = dict(state)
+    positions = fitted.get("pos_embed")
+    if positions is None or vit.pos_embed is None or positions.ndim != 3:
+        return fitted
+    own_prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    grid = vit.patch_embed.grid_size
+    prefix = _prefix_of(positions.shape[1], grid[0] * grid[1], own_prefix)
+    if prefix is None:
+        raise ValueError(f"mis-shaped: pos_embed has {positions.shape[1]} rows, which is no square grid of patches")
+    first, patches = positions[:, :prefix], positions[:, prefix:]
+    if patches.shape[1] != grid[0] * grid[1]:
+        side = math.isqrt(patches.shape[1])
+        image = patches.transpose(1, 2).reshape(1, -1, side, side)
+        image = F.interpolate(image, size=grid, mode="bicubic", align_corners=False)
+        patches = image.flatten(2).transpose(1, 2)
+    if own_prefix == 0 and prefix == 1 and "cls_token" in fitted:
+        fitted["cls_token"] = fitted["cls_token"] + first
+        first = first[:, :0]
+    fitted["pos_embed"] = torch.cat([first, patches], dim=1)
+    return fitted
+
+
+def some(names: Any, most: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _unwrap(content: Mapping[str, Any], branch: str) -> Mapping[str, Any]:
+    while not any(isinstance(value, Tensor) for value in content.values()):
+        branches = [name for name in BRANCHES if isinstance(content.get(name), Mapping)]
+        if branches and branch not in branches:
+            raise ValueError(f"the checkpoint has no {branch}; it has {', '.join(branches)}")
+        wrapper = branch if branches else next((n for n in WRAPPERS if isinstance(content.get(n), Mapping)), None)
+        if wrapper is None:
+            raise ValueError(f"no weights in the checkpoint; its keys are {some(map(str, content))}")
+        content = content[wrapper]
+    return content
+
+
+def _renamed(name: str) -> str:
+    for pattern, replacement in RENAMES:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def _prefix_of(rows: int, patches: int, own_prefix: int) -> int | None:
+    """How many rows of a positional embedding stand before the patches', or None where nothing fits."""
+    candidates = list(dict.fromkeys((own_prefix, 1, 0)))
+    for prefix in candidates:
+        if rows - prefix == patches:
+            return prefix
+    return next((p for p in candidates if rows > p and math.isqrt(rows - p) ** 2 == rows - p), None)

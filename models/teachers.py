@@ -1,0 +1,136 @@
+"""The frozen vision transformer that parts start from: out of our own folder, a checkpoint file, or timm by name."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import load_model_config_from_hf
+from timm.models.vision_transformer import VisionTransformer
+
+from models.checkpoints import load_state, read_checkpoint, vit_state
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+NAMED = ("timm:", "hf-hub:")
+CONFIG_KEYS = {"architecture", "image_size", "patch_size", "mean", "std", "digest", "source"}
+
+Size = int | tuple[int, int]
+
+
+def load_teacher(
+    source: str | Path,
+    *,
+    architecture: str = "",
+    image_size: Size | None = None,
+    branch: str = "teacher",
+    sha256: str = "",
+) -> VisionTransformer:
+    """A timm VisionTransformer without a classifier, frozen and in eval mode, on the CPU.
+
+    source: the folder that `train_teacher` writes; a checkpoint file of any layout in `models.checkpoints`, then
+        `architecture` names its timm model; or `timm:NAME` / `hf-hub:NAME`, which need a network.
+    image_size: input in pixels (or (height, width)), divisible by the patch size; the folder's or model's own if None.
+    branch: `student` or `teacher` of a self-distillation checkpoint.
+    sha256: of the file; a file with another one is refused.
+    Raises ValueError that names the file, and the keys that are missing, unexpected or mis-shaped.
+    """
+    source = str(source)
+    if source.startswith(NAMED):
+        vit = _load_named(source, image_size)
+    elif Path(source).is_dir():
+        vit = _load_folder(Path(source), image_size)
+    else:
+        vit = _load_file(Path(source), architecture, image_size, branch, sha256)
+    return vit.eval().requires_grad_(False)
+
+
+def build(architecture: Mapping[str, Any], image_size: Size | None = None) -> VisionTransformer:
+    """A VisionTransformer with timm's initial weights and no classifier.
+
+    architecture: {"timm": NAME, ...options} or the keyword arguments of timm's VisionTransformer.
+    Raises ValueError for an unknown name, another kind of network, no class token, or a size that patches do not fill.
+    """
+    options = {**architecture, "num_classes": 0}
+    if image_size is not None:
+        options["img_size"] = image_size
+    name = options.pop("timm", "VisionTransformer")
+    try:
+        vit = timm.create_model(name, **options) if "timm" in architecture else VisionTransformer(**options)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"architecture {name}: {str(error).splitlines()[0]}") from None
+    if not isinstance(vit, VisionTransformer):
+        raise ValueError(f"architecture {name} is a {type(vit).__name__}; expected a plain vision transformer")
+    if vit.cls_token is None:
+        raise ValueError(f"architecture {name} has no class token; its attention is what parts start from")
+    height, width = vit.patch_embed.img_size
+    rows, columns = vit.patch_embed.patch_size
+    if height % rows or width % columns:
+        raise ValueError(f"image_size {height}x{width} must be divisible by the patch size {rows}x{columns}")
+    return vit
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """config.json of a teacher folder: architecture, image_size, patch_size, mean, std, digest, source."""
+    path = Path(folder) / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: missing or damaged ({error}); run `dvc repro train_teacher`") from None
+    if missing := CONFIG_KEYS - config.keys():
+        raise ValueError(f"{path}: keys {sorted(missing)} are missing; run `dvc repro train_teacher` again")
+    return config
+
+
+def architecture_of(source: str) -> dict[str, Any]:
+    """What `build` needs for a named model: {"timm": NAME, ...options}. An `hf-hub:` name is looked up."""
+    kind, name = source.split(":", 1)
+    if kind == "timm":
+        return {"timm": name.split(".")[0]}
+    try:
+        _, model, options = load_model_config_from_hf(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{source}: cannot be reached or has no config.json ({str(error).splitlines()[0]})") from None
+    return {"timm": model, **(options or {})}
+
+
+def statistics_of(vit: VisionTransformer) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of the input that a named model was trained with, RGB in [0, 1]."""
+    config = vit.pretrained_cfg
+    return tuple(config["mean"]), tuple(config["std"])
+
+
+def _load_folder(folder: Path, image_size: Size | None) -> VisionTransformer:
+    config = read_config(folder)
+    vit = build(config["architecture"], config["image_size"] if image_size is None else image_size)
+    _load(vit, read_checkpoint(folder / WEIGHTS, sha256=config["digest"]), str(folder))
+    return vit
+
+
+def _load_file(path: Path, architecture: str, image_size: Size | None, branch: str, sha256: str) -> VisionTransformer:
+    content = read_checkpoint(path, sha256=sha256)
+    if not architecture:
+        raise ValueError(f"{path}: name the timm architecture of the checkpoint, for example vit_small_patch16_224")
+    vit = build({"timm": architecture}, image_size)
+    _load(vit, content, str(path), branch)
+    return vit
+
+
+def _load_named(source: str, image_size: Size | None) -> VisionTransformer:
+    """Weights at the model's own size first, so that positions are resampled in one way for every source."""
+    name = source.removeprefix("timm:")
+    try:
+        native = timm.create_model(name, pretrained=True, num_classes=0)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{source}: unknown name, or no network to fetch it ({str(error).splitlines()[0]})") from None
+    vit = build(architecture_of(source), image_size)
+    vit.pretrained_cfg = native.pretrained_cfg
+    _load(vit, native.state_dict(), source)
+    return vit
+
+
+def _load(vit: VisionTransformer, content: Mapping[str, Any], name: str, branch: str = "teacher") -> None:
+    try:
+        load_state(vit, vit_state(content, branch=branch))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None

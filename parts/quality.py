@@ -1,0 +1,87 @@
+"""How good part labels are, against true part labels and against the known ways to fail.
+
+The unit is a patch; truth 0 is background, 255 is a patch without truth, which is left out. Every figure over a set
+comes from one table of all its patches: a part must mean the same in every image to score.
+Every measure is scikit-learn's or SciPy's.
+"""
+
+import math
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import entropy
+from sklearn.metrics import adjusted_rand_score, mutual_info_score, normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
+
+UNLABELLED = 255
+
+
+def part_quality(labels: np.ndarray, truth: np.ndarray, *, num_parts: int, background: int | None) -> dict[str, float]:
+    """All measures of labels (N, gh, gw) against truth (N, gh, gw); `background` is the id K, or None.
+
+    nmi, ari: all patches. nmi_foreground, ari_foreground: patches whose truth is not 0; a predicted background counts
+    as a label there. nmi_foreground_per_image: mean over images that show at least two true parts.
+    miou: mean IoU over the true labels present after the best one-to-one matching; an unmatched one counts 0.
+    foreground_iou: of `label is not background` with `truth is not 0`. See `usage` for the others.
+    Raises ValueError when no patch has a true part.
+    """
+    known = truth != UNLABELLED
+    found, actual = labels[known], truth[known]
+    inside = known & (truth != 0)
+    if not inside.any():
+        raise ValueError("no patch has a true part: nothing to measure; set data.part_truth to [] for this data")
+    images = [(row[mask], real[mask]) for row, real, mask in zip(labels, truth, inside, strict=True) if mask.any()]
+    several = [(row, real) for row, real in images if len(np.unique(real)) > 1]
+    per_image = [normalized_mutual_info_score(real, row) for row, real in several]
+    foreground = np.ones_like(known) if background is None else labels != background
+    union = (foreground | inside) & known
+    return {
+        "nmi": float(normalized_mutual_info_score(actual, found)),
+        "ari": float(adjusted_rand_score(actual, found)),
+        "nmi_foreground": float(normalized_mutual_info_score(truth[inside], labels[inside])),
+        "ari_foreground": float(adjusted_rand_score(truth[inside], labels[inside])),
+        "nmi_foreground_per_image": float(np.mean(per_image)) if per_image else 0.0,
+        "miou": matched_iou(found, actual),
+        "foreground_iou": float((foreground & inside).sum() / union.sum()),
+        **usage(labels, inside, num_parts),
+    }
+
+
+def matched_iou(labels: np.ndarray, truth: np.ndarray) -> float:
+    """Mean IoU over true labels of labels (n,) matched to truth (n,) one to one as well as can be (Hungarian)."""
+    table = contingency_matrix(truth, labels).astype(float)
+    iou = table / (table.sum(axis=1, keepdims=True) + table.sum(axis=0, keepdims=True) - table)
+    rows, columns = linear_sum_assignment(iou, maximize=True)
+    return float(iou[rows, columns].sum() / len(table))
+
+
+def usage(labels: np.ndarray, foreground: np.ndarray, num_parts: int) -> dict[str, float]:
+    """How the K parts share the foreground patches of labels (N, gh, gw), foreground (N, gh, gw) bool.
+
+    dead_parts: parts with less than 1 / (4 K) of them. usage_entropy: of the shares of the parts, 1 when even, 0 when
+    one part takes all.
+    """
+    counts = np.bincount(labels[foreground], minlength=num_parts)[:num_parts]
+    dead = int((counts < foreground.sum() / (4 * num_parts)).sum())
+    spread = float(entropy(counts)) / math.log(num_parts) if counts.any() else 0.0
+    return {"dead_parts": dead, "usage_entropy": spread}
+
+
+def position_information(labels: np.ndarray) -> float:
+    """Share of the labels' (N, gh, gw) entropy that the place in the grid explains: 1 when parts tile the image."""
+    places = np.broadcast_to(np.arange(labels[0].size), (len(labels), labels[0].size))
+    return _explained(labels.reshape(len(labels), -1).ravel(), places.ravel())
+
+
+def colour_information(labels: np.ndarray, colours: np.ndarray, levels: int = 4) -> float:
+    """Share of the labels' (N, gh, gw) entropy that the patch's mean colour (N, gh, gw, 3) in [0, 1] explains.
+
+    Colours are cut into `levels` steps a channel.
+    """
+    steps = np.clip((colours * levels).astype(int), 0, levels - 1)
+    return _explained(labels.ravel(), (steps @ np.array([levels * levels, levels, 1])).ravel())
+
+
+def _explained(labels: np.ndarray, causes: np.ndarray) -> float:
+    total = entropy(np.unique(labels, return_counts=True)[1])
+    return float(mutual_info_score(causes, labels) / total) if total > 0 else 0.0

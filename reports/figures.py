@@ -1,0 +1,233 @@
+"""Charts as PNG bytes, each in a light and a dark version; the same input gives the same bytes.
+
+Charts are drawn a phone's width wide with type to match, and stand side by side where there is room.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from reports.comparison import Row
+from reports.results import label_of
+
+WIDTH, HEIGHT, DPI, SHEET_DPI = 4.8, 3.3, 200, 120
+LIGHT = {"ink": "#1d2430", "soft": "#6b7280", "line": "#d9dde4", "paper": "#ffffff"}
+DARK = {"ink": "#e7eaf0", "soft": "#9aa3b2", "line": "#343b48", "paper": "#191e27"}
+# The baseline is grey; the first other arm is the one the eye should find.
+BASELINE_COLOUR = "#8b93a1"
+ARM_COLOURS = ("#5b6cf0", "#e8842c", "#18a57b", "#d64b8a", "#a06be0", "#c2a20b", "#2aa5d8")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart as PNG bytes for light and for dark surroundings."""
+
+    light: bytes
+    dark: bytes
+
+
+def chart(draw: Callable[[Axes, Mapping[str, str]], None], *, height: float = HEIGHT) -> Chart:
+    """Draw once for each scheme; `draw` gets axes and the scheme's colours by role."""
+    return Chart(_render(draw, LIGHT, height), _render(draw, DARK, height))
+
+
+def _render(draw: Callable[[Axes, Mapping[str, str]], None], ink: Mapping[str, str], height: float) -> bytes:
+    style = {
+        "font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.edgecolor": ink["line"], "axes.labelcolor": ink["soft"], "xtick.color": ink["soft"],
+        "ytick.color": ink["soft"], "text.color": ink["ink"], "axes.facecolor": ink["paper"],
+        "figure.facecolor": ink["paper"], "grid.color": ink["line"], "grid.linewidth": 0.6, "axes.axisbelow": True,
+        "legend.frameon": False, "legend.fontsize": 8.5, "xtick.major.size": 0, "ytick.major.size": 0,
+    }  # fmt: skip
+    with rc_context(style):
+        figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure.add_subplot(), ink)
+        return _bytes_of(figure)
+
+
+def _bytes_of(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    # Matplotlib writes its version into the file otherwise.
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def arm_colours(arms: Sequence[str], baseline: str) -> dict[str, str]:
+    """A colour for every arm, the same in all charts and tables."""
+    others = [arm for arm in arms if arm != baseline]
+    colours = {arm: ARM_COLOURS[place % len(ARM_COLOURS)] for place, arm in enumerate(others)}
+    return {arm: colours.get(arm, BASELINE_COLOUR) for arm in arms}
+
+
+def accuracies(rows: Sequence[Row], colours: Mapping[str, str]) -> Chart:
+    """Accuracy by protocol and arm: a small dot a seed, a large one the mean, a bar its standard error."""
+    protocols, arms = _kinds(rows)
+
+    def draw(axes: Axes, ink: Mapping[str, str]) -> None:
+        for row in rows:
+            height = _place(row, protocols, arms)
+            axes.scatter(
+                [100 * value for value in row.values], [height] * len(row.values), s=13, color=colours[row.arm],
+                alpha=0.45, linewidths=0,
+            )  # fmt: skip
+            spread = None if row.se is None else 100 * row.se
+            axes.errorbar(100 * row.mean, height, xerr=spread, fmt="o", ms=6, color=colours[row.arm], lw=2.2)
+        _by_protocol(axes, protocols)
+        axes.set_xlabel("accuracy on test, %")
+        _legend(axes, arms, colours)
+
+    return chart(draw, height=_height_of(protocols, arms))
+
+
+def differences(rows: Sequence[Row], colours: Mapping[str, str]) -> Chart:
+    """Paired differences to the baseline with their intervals; an arrow where an interval leaves the chart.
+
+    With two seeds a Student-t interval is an order of magnitude wider than the differences: the chart keeps the
+    differences legible, the table has the numbers.
+    """
+    rows = [row for row in rows if not row.is_baseline]
+    protocols, arms = _kinds(rows)
+    each = [100 * (row.difference or 0) for row in rows]
+    errors = [100 * (row.difference_se or 0) for row in rows]
+    reach = max(1.0, 1.6 * max(abs(value) + error for value, error in zip(each, errors, strict=True)))
+
+    def draw(axes: Axes, ink: Mapping[str, str]) -> None:
+        axes.axvline(0, color=ink["soft"], lw=1.1)
+        for row, value, error in zip(rows, each, errors, strict=True):
+            height, colour = _place(row, protocols, arms), colours[row.arm]
+            if row.difference_low is not None and row.difference_high is not None:
+                low, high = 100 * row.difference_low, 100 * row.difference_high
+                axes.plot([max(low, -reach), min(high, reach)], [height] * 2, color=colour, lw=1, alpha=0.8)
+                for end, marker in ((low, "<"), (high, ">")):
+                    if abs(end) > reach:
+                        axes.plot(np.sign(end) * reach, height, marker=marker, ms=4, color=colour, alpha=0.8)
+            axes.errorbar(value, height, xerr=error or None, fmt="o", ms=6, color=colour, lw=2.6)
+        axes.set_xlim(-1.06 * reach, 1.06 * reach)
+        _by_protocol(axes, protocols)
+        axes.set_xlabel(f"difference to {rows[0].baseline}, points")
+        _legend(axes, arms, colours)
+
+    return chart(draw, height=_height_of(protocols, arms))
+
+
+def curves(
+    histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], colours: Mapping[str, str], *, label: str
+) -> Chart:
+    """Loss over steps: a thin line a seed, a thick one their mean. histories: arm -> seeds -> rows."""
+
+    def draw(axes: Axes, ink: Mapping[str, str]) -> None:
+        seen = []
+        for arm, runs in histories.items():
+            lines = [[(row["step"], row["loss"]) for row in run if "loss" in row] for run in runs]
+            for line in lines:
+                axes.plot(*zip(*line, strict=True), color=colours[arm], lw=0.7, alpha=0.35)
+                seen.extend(loss for _, loss in line)
+            common = sorted(set.intersection(*(set(dict(line)) for line in lines)))
+            means = [np.mean([dict(line)[step] for line in lines]) for step in common]
+            axes.plot(common, means, color=colours[arm], lw=1.8)
+        # The first steps would flatten all that follows.
+        axes.set_ylim(top=float(np.quantile(seen, 0.98)) * 1.02)
+        axes.grid(axis="y")
+        axes.set_xlabel("step")
+        axes.set_ylabel(label)
+        _legend(axes, list(histories), colours)
+
+    return chart(draw)
+
+
+def spreads(by_arm: Mapping[str, Sequence[float]], progress: Sequence[float], colours: Mapping[str, str]) -> Chart:
+    """The standard deviation over parts of the hidden ratio, over training, a line an arm."""
+
+    def draw(axes: Axes, ink: Mapping[str, str]) -> None:
+        for arm, values in by_arm.items():
+            axes.plot([100 * point for point in progress], values, "o-", color=colours[arm], lw=1.8, ms=3.5)
+        axes.set_ylim(0, max(0.4, 1.1 * max(max(values) for values in by_arm.values())))
+        axes.grid(axis="y")
+        axes.set_xlabel("share of training done, %")
+        axes.set_ylabel("std of the hidden ratio over parts")
+        _legend(axes, list(by_arm), colours)
+
+    return chart(draw)
+
+
+def part_quality(values: Mapping[str, Mapping[str, float]], measures: Mapping[str, str], *, lead: str) -> Chart:
+    """Part measures by method, side by side. values: method -> measure -> number; measures: name -> label."""
+    methods = list(values)
+
+    def draw(axes: Axes, ink: Mapping[str, str]) -> None:
+        width = 0.8 / len(measures)
+        shades = (1.0, 0.45)
+        for place, (measure, label) in enumerate(measures.items()):
+            for row, method in enumerate(methods):
+                height = len(methods) - 1 - row + (0.5 * (len(measures) - 1) - place) * width
+                number = values[method].get(measure, 0.0)
+                colour = ARM_COLOURS[0] if method == lead else BASELINE_COLOUR
+                axes.barh(
+                    height, number, height=0.86 * width, color=colour, alpha=shades[place % 2],
+                    label=label if method == lead else None,
+                )  # fmt: skip
+                axes.text(number + 0.004, height, f"{number:.2f}", va="center", fontsize=7.5, color=ink["soft"])
+        axes.set_yticks(range(len(methods)), [label_of(method) for method in reversed(methods)], color=ink["ink"])
+        axes.grid(axis="x")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=len(measures))
+
+    return chart(draw, height=0.8 + 0.42 * len(methods))
+
+
+def sheet(strips: Sequence[tuple[str, np.ndarray]], *, heads: Sequence[str] = ()) -> bytes:
+    """Labelled strips of pictures (h, w, 4) one below the other, on white: for use outside of the page.
+
+    heads: one for each picture of a strip, above the first.
+    """
+    width, margin, gap, head = 9.0, 1.25, 0.06, 0.28 if heads else 0.0
+    tall = [(width - margin) * pixels.shape[0] / pixels.shape[1] for _, pixels in strips]
+    height = head + sum(tall) + gap * (len(tall) + 1)
+    with rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.color": LIGHT["ink"]}):
+        figure = Figure(figsize=(width, height), dpi=SHEET_DPI, facecolor="white")
+        FigureCanvasAgg(figure)
+        for place, text in enumerate(heads):
+            across = margin + (width - margin) * (place + 0.5) / len(heads)
+            figure.text(across / width, 1 - 0.6 * head / height, text, ha="center", va="center")
+        top = height - head - gap
+        for (text, pixels), extent in zip(strips, tall, strict=True):
+            axes = figure.add_axes((margin / width, (top - extent) / height, 1 - margin / width, extent / height))
+            axes.imshow(pixels, aspect="auto", interpolation="lanczos")
+            axes.axis("off")
+            figure.text(0.01, (top - extent / 2) / height, text, va="center")
+            top -= extent + gap
+        return _bytes_of(figure)
+
+
+def _kinds(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    return list(dict.fromkeys(row.protocol for row in rows)), list(dict.fromkeys(row.arm for row in rows))
+
+
+def _place(row: Row, protocols: Sequence[str], arms: Sequence[str]) -> float:
+    within = (len(arms) - 1) / 2 - arms.index(row.arm)
+    return len(protocols) - 1 - protocols.index(row.protocol) + within * 0.72 / max(3, len(arms))
+
+
+def _by_protocol(axes: Axes, protocols: Sequence[str]) -> None:
+    axes.set_yticks(range(len(protocols)), [label_of(name) for name in reversed(protocols)])
+    axes.set_ylim(-0.6, len(protocols) - 0.4)
+    axes.grid(axis="x")
+    axes.spines["left"].set_visible(False)
+
+
+def _height_of(protocols: Sequence[str], arms: Sequence[str]) -> float:
+    return 1.0 + len(protocols) * max(0.6, 0.22 * len(arms))
+
+
+def _legend(axes: Axes, arms: Sequence[str], colours: Mapping[str, str]) -> None:
+    handles = [axes.plot([], [], "o", ms=6, color=colours[arm])[0] for arm in arms]
+    axes.legend(
+        handles, [arm.replace("_", " ") for arm in arms], loc="lower center", bbox_to_anchor=(0.45, 1.0),
+        ncols=min(3, len(arms)), handletextpad=0.1, columnspacing=1.2,
+    )  # fmt: skip

@@ -1,0 +1,96 @@
+"""The report's rows of pictures: parts, masks and reconstructions of the same few images."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from reports.pictures import enlarge, hide, only_part, paint_parts, strip
+from reports.samples import TILE, Samples
+
+IGNORED_LABEL = 255
+MOST_PARTS = 12
+
+
+class Strip(NamedTuple):
+    """A row of pictures (h, w, 4) uint8 RGBA, its label, and what it shows in words."""
+
+    label: str
+    pixels: np.ndarray
+    alt: str
+
+
+class PartMaps(NamedTuple):
+    """Part labels (n, gh, gw) of the shown images, 0..num_parts-1 parts and num_parts background."""
+
+    labels: np.ndarray
+    num_parts: int
+
+
+def image_strip(samples: Samples, label: str = "image") -> Strip:
+    """The images themselves."""
+    return Strip(label, strip(samples.tiles), f"{len(samples.tiles)} test images: {', '.join(samples.classes)}")
+
+
+def part_strips(samples: Samples, maps: Mapping[str, PartMaps]) -> list[Strip]:
+    """The images, each kind of part map over them, and the data's own parts where it has them."""
+    rows = [image_strip(samples)]
+    for name, (labels, num_parts) in maps.items():
+        tiles = [paint_parts(tile, label, num_parts) for tile, label in zip(samples.tiles, labels, strict=True)]
+        rows.append(Strip(name, strip(tiles), f"The same images with {name} in colour, background grey"))
+    if any(truth is not None for truth in samples.truth):
+        tiles = [_truth_tile(tile, truth) for tile, truth in zip(samples.tiles, samples.truth, strict=True)]
+        rows.append(Strip("true parts", strip(tiles), "The same images with the data's own part labels in colour"))
+    return rows
+
+
+def _truth_tile(tile: np.ndarray, truth: np.ndarray | None) -> np.ndarray:
+    """The data's parts: label 0 is background, and 255 is no label."""
+    if truth is None:
+        return tile
+    count = int(truth[truth != IGNORED_LABEL].max(initial=0))
+    labels = np.where((truth == 0) | (truth == IGNORED_LABEL), count, truth.astype(np.int64) - 1)
+    return paint_parts(tile, labels, count)
+
+
+def single_part_strips(samples: Samples, maps: PartMaps) -> list[Strip]:
+    """One part a row, across the images: what a part means. Of many parts those that cover most."""
+    largest = np.argsort(-np.bincount(maps.labels.ravel(), minlength=maps.num_parts)[: maps.num_parts], kind="stable")
+    return [
+        Strip(
+            f"part {part}",
+            strip([only_part(tile, label, part) for tile, label in zip(samples.tiles, maps.labels, strict=True)]),
+            f"Where part {part} lies in the same {len(samples.tiles)} images; the rest is dim",
+        )
+        for part in sorted(largest[:MOST_PARTS].tolist())
+    ]
+
+
+def mask_strips(samples: Samples, masks: Sequence[np.ndarray], arm: str) -> list[Strip]:
+    """One image a row: as it is, and then under the masks of one moment of training after the other.
+
+    masks: by moment (n, gh, gw) bool, True is hidden.
+    """
+    return [
+        Strip(
+            samples.classes[place],
+            strip([tile, *(hide(tile, moment[place]) for moment in masks)]),
+            f"{arm}: a {samples.classes[place]}, whole and under the masks of {len(masks)} moments of training",
+        )
+        for place, tile in enumerate(samples.tiles)
+    ]
+
+
+def reconstruction_strips(
+    samples: Samples, mask: np.ndarray, predictions: Mapping[str, Sequence[np.ndarray]]
+) -> list[Strip]:
+    """Target, masked, and what each arm predicts with the visible patches pasted in.
+
+    mask: (n, gh, gw) bool, True is hidden. predictions: arm -> n images (h, w, 3) uint8.
+    """
+    masked = [hide(tile, hidden) for tile, hidden in zip(samples.tiles, mask, strict=True)]
+    rows = [image_strip(samples, "target"), Strip("masked", strip(masked), "The same images, hidden patches in grey")]
+    for arm, images in predictions.items():
+        tiles = [enlarge(image, TILE) for image in images]
+        rows.append(Strip(arm.replace("_", " "), strip(tiles), f"What {arm} predicts, visible patches pasted in"))
+    return rows

@@ -1,0 +1,241 @@
+"""What a report is made of: metrics, statistics of masks, charts and pictures, gathered from the outs of the stages.
+
+n shown images, K parts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from images.augmentation import crop_labels
+from models.mae import MaskedAutoencoder
+from parts.masking import random_mask, semantic_mask
+from pipeline.image_shards import ImageShards
+from pipeline.params import Arm
+from pipeline.shards import MaskCache
+from reports import figures
+from reports.comparison import Row, headline
+from reports.figures import Chart
+from reports.gallery import (
+    PartMaps,
+    Strip,
+    mask_strips,
+    part_strips,
+    reconstruction_strips,
+    single_part_strips,
+)
+from reports.mask_statistics import POINTS, draw, hidden_spread, open_masks, shown_progress, whole_images
+from reports.reconstructions import inputs_of, load_autoencoder, reconstruct
+from reports.results import Results
+from reports.samples import Samples, choose
+from training.randomness import generator
+
+DRAWN_MEASURES = {"nmi_foreground": "over the set", "nmi_foreground_per_image": "per image"}
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that the report tells.
+
+    arms: name -> its definition. colours: arm -> CSS colour. spreads: arm -> std over parts of the hidden ratio at
+    `POINTS` of training. usage: a (share of patches, share of images) a part, and background. part_measures: method
+    -> measure -> number. alphas: arm -> alpha at each shown moment, None without a schedule. moments: shares of
+    training. charts, pictures: by name.
+    """
+
+    rows: Sequence[Row]
+    results: Results
+    arms: Mapping[str, Mapping[str, object]]
+    colours: Mapping[str, str]
+    classes: int
+    chance: float
+    digest: str
+    spreads: Mapping[str, Sequence[float]]
+    spread_images: int
+    usage: Sequence[tuple[float, float]]
+    num_parts: int
+    part_measures: Mapping[str, Mapping[str, float]]
+    moments: Sequence[float]
+    alphas: Mapping[str, Sequence[float | None]]
+    charts: Mapping[str, Chart]
+    pictures: Mapping[str, Sequence[Strip]]
+    masks: Mapping[str, Sequence[Strip]]
+
+    @property
+    def baseline(self) -> str:
+        """The arm that the others are compared with."""
+        return self.rows[0].baseline
+
+    def moment_labels(self, arm: str) -> list[str]:
+        """Heads of the columns of an arm's mask pictures: the image, then alpha, or the share of training done."""
+        moments = zip(self.moments, self.alphas[arm], strict=True)
+        return ["image", *(f"{100 * at:.0f} %" if alpha is None else f"α {alpha:.2g}" for at, alpha in moments)]
+
+    @property
+    def others(self) -> list[str]:
+        """The other arms, in their order."""
+        return [arm for arm in self.results.arms if arm != self.baseline]
+
+
+def gather(
+    results: Results,
+    rows: Sequence[Row],
+    *,
+    arms: Mapping[str, Arm],
+    ratio: float,
+    hint_share: float,
+    pictures: int,
+    mask_images: int,
+    device: torch.device,
+    root: Path = Path(),
+) -> Material:
+    """Draw masks, reconstructions and charts from the outs below `root`.
+
+    arms: the definitions of the compared arms. ratio, hint_share: as in pretraining. pictures: images shown a figure.
+    mask_images: training images that the statistics of the masks are taken over. Raises ValueError on a missing out.
+    """
+    train, test = (ImageShards(root / "data/shards", split) for split in ("train", "test"))
+    learned = MaskCache(root / "masks/learned")
+    num_parts = learned.header["num_parts"]
+    samples = choose(test, pictures)
+    models = {
+        arm: load_autoencoder(root / "pretrained" / f"{arm}-{results.seeds[0]}").to(device) for arm in results.arms
+    }
+    grid = models[results.arms[0]].grid
+    counted = train.ids[:mask_images]
+    labels = learned.rows(counted)
+    moments = shown_progress(next((arm.gamma for arm in arms.values() if arm.mask == "parts"), 1.0))
+    spreads, masks, alphas = {}, {}, {}
+    for name, arm in arms.items():
+        options = {"arm": arm, "ratio": ratio, "hint_share": hint_share}
+        drawn = open_masks(root / "arms" / name, ids=counted, **options)
+        spreads[name] = hidden_spread(drawn, labels, num_parts=num_parts, grid=grid, seeds=results.seeds)
+        drawn = open_masks(root / "arms" / name, ids=samples.ids, **options)
+        steps = [draw(drawn, len(samples.ids), grid=grid, progress=at, seed=results.seeds[0]) for at in moments]
+        masks[name] = mask_strips(samples, [mask.unflatten(1, grid).numpy() for mask, _ in steps], name)
+        alphas[name] = [alpha for _, alpha in steps]
+    maps = {"learned parts": PartMaps(learned.rows(samples.ids), num_parts)}
+    raw = next((name for name, arm in arms.items() if arm.parts == "raw"), None)
+    if raw is not None:
+        cache = MaskCache(root / "arms" / raw)
+        maps["raw attention"] = PartMaps(cache.rows(samples.ids), cache.header["num_parts"])
+    part_measures = measures_by_method(results.parts)
+    colours = figures.arm_colours(results.arms, rows[0].baseline)
+    return Material(
+        rows=rows,
+        results=results,
+        arms={name: arm.model_dump() for name, arm in arms.items()},
+        colours=colours,
+        classes=len(test.classes),
+        chance=float(np.bincount(test.labels).max() / len(test)),
+        digest=test.manifest["data_digest"],
+        spreads=spreads,
+        spread_images=len(counted),
+        usage=part_usage(labels, num_parts, has_background=learned.header["background"] is not None),
+        num_parts=num_parts,
+        part_measures=part_measures,
+        moments=moments,
+        alphas=alphas,
+        charts=_charts(results, rows, spreads=spreads, colours=colours, part_measures=part_measures),
+        pictures={
+            "parts": part_strips(samples, maps),
+            "single_parts": single_part_strips(samples, maps["learned parts"]),
+            **_reconstructions(samples, models, maps["learned parts"], ratio=ratio, device=device),
+        },
+        masks=masks,
+    )
+
+
+def _reconstructions(
+    samples: Samples,
+    models: Mapping[str, MaskedAutoencoder],
+    parts: PartMaps,
+    *,
+    ratio: float,
+    device: torch.device,
+) -> dict[str, list[Strip]]:
+    """What every arm predicts under the same masks: random ones, and ones that hide whole learned parts."""
+    count, grid = len(samples.ids), next(iter(models.values())).grid
+    labels = crop_labels(torch.from_numpy(parts.labels), *whole_images(count), grid).flatten(1)
+    masks = {
+        "reconstructions": random_mask(count, grid[0] * grid[1], ratio=ratio, generator=generator("report", "random")),
+        "reconstructions_parts": semantic_mask(
+            labels,
+            ratio=ratio,
+            alpha=1.0,
+            num_parts=parts.num_parts,
+            background="part",
+            generator=generator("report", "parts"),
+        ),
+    }
+    return {
+        name: reconstruction_strips(
+            samples,
+            mask.unflatten(1, grid).numpy(),
+            {
+                arm: reconstruct(model, inputs_of(model, samples.encoded).to(device), mask.to(device))
+                for arm, model in models.items()
+            },
+        )
+        for name, mask in masks.items()
+    }
+
+
+def _charts(
+    results: Results,
+    rows: Sequence[Row],
+    *,
+    spreads: Mapping[str, Sequence[float]],
+    colours: Mapping[str, str],
+    part_measures: Mapping[str, Mapping[str, float]],
+) -> dict[str, Chart]:
+    told = headline(rows)
+    charts = {"accuracies": figures.accuracies(told, colours)}
+    if any(not row.is_baseline for row in told):
+        charts["differences"] = figures.differences(told, colours)
+    charts["hidden_ratio"] = figures.spreads(spreads, POINTS, colours)
+    for name, found, label in (
+        ("pretraining_loss", results.histories, "loss on hidden patches"),
+        ("finetuning_loss", results.finetune_histories, "loss on training images"),
+    ):
+        runs = {arm: [found[arm, seed] for seed in results.seeds] for arm in results.arms}
+        charts[name] = figures.curves(runs, colours, label=label)
+    if part_measures:
+        charts["part_quality"] = figures.part_quality(part_measures, DRAWN_MEASURES, lead="learned")
+    return charts
+
+
+def measures_by_method(parts: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """`<method>/<measure>` -> number as method -> measure -> number, the best foreground NMI first."""
+    found: dict[str, dict[str, float]] = {}
+    for name, value in parts.items():
+        method, _, measure = name.partition("/")
+        if measure:
+            found.setdefault(method, {})[measure] = value
+    return dict(sorted(found.items(), key=lambda item: (-item[1].get("nmi_foreground", 0.0), item[0])))
+
+
+def part_usage(labels: np.ndarray, num_parts: int, *, has_background: bool) -> list[tuple[float, float]]:
+    """(share of patches, share of images) that each part has, and the background at the end where there is one.
+
+    labels: (N, gh, gw).
+    """
+    shares = []
+    for part in range(num_parts + has_background):
+        found = labels == part
+        shares.append((float(found.mean()), float(found.any(axis=(1, 2)).mean())))
+    return shares
+
+
+def sheets(material: Material) -> dict[str, bytes]:
+    """The charts (light) and the pictures as PNG files by name, for use outside of the page."""
+    files = {name: chart.light for name, chart in material.charts.items()}
+    for name, rows in material.pictures.items():
+        files[name] = figures.sheet([(row.label, row.pixels) for row in rows])
+    for arm, rows in material.masks.items():
+        strips = [(row.label, row.pixels) for row in rows]
+        files[f"masks_{arm}"] = figures.sheet(strips, heads=material.moment_labels(arm))
+    return files

@@ -1,0 +1,97 @@
+"""The report: what was measured and drawn, put into words, tables and pictures."""
+
+import math
+from html import escape
+
+from reports.comparison import sentences
+from reports.material import Material
+from reports.page import Cell, Section, arm_cell, chart, details, facts, group, page, paragraph, table
+from reports.results import words
+from reports.scores import scores
+from reports.showing import masks, parts, reconstructions
+
+
+def render(material: Material) -> str:
+    """The page as HTML."""
+    shown = [scores(material), masks(material), parts(material), reconstructions(material)]
+    others = ", ".join(words(arm) for arm in material.others) or "nothing else"
+    return page(
+        title="Semantic-guided masking, compared",
+        lead=f"Masked autoencoders that differ in their masks alone: {others} against {words(material.baseline)}.",
+        verdict=sentences(material.rows),
+        facts=_facts(material),
+        sections=[*shown, _learning(material), _setup(material)],
+        foot=_foot(),
+    )
+
+
+def _facts(material: Material) -> str:
+    results, data = material.results, material.results.data
+    counts = [f"{int(data[name]):,}" for name in ("train_images", "val_images", "test_images")]
+    return facts(
+        [
+            ("arms", str(len(results.arms))),
+            ("seeds", f"{len(results.seeds)} <small>paired</small>"),
+            ("images", f"{counts[0]} <small>train</small>"),
+            ("held out", f"{counts[1]} <small>val</small> {counts[2]} <small>test</small>"),
+            ("classes", f"{material.classes} <small>largest {100 * material.chance:.0f} % of test</small>"),
+            ("data", f"<code>{material.digest[:12]}</code>"),
+        ]
+    )
+
+
+def _learning(material: Material) -> Section:
+    html = paragraph(
+        "The pretraining losses of different masks are not comparable: to predict whole parts is the harder task. A "
+        "higher loss is no worse encoder."
+    )
+    ends = ", ".join(f"{words(arm)} {loss:.3f}" for arm, loss in _final_losses(material).items())
+    html += group(
+        [
+            chart(
+                material.charts["pretraining_loss"],
+                alt=f"Pretraining loss over steps; at the end {ends}.",
+                caption=f"Pretraining. At the end: {ends}.",
+            ),
+            chart(
+                material.charts["finetuning_loss"],
+                alt="Fine-tuning loss on the training images over steps, by arm.",
+                caption="Fine-tuning, training images. These are comparable.",
+            ),
+        ],
+        style="charts",
+    )
+    for name, numbers in (("The teacher", material.results.teacher), ("Part learning", material.results.refine)):
+        body = [[Cell(escape(words(key))), Cell(f"{value:.4g}", value)] for key, value in numbers.items()]
+        html += details(f"{name}: all numbers", table(["measure", "value"], body, caption=name))
+    return Section("learning", "Learning curves", "Learning", html)
+
+
+def _final_losses(material: Material) -> dict[str, float]:
+    """Mean over seeds of the loss of the last interval, for the arms that have one."""
+    found = {
+        arm: [material.results.pretrain[arm, seed].get("loss", math.nan) for seed in material.results.seeds]
+        for arm in material.results.arms
+    }
+    return {arm: sum(losses) / len(losses) for arm, losses in found.items() if all(map(math.isfinite, losses))}
+
+
+def _setup(material: Material) -> Section:
+    fields = list(next(iter(material.arms.values())))
+    body = [
+        [arm_cell(arm, material.colours[arm]), *(Cell(escape(str(found[name])), style="text") for name in fields)]
+        for arm, found in material.arms.items()
+    ]
+    html = table(["arm", *fields], body, caption="An arm is one way to mask; nothing else differs between arms.")
+    jobs = ", ".join(f"{arm}-{seed}" for arm in material.results.arms for seed in material.results.seeds)
+    seed = material.results.seeds[0]
+    html += paragraph(f"Runs: {jobs}. Reconstructions and pictures of masks come from seed {seed}.", style="note")
+    return Section("setup", "The arms", "Arms", html)
+
+
+def _foot() -> str:
+    return (
+        '<p>The same numbers: <a href="comparison.csv">comparison.csv</a>, <a href="metrics.json">metrics.json</a>, '
+        '<a href="curves.csv">curves.csv</a>; the pictures: <a href="figures/">figures</a>. Method: Li et al., SemMAE: '
+        "Semantic-Guided Masking for Learning Masked Autoencoders, NeurIPS 2022.</p>"
+    )

@@ -1,0 +1,51 @@
+"""The images that a report shows: the same ones in every figure."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from images.dataset import decoded_masks
+from images.decoding import decode_square
+from pipeline.image_shards import ImageShards
+
+TILE = 128
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A few test images. ids (n,) uint64; tiles n times (TILE, TILE, 3) uint8; classes n names; encoded n files.
+
+    truth: n part label maps (TILE, TILE) uint8 of the data, None for an image that has none.
+    """
+
+    ids: np.ndarray
+    tiles: list[np.ndarray]
+    classes: list[str]
+    encoded: list[bytes]
+    truth: list[np.ndarray | None]
+
+
+def choose(shards: ImageShards, count: int) -> Samples:
+    """At most `count` images, one of each class in turn and by ascending id: nobody picked them."""
+    rows = np.array(spread_over_classes(shards.labels, count))
+    encoded = [shards.bytes(row) for row in rows]
+    return Samples(
+        ids=shards.ids[rows],
+        tiles=[decode_square(data, TILE) for data in encoded],
+        classes=[shards.classes[label] for label in shards.labels[rows]],
+        encoded=encoded,
+        truth=[_truth(shards, row) for row in rows],
+    )
+
+
+def _truth(shards: ImageShards, row: int) -> np.ndarray | None:
+    return None if shards.mask_bytes(row) is None else decoded_masks(shards, np.array([row]), TILE)[0]
+
+
+def spread_over_classes(labels: np.ndarray, count: int) -> list[int]:
+    """Rows of `labels` (N,): the first of every class, then the second of every class, and so on, `count` at most."""
+    seen: dict[int, int] = {}
+    ranks = np.empty(len(labels), dtype=np.int64)
+    for row, label in enumerate(labels.tolist()):
+        ranks[row] = seen[label] = seen.get(label, -1) + 1
+    return np.lexsort((labels, ranks))[:count].tolist()

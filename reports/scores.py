@@ -1,0 +1,98 @@
+"""The report's section of scores: every arm by every protocol, and how sure the differences are."""
+
+from collections.abc import Callable, Sequence
+from html import escape
+
+from reports.comparison import Row, headline, percent, points
+from reports.material import Material
+from reports.page import Cell, Section, arm_cell, chart, details, group, paragraph, table
+from reports.results import label_of, words
+from reports.statistics import ENOUGH_SEEDS, HIGHER, LOWER
+
+
+def scores(material: Material) -> Section:
+    """Table, charts, and what the words mean."""
+    told = headline(material.rows)
+    protocols = list(dict.fromkeys(row.protocol for row in told))
+    body = []
+    for arm in material.results.arms:
+        mine = {row.protocol: row for row in told if row.arm == arm}
+        body.append([arm_cell(arm, material.colours[arm]), *(_score_cell(mine[name]) for name in protocols)])
+    seeds, images = len(material.results.seeds), material.results.test_images
+    caption = (
+        f"Accuracy on {images:,} test images, %: mean ± standard error over {seeds} seed{'s' * (seeds > 1)}. Below it "
+        f"the difference to {words(material.baseline)} in points, paired by seed. Always naming the largest class "
+        f"gives {100 * material.chance:.1f} %."
+    )
+    html = table(["arm", *(label_of(name) for name in protocols)], body, caption=caption, style="stack")
+    pieces = [
+        chart(
+            material.charts["accuracies"],
+            alt=_told(told, lambda row: percent(row.mean, row.se)),
+            caption="Every seed (small), the mean (large) and its standard error (bar).",
+        )
+    ]
+    if material.others:
+        apart = [row for row in told if not row.is_baseline]
+        pieces.append(
+            chart(
+                material.charts["differences"],
+                alt=_told(apart, lambda row: f"{points(row.difference)} points, {row.verdict}"),
+                caption=f"Paired differences: standard error (thick) and {100 * told[0].confidence:g} % Student-t "
+                "interval (thin; an arrow where it leaves the chart). What crosses 0 is not shown to differ.",
+            )
+        )
+    html += group(pieces, style="charts")
+    html += details("All protocols, intervals and seeds", _long_table(material))
+    html += details("How to read the verdicts", paragraph(_reading(told[0])))
+    return Section("comparison", "Accuracy by arm", "Accuracy", html)
+
+
+def _reading(row: Row) -> str:
+    return (
+        "Arms of one seed start from the same weights and see the same images in the same crops, so differences are "
+        f"taken seed by seed. From {ENOUGH_SEEDS} seeds on an arm is called higher or lower when the "
+        f"{100 * row.confidence:g} % interval of its difference excludes 0. With fewer seeds the most that is said is "
+        "a direction, when all seeds agree in sign. “No difference shown” does not mean that there is none. Choices "
+        "such as the probe's penalty are made on the validation images; the test images are used once. The intervals "
+        "are not corrected for the number of comparisons."
+    )
+
+
+def _long_table(material: Material) -> str:
+    seeds = [f"seed {seed}" for seed in material.results.seeds]
+    body = [
+        [
+            arm_cell(row.arm, material.colours[row.arm]),
+            Cell(escape(label_of(row.protocol)), style="text"),
+            Cell(percent(row.mean, row.se), row.mean),
+            Cell(points(row.difference), "" if row.difference is None else row.difference, _tone(row)),
+            Cell(_interval(row)),
+            Cell(escape(row.verdict), style=f"text {_tone(row)}".strip()),
+            *(Cell(percent(value), value) for value in row.values),
+        ]
+        for row in material.rows
+    ]
+    columns = ["arm", "protocol", "mean ± se", "difference", "interval", "verdict", *seeds]
+    return table(columns, body, caption="Accuracies in %, differences and their intervals in points.")
+
+
+def _interval(row: Row) -> str:
+    if row.difference_low is None:
+        return "–"
+    return f"{points(row.difference_low)} to {points(row.difference_high)}"
+
+
+def _score_cell(row: Row) -> Cell:
+    below = "baseline" if row.is_baseline else f"{points(row.difference)} · {row.verdict}"
+    value = f'<span class="value">{percent(row.mean, row.se)}</span>'
+    return Cell(f'{value}<small class="{_tone(row)}">{escape(below)}</small>', row.mean)
+
+
+def _tone(row: Row) -> str:
+    """A colour for a verdict; a mere direction gets none."""
+    return {HIGHER: "up", LOWER: "down"}.get(row.verdict, "")
+
+
+def _told(rows: Sequence[Row], tell: Callable[[Row], str]) -> str:
+    return "; ".join(f"{words(row.arm)}, {label_of(row.protocol)}: {tell(row)}" for row in rows)

@@ -1,0 +1,59 @@
+"""All metrics -> one table, plots and report."""
+
+from pathlib import Path
+
+from pipeline.files import whole_file, whole_folder, write_text
+from pipeline.params import load_params
+from pipeline.stage import run, write_metrics
+from reports.comparison import compare, flat_metrics, sentences, to_csv
+from reports.mask_statistics import POINTS
+from reports.material import Material, gather, sheets
+from reports.report import render
+from reports.results import curves_csv, read_results
+from training.compute import set_up
+
+FOLDER = Path("report")
+
+
+def main() -> None:
+    """`python -m stages.compare`."""
+    params = load_params()
+    compute = set_up(**params.compute.model_dump())
+    names, group = params.arms.names, params.compare
+    results = read_results(Path(), arms=names, seeds=params.seeds, part_truth=bool(params.data.part_truth))
+    rows = compare(results, baseline=group.baseline, confidence=group.confidence)
+    material = gather(
+        results,
+        rows,
+        arms={name: params.arms.definitions[name] for name in names},
+        ratio=params.pretrain.mask_ratio,
+        hint_share=params.pretrain.hint_share,
+        pictures=group.pictures,
+        mask_images=group.mask_images,
+        device=compute.device,
+    )
+    write_text(FOLDER / "comparison.csv", to_csv(rows, params.seeds))
+    write_text(FOLDER / "curves.csv", curves_csv(results))
+    write_metrics(FOLDER / "metrics.json", {**flat_metrics(rows), **other_metrics(material)})
+    with whole_folder(FOLDER / "figures") as folder:
+        for name, picture in sheets(material).items():
+            with whole_file(folder / f"{name}.png") as file:
+                file.write(picture)
+    write_text(FOLDER / "report.html", render(material))
+    print(" ".join(sentences(rows)))
+
+
+def other_metrics(material: Material) -> dict[str, float]:
+    """Masks by arm and progress, part quality and the teacher, under names of their own."""
+    spreads = {
+        f"{arm}/hidden_ratio_std/{progress:g}": value
+        for arm, values in material.spreads.items()
+        for progress, value in zip(POINTS, values, strict=True)
+    }
+    parts = {f"parts/{name}": value for name, value in material.results.parts.items()}
+    teacher = {f"teacher/{name}": value for name, value in material.results.teacher.items()}
+    return {**spreads, **parts, **teacher}
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,133 @@
+"""A folder with the outs that the comparison reads, fabricated: tiny untrained models, made-up metrics."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models.mae import MaskedAutoencoder
+from models.vit import initialise
+from pipeline.files import write_json, write_rows
+from pipeline.image_shards import ImageShardWriter
+from pipeline.params import Arm
+from pipeline.shards import MaskCacheWriter
+from reports import figures
+from training.encoders import save_model
+
+ARMS = {
+    "semmae": Arm(mask="parts", parts="learned", schedule="intra_to_inter", gamma=2.0, background="part"),
+    "mae": Arm(mask="random", parts="none", schedule="intra_to_inter", gamma=2.0, background="part"),
+    "raw_attention": Arm(mask="parts", parts="raw", schedule="intra_to_inter", gamma=2.0, background="part"),
+}
+SEEDS = (0, 1)
+MODEL = {
+    "image_size": 32, "patch_size": 4, "width": 16, "depth": 1, "num_heads": 2, "decoder_width": 16,
+    "decoder_depth": 1, "decoder_num_heads": 2, "norm_pix_loss": True,
+}  # fmt: skip
+GRID, PARTS, CLASSES = (8, 8), 4, ["ant", "bee", "<cat & co>"]
+
+
+def encoded(array):
+    out = io.BytesIO()
+    Image.fromarray(array).save(out, format="PNG")
+    return out.getvalue()
+
+
+def write_shards(folder, *, train=40, test=12, has_masks=True):
+    """Image shards of random blobs; returns the ids of all images."""
+    rng = np.random.default_rng(0)
+    ids = []
+    with ImageShardWriter(folder, classes=CLASSES, has_masks=has_masks, shard_bytes=2**20) as writer:
+        for split, count in (("train", train), ("test", test)):
+            for number in range(count):
+                pixels = np.kron(rng.integers(0, 255, (4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+                mask = np.kron(rng.integers(0, 4, (4, 4)), np.ones((8, 8))).astype(np.uint8)
+                ids.append(int(rng.integers(2**62)))
+                extra = {"mask": encoded(mask), "mask_path": "m.png", "max_part_label": 3} if has_masks else {}
+                writer.add(
+                    split, image_id=ids[-1], label=number % 3, sha256=bytes(32), image=encoded(pixels),
+                    path=f"{split}/{number}.png", **extra,
+                )  # fmt: skip
+    return np.array(ids, dtype=np.uint64)
+
+
+def write_labels(folder, ids, seed, labels=None):
+    """Part labels of `ids` in quadrant-like regions, or `labels` (N, gh, gw)."""
+    header = {
+        "grid": list(GRID), "patch_size": 4, "num_parts": PARTS, "background": PARTS, "kind": "labels",
+        "teacher": "t", "part_learner": "p",
+    }  # fmt: skip
+    if labels is None:
+        coarse = np.random.default_rng(seed).integers(0, PARTS + 1, (len(ids), 4, 4))
+        labels = np.kron(coarse, np.ones((1, 2, 2))).astype(np.uint8)
+    with MaskCacheWriter(folder, header=header, shard_rows=1000) as writer:
+        writer.add(ids, labels)
+
+
+def write_metrics_of(root, arms, seeds, *, steps=30, test_images=12):
+    """Metrics and histories of arms x seeds: every arm a little above the one before, seeds apart."""
+    for place, arm in enumerate(arms):
+        for seed in seeds:
+            shift = 0.01 * place + 0.02 * math.sin(7 * seed + place)
+            score = {"test_images": test_images}
+            names = ("knn_accuracy", "knn_accuracy_k5", "linear_accuracy", "linear_class_accuracy")
+            probe = {**score, "penalty": 1.0, **{name: 0.4 + 0.05 * n + shift for n, name in enumerate(names)}}
+            finetune = {**score, "finetune_accuracy": 0.7 + shift, "finetune_class_accuracy": 0.69 + shift}
+            history = [{"step": n + 1, "loss": math.exp(-n / 9) + 0.4 + shift, "skipped": 0.0} for n in range(steps)]
+            pretraining = [dict(row) for row in history]
+            if arm != "mae":
+                for n, row in enumerate(pretraining):
+                    row |= {"alpha": (n / (steps - 1)) ** 2, "hidden_ratio_std": 0.05 + 0.35 * n / steps}
+            job = f"{arm}-{seed}.json"
+            write_json(root / "metrics/probe" / job, probe)
+            write_json(root / "metrics/finetune" / job, finetune)
+            write_json(root / "metrics/pretrain" / job, {"images": 100, "loss": history[-1]["loss"]})
+            write_rows(root / "history/pretrain" / job, pretraining)
+            write_rows(root / "history/finetune" / job, history)
+    write_json(root / "metrics/prepare_data.json", {"train_images": 40, "val_images": 0, "test_images": test_images})
+    teacher = {"knn_accuracy": 0.52, "knn_accuracy_untrained": 0.31, "knn_accuracy_pixels": 0.2}
+    write_json(root / "metrics/train_teacher.json", teacher)
+    write_json(root / "metrics/refine_parts.json", {"loss": 1.25, "diversity": 0.1})
+    quality = {
+        f"{method}/{measure}": value
+        for method, value in {"learned": 0.3, "raw": 0.16, "xy": 0.19, "random": 0.02}.items()
+        for measure in ("nmi_foreground", "nmi_foreground_per_image", "miou", "dead_parts")
+    }
+    write_json(root / "metrics/evaluate_parts.json", quality)
+
+
+def write_models(root, arms, seeds, config):
+    """An untrained masked autoencoder a job."""
+    for arm in arms:
+        for seed in seeds:
+            model = MaskedAutoencoder(**config)
+            initialise(model, torch.Generator().manual_seed(seed))
+            folder = root / "pretrained" / f"{arm}-{seed}"
+            folder.mkdir(parents=True)
+            save_model(folder, model, config)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coarse_charts():
+    """Charts of few pixels: drawing them is most of a report's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "DPI", 40)
+        patch.setattr(figures, "SHEET_DPI", 40)
+        yield
+
+
+@pytest.fixture(scope="session")
+def outs(tmp_path_factory):
+    """The folder; tests that change it take a copy."""
+    root = tmp_path_factory.mktemp("outs")
+    ids = write_shards(root / "data/shards")
+    write_labels(root / "masks/learned", ids, seed=1)
+    write_labels(root / "arms/semmae", ids, seed=1)
+    write_labels(root / "arms/raw_attention", ids, seed=2)
+    write_json(root / "arms/mae/manifest.json", {"version": 1, "header": {"kind": "none"}, "shards": []})
+    write_metrics_of(root, ARMS, SEEDS)
+    write_models(root, ARMS, SEEDS, MODEL)
+    return root

@@ -1,0 +1,84 @@
+import shutil
+
+import pytest
+
+from pipeline.files import read_json, write_json
+from reports.results import curves_csv, label_of, read_results
+
+ARMS, SEEDS = ("semmae", "mae", "raw_attention"), (0, 1)
+
+
+@pytest.fixture
+def root(outs, tmp_path):
+    """Metrics and histories that a test may change."""
+    for name in ("metrics", "history"):
+        shutil.copytree(outs / name, tmp_path / name)
+    return tmp_path
+
+
+def test_read_results__reads_the_files_of_arms_and_seeds(root):
+    results = read_results(root, arms=ARMS, seeds=SEEDS, part_truth=True)
+    assert results.test_images == 12
+    assert results.names[:3] == ["finetune_accuracy", "linear_accuracy", "knn_accuracy"]
+    assert not {"test_images", "penalty"} & set(results.names)
+    expected = [read_json(root / f"metrics/probe/mae-{seed}.json")["knn_accuracy"] for seed in SEEDS]
+    assert results.values("mae", "knn_accuracy") == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "metrics/probe/mae-1.json", "metrics/finetune/semmae-0.json", "metrics/pretrain/raw_attention-0.json",
+        "history/pretrain/mae-0.json", "history/finetune/mae-1.json", "metrics/prepare_data.json",
+        "metrics/train_teacher.json", "metrics/refine_parts.json", "metrics/evaluate_parts.json",
+    ],
+)  # fmt: skip
+def test_read_results__a_missing_file_is_named_in_one_line(root, name):
+    (root / name).unlink()
+    with pytest.raises(ValueError, match="not found") as caught:
+        read_results(root, arms=ARMS, seeds=SEEDS, part_truth=True)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_read_results__what_other_arms_and_seeds_left_behind_is_not_read(root):
+    for stage in ("probe", "finetune", "pretrain"):
+        for job in ("raw_attention-0", "raw_attention-1", "mae-7"):
+            (root / f"metrics/{stage}/{job}.json").write_text("not JSON")
+    results = read_results(root, arms=("semmae", "mae"), seeds=SEEDS, part_truth=True)
+    assert set(results.protocols) == {(arm, seed) for arm in ("semmae", "mae") for seed in SEEDS}
+
+
+def test_read_results__part_quality_of_other_data_is_not_read(root):
+    (root / "metrics/evaluate_parts.json").write_text("of an earlier data set, damaged")
+    assert read_results(root, arms=ARMS, seeds=SEEDS, part_truth=False).parts == {}
+
+
+def test_read_results__other_test_images_are_refused(root):
+    path = root / "metrics/finetune/mae-1.json"
+    write_json(path, {**read_json(path), "test_images": 11})
+    with pytest.raises(ValueError, match=r"tested on \[11, 12\] images"):
+        read_results(root, arms=ARMS, seeds=SEEDS, part_truth=True)
+
+
+def test_read_results__a_metric_of_one_arm_alone_is_refused(root):
+    path = root / "metrics/probe/semmae-1.json"
+    write_json(path, {**read_json(path), "knn_accuracy_k9": 0.5})
+    with pytest.raises(ValueError, match=r"semmae-1\.json: knn_accuracy_k9 is measured for some arms only"):
+        read_results(root, arms=ARMS, seeds=SEEDS, part_truth=True)
+
+
+def test_curves_csv__has_a_line_a_logged_step_and_empty_cells_where_nothing_was_logged(root):
+    results = read_results(root, arms=ARMS, seeds=SEEDS, part_truth=True)
+    head, *lines = curves_csv(results).splitlines()
+    assert head == "arm,seed,step,loss,alpha,hidden_ratio_std"
+    assert len(lines) == sum(len(history) for history in results.histories.values())
+    assert all(line.endswith(",,") == line.startswith("mae,") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [("finetune_accuracy", "fine-tuning"), ("knn_accuracy_k5", "kNN, k = 5"), ("segment_miou", "segment miou")],
+)
+def test_label_of__known_and_unknown_metrics(name, label):
+    assert label_of(name) == label

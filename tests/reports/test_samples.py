@@ -1,0 +1,23 @@
+import numpy as np
+
+from pipeline.image_shards import ImageShards
+from reports.samples import TILE, choose, spread_over_classes
+
+
+def test_spread_over_classes__takes_each_class_in_turn():
+    labels = np.array([2, 2, 2, 0, 0, 1])
+    assert spread_over_classes(labels, 3) == [3, 5, 0]
+    assert spread_over_classes(labels, 5) == [3, 5, 0, 4, 1]
+    assert spread_over_classes(labels, 99) == [3, 5, 0, 4, 1, 2]
+
+
+def test_choose__gives_tiles_classes_and_true_parts(outs):
+    samples = choose(ImageShards(outs / "data/shards", "test"), 4)
+    assert [tile.shape for tile in samples.tiles] == [(TILE, TILE, 3)] * 4
+    assert sorted(samples.classes[:3]) == ["<cat & co>", "ant", "bee"]
+    assert all(truth.shape == (TILE, TILE) for truth in samples.truth)
+
+
+def test_choose__of_few_images_gives_them_all(outs):
+    shards = ImageShards(outs / "data/shards", "test")
+    assert sorted(choose(shards, 500).ids) == sorted(shards.ids)

@@ -1,0 +1,127 @@
+"""Training of the iBOT teacher: model, optimiser and step."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from images.augmentation import crop_images, jitter_colours, normalise, random_crops, random_flips
+from images.dataset import DecodedImages
+from models.ibot import SelfDistillation
+from models.teachers import build
+from models.vit import initialise, sincos_positions
+from parts.masking import block_mask
+from pipeline.params import TeacherParams
+from training.compute import Compute
+from training.loop import update
+from training.randomness import batch_indices, generator, steps_of
+from training.schedules import cosine_between, decay_groups, set_lr, warmup_cosine
+
+CROP_RATIO = (3 / 4, 4 / 3)
+BOTTLENECK = 64
+# A healthy teacher stays above .3; constant features are at 0. Below the limit nothing can be learned from it.
+COLLAPSED_SPREAD = 0.03
+
+
+class CollapseError(ValueError):
+    """The teacher gives every image the same features."""
+
+
+class Distillation:
+    """Student, teacher, optimiser and one step; a step is a pure function of its number and of their state."""
+
+    def __init__(self, images: DecodedImages, group: TeacherParams, *, compute: Compute) -> None:
+        self.images, self.group, self.compute = images, group, compute
+        self.architecture = {
+            "img_size": group.image_size,
+            "patch_size": group.patch_size,
+            "embed_dim": group.width,
+            "depth": group.depth,
+            "num_heads": group.num_heads,
+            "dynamic_img_size": True,
+        }
+        weights = generator(group.seed, "weights")
+        vit = build(self.architecture)
+        initialise(vit, weights)
+        side = group.image_size // group.patch_size
+        vit.pos_embed.data.copy_(sincos_positions((side, side), group.width))
+        self.model = SelfDistillation(
+            vit, head_width=group.head_width, bottleneck=BOTTLENECK, prototypes=group.prototypes, generator=weights
+        ).to(compute.device)
+        self.model.train()
+        self.grid = (side, side)
+        self.steps = steps_of(group.epochs, len(images), group.batch_size)
+        self.warmup = max(1, round(group.warmup_share * self.steps))
+        self.optimizer = torch.optim.AdamW(
+            decay_groups(self.model.student, group.weight_decay), lr=group.lr, fused=True
+        )
+
+    def step(self, number: int) -> dict[str, float | torch.Tensor]:
+        """One update of the student, then of the teacher. Raises CollapseError when the teacher's features collapse."""
+        group, progress = self.group, number / max(1, self.steps - 1)
+        indices = batch_indices(len(self.images), group.batch_size, number, group.seed, "order")
+        draw = generator(group.seed, "views", number)
+        views = self.views(np.tile(indices, 2), group.image_size, group.global_scale, draw)
+        local = None
+        if group.local_crops:
+            local = self.views(np.tile(indices, group.local_crops), group.local_size, group.local_scale, draw)
+        low, high = group.teacher_temperature
+        rate = warmup_cosine(number, steps=self.steps, warmup_steps=self.warmup, peak=group.lr)
+        set_lr(self.optimizer, rate)
+        with self.compute.autocast():
+            output = self.model(
+                views,
+                local,
+                self.masks(len(views), draw).to(self.compute.device),
+                student_temperature=group.student_temperature,
+                teacher_temperature=low + (high - low) * min(1.0, number / self.warmup),
+            )
+        norm = update(output.loss, self.optimizer, clip=group.clip)
+        self.model.follow(cosine_between(progress, group.momentum, 1.0))
+        if number >= self.warmup and float(output.spread) < COLLAPSED_SPREAD:
+            raise CollapseError(
+                f"train_teacher: collapsed at step {number}: spread of the features {float(output.spread):.4f}, expected "
+                f"above {COLLAPSED_SPREAD}; lower teacher.lr, raise teacher.momentum or teacher.batch_size"
+            )
+        return {**output._asdict(), "lr": rate, "gradient_norm": norm}
+
+    def views(self, indices: np.ndarray, size: int, scale: tuple, draw: torch.Generator) -> torch.Tensor:
+        """Random crops (N, 3, size, size) of images `indices` (N,), jittered and normalised."""
+        count = len(indices)
+        aspect = torch.from_numpy(self.images.aspect[indices])
+        boxes = random_crops(count, scale=scale, ratio=CROP_RATIO, aspect=aspect, generator=draw)
+        crops = crop_images(
+            torch.from_numpy(self.images.pixels[indices]), boxes, random_flips(count, draw), (size, size)
+        )
+        jitter = self.group.colour_jitter
+        if jitter:
+            crops = jitter_colours(
+                crops,
+                brightness=jitter,
+                contrast=jitter,
+                saturation=jitter,
+                probability=0.8,
+                grey_probability=0.0,
+                generator=draw,
+            )
+        return normalise(crops).to(self.compute.device)
+
+    def masks(self, count: int, draw: torch.Generator) -> torch.Tensor:
+        """Blocks hidden from the student (count, L) bool, in a share `mask_probability` of the views."""
+        low, high = self.group.mask_ratio
+        ratio = low + (high - low) * float(torch.rand((), generator=draw))
+        mask = block_mask(count, self.grid, ratio=min(max(ratio, 0.01), 0.99), generator=draw)
+        return mask & (torch.rand(count, 1, generator=draw) < self.group.mask_probability)
+
+
+@torch.no_grad()
+def whole_image_features(
+    vit: torch.nn.Module, pixels: np.ndarray, *, batch_size: int, prepare: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Class tokens (N, D) fp32 of whole images (N, 3, h, w) uint8; `prepare` normalises floats in [0, 1]."""
+    device = next(vit.parameters()).device
+    rows = []
+    for start in range(0, len(pixels), batch_size):
+        batch = torch.from_numpy(pixels[start : start + batch_size]).float() / 255
+        rows.append(vit.forward_features(prepare(batch).to(device))[:, 0].float().cpu())
+    return torch.cat(rows)

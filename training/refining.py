@@ -1,0 +1,227 @@
+"""Training of the part learner on the stored tokens of a frozen teacher: data, starting point, step."""
+
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from images.decoding import decode_square
+from models.part_decoder import PartDecoder, initialise_decoder
+from models.part_learner import PartLearner, start_from_centres, start_from_heads
+from models.part_losses import diversity_loss, memberships, perceptual_loss, slot_loss, token_loss, usage_loss
+from parts.clustering import distances, k_means, whitening
+from parts.foreground import attention_foreground, border_foreground
+from pipeline.image_shards import ImageShards
+from pipeline.params import RefineParams
+from pipeline.shards import ArrayShards
+from training.compute import Compute
+from training.loop import update
+from training.randomness import batch_indices, generator, steps_of
+from training.schedules import decay_groups, set_lr, warmup_cosine
+
+# Patches that whitening and k-means see: beyond this the centres no longer move.
+SAMPLE = 20_000
+# Images whose patches are compared with the centres at a time: bounds the memory.
+CHUNK = 256
+# Width of random part tokens' entries and of the class token's say in them.
+RANDOM_SCALE, CLASS_SCALE = 0.3, 0.5
+
+Features = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class PartTokens:
+    """The images that part learning trains on, N of them.
+
+    tokens: (N, L, D) float16. cls_tokens: (N, D) float32, of the same layer. cls_attention: (N, H, L), of the last block.
+    pixels: (N, 3, h, w) uint8.
+    """
+
+    tokens: Tensor
+    cls_tokens: Tensor
+    cls_attention: Tensor
+    pixels: Tensor
+    grid: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def load_part_tokens(shards: ImageShards, folder: str, *, size: int, workers: int) -> PartTokens:
+    """Read what `extract_attention` stored in `folder` and decode the same images to `size` pixels squared."""
+    stored, everything = ArrayShards(f"{folder}/tokens"), ArrayShards(f"{folder}/all")
+    ids = stored.ids
+    rows = np.minimum(np.searchsorted(shards.ids, ids), len(shards) - 1)
+    if not np.array_equal(shards.ids[rows], ids):
+        raise ValueError(f"{folder}: holds tokens of images that are not in {shards.folder}; run `dvc repro` again")
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        pixels = np.stack(list(pool.map(lambda row: decode_square(shards.bytes(row), size), rows)))
+    return PartTokens(
+        tokens=torch.from_numpy(stored.rows(ids, "tokens")),
+        cls_tokens=torch.from_numpy(everything.rows(ids, "cls_input")).float(),
+        cls_attention=torch.from_numpy(everything.rows(ids, "cls_attention")),
+        pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
+        grid=tuple(stored.header["grid"]),
+    )
+
+
+class Refining:
+    """Part learner, decoder, optimiser and one step; a step is a pure function of its number and of their state.
+
+    last_block: parameters of the teacher's last block, for the initialisation from its heads. features: the teacher's
+    tokens (B, L, D), of the stored layer, of images (B, 3, h, w) in [0, 1]; needed for the perceptual loss alone.
+    """
+
+    def __init__(
+        self,
+        data: PartTokens,
+        group: RefineParams,
+        *,
+        num_heads: int,
+        last_block: Mapping[str, Tensor],
+        features: Features | None,
+        compute: Compute,
+    ) -> None:
+        self.data, self.group, self.features, self.compute = data, group, features, compute
+        width = data.tokens.shape[2]
+        self.config = {
+            "grid": list(data.grid),
+            "width": width,
+            "num_parts": group.parts,
+            "token_width": group.token_width,
+            "normalise": group.normalise,
+            "temperature": group.temperature,
+            "centre": group.centre,
+            "blur_sigma": group.blur_sigma,
+            "background": group.background == "slot",
+        }
+        size = (group.decoder_size, group.decoder_size)
+        self.learner = PartLearner(**self.config)
+        self.decoder = PartDecoder(
+            num_maps=self.learner.num_maps,
+            style_width=width,
+            grid=data.grid,
+            image_size=size,
+            width=group.decoder_width,
+        )
+        initialise_decoder(self.decoder, generator(group.seed, "decoder"))
+        self._start(num_heads, last_block)
+        self.model = torch.nn.ModuleDict({"learner": self.learner, "decoder": self.decoder}).to(compute.device)
+        self.steps = steps_of(group.epochs, len(data), group.batch_size)
+        self.optimizer = torch.optim.AdamW(decay_groups(self.model, group.weight_decay), lr=group.lr, fused=True)
+
+    def _start(self, num_heads: int, last_block: Mapping[str, Tensor]) -> None:
+        """Foreground, the components that make the token targets, and the weights of step 0."""
+        group, draw = self.group, generator(self.group.seed, "start")
+        everywhere = torch.ones(self.data.tokens.shape[:2], dtype=torch.bool)
+        sample = self._sample(everywhere, draw)
+        self.foreground = self._find_foreground(sample, draw)
+        if group.initialisation == "heads":
+            start_from_heads(self.learner, last_block, num_heads)
+        else:
+            self._start_from_tokens(self._sample(self.foreground, draw), sample, draw)
+        matrix, offset = whitening(self._sample(self.foreground, draw), group.target_width, group.whitening)
+        self.target_matrix, self.target_offset = matrix.to(self.compute.device), offset.to(self.compute.device)
+
+    def _find_foreground(self, sample: Tensor, draw: torch.Generator) -> Tensor:
+        """(N, L) bool."""
+        group = self.group
+        if group.foreground == "all":
+            return torch.ones(self.data.tokens.shape[:2], dtype=torch.bool)
+        if group.foreground == "attention":
+            return attention_foreground(self.data.cls_attention, group.attention_mass)
+        matrix, offset = whitening(sample, group.token_width, group.whitening)
+        centres = k_means(sample @ matrix.T + offset, group.foreground_clusters, draw)
+        kinds = [
+            distances(standardise(tokens.float(), centre=group.centre) @ matrix.T + offset, centres).argmin(dim=2)
+            for tokens in self.data.tokens.split(CHUNK)
+        ]
+        return border_foreground(torch.cat(kinds), self.data.grid)
+
+    def _start_from_tokens(self, inside: Tensor, everywhere: Tensor, draw: torch.Generator) -> None:
+        """Part tokens at random, or at the centres of what is `inside` (n, D); the slot's at the mean of everything."""
+        group, parts = self.group, self.group.parts
+        matrix, offset = whitening(inside, group.token_width, group.whitening)
+        centres = torch.zeros(self.learner.num_maps, group.token_width)
+        if group.initialisation == "clusters":
+            centres[:parts] = k_means(inside @ matrix.T + offset, parts, draw)
+            centres[parts:] = (everywhere @ matrix.T + offset).mean(dim=0)
+        start_from_centres(self.learner, centres, matrix, offset)
+        if group.initialisation == "random":
+            with torch.no_grad():
+                self.learner.embed.bias.normal_(0.0, RANDOM_SCALE, generator=draw)
+                self.learner.embed.weight.normal_(0.0, CLASS_SCALE * inside.shape[1] ** -0.5, generator=draw)
+
+    def _sample(self, chosen: Tensor, draw: torch.Generator) -> Tensor:
+        """Standardised tokens (about SAMPLE at most, D) of the `chosen` patches (N, L) of random images."""
+        per_image = max(1.0, int(chosen.sum()) / len(self.data))
+        images = torch.randperm(len(self.data), generator=draw)[: math.ceil(SAMPLE / per_image)]
+        return standardise(self.data.tokens[images].float(), centre=self.group.centre)[chosen[images]]
+
+    def step(self, number: int) -> dict[str, float | Tensor]:
+        """One update; returns the losses, unweighted, and the learning rate."""
+        group, device = self.group, self.compute.device
+        indices = torch.from_numpy(batch_indices(len(self.data), group.batch_size, number, group.seed, "order"))
+        tokens = self.data.tokens[indices].to(device).float()
+        cls_token = self.data.cls_tokens[indices].to(device)
+        foreground = self.foreground[indices].to(device).float()
+        pixels = self.data.pixels[indices].to(device).float() / 255
+        targets = standardise(tokens, centre=group.centre) @ self.target_matrix.T + self.target_offset
+        with self.compute.autocast():
+            maps = self.learner(cls_token, tokens)
+            images = self.decoder(maps, cls_token) if self.decodes else None
+        maps = maps.float()
+        shares = memberships(maps[:, : group.parts])
+        losses = {
+            "token_loss": token_loss(shares, targets, foreground),
+            "usage_loss": usage_loss(shares, foreground),
+            "diversity_loss": diversity_loss(maps),
+        }
+        loss = (
+            group.token_weight * losses["token_loss"]
+            + group.usage_weight * losses["usage_loss"]
+            + group.diversity_weight * losses["diversity_loss"]
+        )
+        if group.background == "slot":
+            losses["slot_loss"] = slot_loss(memberships(maps)[:, -1], foreground)
+            loss = loss + group.slot_weight * losses["slot_loss"]
+        if images is not None:
+            losses["reconstruction_loss"] = F.mse_loss(images.float(), pixels)
+            loss = loss + group.reconstruction_weight * losses["reconstruction_loss"]
+        if group.perceptual_weight:
+            assert self.features is not None and images is not None
+            losses["perceptual_loss"] = perceptual_loss(self.features(images.float()), tokens)
+            loss = loss + group.perceptual_weight * losses["perceptual_loss"]
+        warmup = round(self.steps * group.warmup_share)
+        rate = warmup_cosine(number, steps=self.steps, warmup_steps=warmup, peak=group.lr)
+        set_lr(self.optimizer, rate)
+        norm = update(loss, self.optimizer, clip=group.clip)
+        return {
+            "loss": loss.detach(),
+            "lr": rate,
+            "gradient_norm": norm,
+            **{name: value.detach() for name, value in losses.items()},
+        }
+
+    @property
+    def decodes(self) -> bool:
+        """Whether any loss looks at the reconstructed image."""
+        return self.group.reconstruction_weight > 0 or self.group.perceptual_weight > 0
+
+    @torch.no_grad()
+    def maps(self, batch_size: int) -> Tensor:
+        """Maps (N, S, gh, gw) of all training images."""
+        device = self.compute.device
+        batches = zip(self.data.cls_tokens.split(batch_size), self.data.tokens.split(batch_size), strict=True)
+        return torch.cat([self.learner(c.to(device), t.to(device).float()).cpu() for c, t in batches])
+
+
+def standardise(tokens: Tensor, *, centre: bool) -> Tensor:
+    """Layer-normalised tokens (B, L, D), relative to the mean of their image where `centre` is set."""
+    tokens = F.layer_norm(tokens, tokens.shape[2:])
+    return tokens - tokens.mean(dim=1, keepdim=True) if centre else tokens

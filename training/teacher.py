@@ -1,0 +1,61 @@
+"""The frozen teacher of the streaming stages: its folder, its input, and batches of shards as it wants them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from images.decoding import decode_square
+from models.teachers import load_teacher, read_config
+from pipeline.image_shards import ImageShards
+
+SPLITS = ("train", "val", "test")
+
+
+class FrozenTeacher:
+    """A teacher folder on a device: `vit`, and images in [0, 1] normalised as it expects them."""
+
+    def __init__(self, folder: str | Path, device: torch.device) -> None:
+        self.config = read_config(folder)
+        self.vit = load_teacher(folder).to(device)
+        self.device = device
+        size = self.config["image_size"]
+        self.image_size = (size, size) if isinstance(size, int) else tuple(size)
+        patch = self.config["patch_size"]
+        self.grid = (self.image_size[0] // patch, self.image_size[1] // patch)
+        self._mean, self._std = (
+            torch.tensor(self.config[name], device=device).view(3, 1, 1) for name in ("mean", "std")
+        )
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, h, w) in [0, 1] -> the teacher's input, on its device."""
+        return (images.to(self.device) - self._mean) / self._std
+
+    def tokens(self, images: torch.Tensor, *, token_layer: str) -> torch.Tensor:
+        """Patch tokens (B, L, D) of images (B, 3, h, w) in [0, 1] of any size, with gradients to the images."""
+        resized = F.interpolate(images, self.image_size, mode="bilinear", align_corners=False)
+        entering: list[torch.Tensor] = []
+        hook = self.vit.blocks[-1].register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
+        try:
+            after = self.vit.forward_features(self.normalise(resized))
+        finally:
+            hook.remove()
+        return (after if token_layer == "last" else entering[0])[:, self.vit.num_prefix_tokens :]
+
+    def header(self) -> dict:
+        """What every shard made with this teacher says of it."""
+        return {"grid": list(self.grid), "patch_size": self.config["patch_size"], "teacher": self.config["digest"]}
+
+    def batches(self, folder: str | Path, batch_size: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """Ids (B,) and normalised whole images (B, 3, h, w) of every split, a batch at a time: constant memory."""
+        height, width = self.image_size
+        assert height == width, "whole images are decoded to squares"
+        for split in SPLITS:
+            shards = ImageShards(folder, split)
+            for start in range(0, len(shards), batch_size):
+                rows = range(start, min(start + batch_size, len(shards)))
+                pixels = np.stack([decode_square(shards.bytes(row), height) for row in rows])
+                images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+                yield shards.ids[rows.start : rows.stop], self.normalise(images)
