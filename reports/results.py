@@ -51,8 +51,8 @@ LABELS = {
     "finetune_accuracy": "fine-tuning",
     "linear_accuracy": "linear probe",
     "knn_accuracy": "kNN",
-    "finetune_class_accuracy": "fine-tuning, mean over classes",
-    "linear_class_accuracy": "linear probe, mean over classes",
+    "finetune_class_accuracy": "fine-tuning, class mean",
+    "linear_class_accuracy": "linear probe, class mean",
 }
 
 

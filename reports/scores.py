@@ -67,14 +67,14 @@ def _long_table(material: Material) -> str:
             Cell(escape(label_of(row.protocol)), style="text"),
             Cell(percent(row.mean, row.se), row.mean),
             Cell(points(row.difference), "" if row.difference is None else row.difference, _tone(row)),
-            Cell(_interval(row)),
+            Cell(_interval(row), "" if row.difference_low is None else row.difference_low),
             Cell(escape(row.verdict), style=f"text {_tone(row)}".strip()),
             *(Cell(percent(value), value) for value in row.values),
         ]
         for row in material.rows
     ]
     columns = ["arm", "protocol", "mean ± se", "difference", "interval", "verdict", *seeds]
-    return table(columns, body, caption="Accuracies in %, differences and their intervals in points.")
+    return table(columns, body, caption="Accuracies in %, differences and their intervals in points.", style="dense")
 
 
 def _interval(row: Row) -> str:

@@ -1,5 +1,8 @@
 """Which stages run again when something changes: asked of DVC itself, in a world whose outs are all recorded."""
 
+import contextlib
+import shutil
+
 import pytest
 from dvc.repo import Repo
 
@@ -36,17 +39,15 @@ TABLE = {
 @pytest.fixture(scope="module")
 def recorded(world, tmp_path_factory):
     """A copy of the world whose outs DVC has committed."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("graph") / "world"
     shutil.copytree(world, folder, symlinks=True)
-    with Repo(str(folder)) as repo:
+    with contextlib.chdir(folder), Repo() as repo:
         repo.commit(force=True)
     return folder
 
 
 def changed_stages(folder):
-    with Repo(str(folder)) as repo:
+    with contextlib.chdir(folder), Repo() as repo:
         return {name for name in repo.status() if not name.startswith("track_runs")}
 
 
@@ -78,7 +79,7 @@ def test_graph__every_parameter_reaches_a_stage(recorded):
     from pipeline.tracking import flatten
 
     steering = {"data.watch", "data.generate", "data.part_truth"}
-    with Repo(str(recorded)) as repo:
+    with contextlib.chdir(recorded), Repo() as repo:
         tracked = {
             name for stage in repo.index.stages for param in stage.params for name in (param.params or [])
         }  # fmt: skip

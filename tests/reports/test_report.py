@@ -8,6 +8,7 @@ from rich.console import Console
 
 from pipeline.files import read_json
 from pipeline.presets import compose, write_params
+from reports import figures
 from reports.comparison import compare
 from reports.material import gather, measures_by_method, part_usage, sheets
 from reports.report import render
@@ -84,7 +85,8 @@ def test_gather__a_baseline_alone_with_one_seed_and_no_part_truth_makes_a_report
     parse(html)
 
 
-def test_gather__images_without_masks_and_a_model_on_another_grid(tmp_path):
+def test_gather__images_without_masks_and_a_model_on_another_grid(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "chart", lambda draw, **_: figures.Chart(b"", b""))
     ids = write_shards(tmp_path / "data/shards", has_masks=False)
     for name in ("masks/learned", "arms/semmae"):
         write_labels(tmp_path / name, ids, seed=1)

@@ -90,7 +90,7 @@ def test_pretrain__seeds_and_arms_differ(world):
     ("change", "message"),
     [
         ("epochs: 5", "error: pretrain: params.yaml: pretrain.epochs: got 'many'"),
-        (None, "error: pretrain: arms/semmae/manifest.json: not found"),
+        (None, "error: pretrain: arms/semmae: not found"),
     ],
 )
 def test_stage__a_mistake_is_one_line_and_exit_1(copied_world, change, message):
