@@ -77,6 +77,8 @@ class SelfDistillation(nn.Module):
                 if parameter.ndim > 1:
                     scale = 1.0 if name == "prototypes" else math.sqrt(2 / sum(parameter.shape))
                     parameter.normal_(0.0, scale, generator=generator)
+                else:
+                    parameter.zero_()
             self.student.mask_token.normal_(0.0, 0.02, generator=generator)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
 

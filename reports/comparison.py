@@ -192,8 +192,9 @@ def _worth(rows: Sequence[Row], *, comparisons: int) -> str:
         return f"One seed and {images:,} test images show that everything runs, and nothing about the arms."
     if seeds < ENOUGH_SEEDS:
         return (
-            f"That is at most a direction: {seeds} seeds agree by chance alone in 1 of {chance_of_agreement(seeds)} "
-            f"comparisons, and the choice of {images:,} test images alone is worth ±{chance:.1f} points."
+            f"{seeds} seeds can show a direction at most, for they agree by chance alone in 1 of "
+            f"{chance_of_agreement(seeds)} comparisons; the choice of {images:,} test images alone is worth "
+            f"±{chance:.1f} points."
         )
     return (
         f"The words rest on {100 * first.confidence:g} % Student-t intervals over {seeds} paired seeds, not corrected "

@@ -9,6 +9,8 @@ from pathlib import Path
 from reports.figures import Chart
 from reports.results import words
 
+# A strip of few pictures would fill the page otherwise.
+STRIP_ENLARGEMENT = 1.4
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
@@ -119,7 +121,7 @@ def chart(picture: Chart, *, alt: str, caption: str) -> str:
     """A chart that follows the reader's light or dark scheme."""
     return (
         f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{data_uri(picture.dark)}">'
-        f'<img src="{data_uri(picture.light)}" alt="{_text(alt)}"></picture>'
+        f"{image(picture.light, alt=alt)}</picture>"
         f"<figcaption>{_text(caption)}</figcaption></figure>\n"
     )
 
@@ -139,12 +141,20 @@ def strips(
     body = "".join(
         '<div class="row">'
         + ("" if bare else f"<span>{_text(label)}</span>")
-        + f'<img src="{data_uri(picture)}" alt="{_text(alt)}"></div>\n'
+        + f"{image(picture, alt=alt, most=STRIP_ENLARGEMENT)}</div>\n"
         for label, picture, alt in rows
     )
     heading = f"<h3>{_text(title)}</h3>\n" if title else ""
     foot = f"<figcaption>{_text(caption)}</figcaption>" if caption else ""
     return f'<figure class="strips{" bare" if bare else ""}">{heading}{top}{body}{foot}</figure>\n'
+
+
+def image(picture: bytes, *, alt: str, most: float | None = None) -> str:
+    """A PNG as an image element of known proportions; shown at `most` times its own size at most."""
+    # Width and height stand at fixed places of a PNG's first chunk.
+    width, height = (int.from_bytes(picture[start : start + 4], "big") for start in (16, 20))
+    limit = "" if most is None else f' style="max-width:{round(most * width)}px"'
+    return f'<img src="{data_uri(picture)}" width="{width}" height="{height}" alt="{_text(alt)}"{limit}>'
 
 
 def group(pieces: Iterable[str], *, style: str) -> str:

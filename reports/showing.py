@@ -23,6 +23,8 @@ PART_MEASURES = {
     "nmi": "NMI with background",
     "ari": "ARI with background",
     "usage_entropy": "usage entropy",
+    "position_information": "NMI with position",
+    "colour_information": "NMI with colour",
 }
 
 

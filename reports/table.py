@@ -16,8 +16,8 @@ from reports.statistics import DIRECTION_HIGHER, DIRECTION_LOWER, HIGHER, LOWER
 
 STYLES = {HIGHER: "green", LOWER: "red", DIRECTION_HIGHER: "", DIRECTION_LOWER: ""}
 PART_METHODS = {
-    "learned": "learned", "raw": "raw attention", "xy": "patch positions", "colour": "colour", "kmeans": "k-means",
-    "random": "random",
+    "learned": "learned", "raw": "raw attention", "kmeans": "token clusters", "colour": "colour clusters",
+    "xy": "position clusters", "random": "random",
 }  # fmt: skip
 
 

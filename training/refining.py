@@ -118,6 +118,7 @@ class Refining:
     def _start(self, num_heads: int, last_block: Mapping[str, Tensor]) -> None:
         """Foreground, the components that make the token targets, and the weights of step 0."""
         group, draw = self.group, generator(self.group.seed, "start")
+        width = self.data.tokens.shape[2]
         everywhere = torch.ones(self.data.tokens.shape[:2], dtype=torch.bool)
         sample = self._sample(everywhere, draw)
         self.foreground = self._find_foreground(sample, draw)
@@ -125,7 +126,7 @@ class Refining:
             start_from_heads(self.learner, last_block, num_heads)
         else:
             self._start_from_tokens(self._sample(self.foreground, draw), sample, draw)
-        matrix, offset = whitening(self._sample(self.foreground, draw), group.target_width, group.whitening)
+        matrix, offset = whitening(self._sample(self.foreground, draw), min(group.target_width, width), group.whitening)
         self.target_matrix, self.target_offset = matrix.to(self.compute.device), offset.to(self.compute.device)
 
     def _find_foreground(self, sample: Tensor, draw: torch.Generator) -> Tensor:

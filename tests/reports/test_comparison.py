@@ -73,7 +73,7 @@ def test_from_csv__a_missing_file_says_what_to_run(tmp_path):
 def test_sentences__two_seeds_make_no_more_than_a_direction():
     seen, worth = sentences(rows_of({"semmae": [0.5, 0.6], "mae": [0.4, 0.55]}))
     assert seen.startswith("semmae against mae: all seeds point up in fine-tuning (+7.5), linear probe (+7.5) and kNN")
-    assert "at most a direction" in worth
+    assert "2 seeds can show a direction at most" in worth
     assert "1 of 2" in worth
     assert "400 test images" in worth
     assert "±2.5 points" in worth

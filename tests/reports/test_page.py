@@ -1,9 +1,12 @@
 from pathlib import Path
 
+import numpy as np
+
 import reports
 from pipeline.params import read_yaml
 from reports.figures import Chart
 from reports.page import Cell, Section, chart, data_uri, page, strips, table
+from reports.pictures import png
 from tests.reports.document import parse
 
 
@@ -16,16 +19,17 @@ def test_table__marks_headings_and_sort_values():
 
 
 def test_chart__has_a_version_for_dark_surroundings():
-    html = chart(Chart(b"light", b"dark"), alt='say "it"', caption="")
-    found = dict(parse(html).tags)
+    light, dark = (png(np.full((2, 5, 3), value, np.uint8)) for value in (250, 20))
+    found = dict(parse(chart(Chart(light, dark), alt='say "it"', caption="")).tags)
     assert found["source"]["media"] == "(prefers-color-scheme: dark)"
-    assert found["source"]["srcset"] == data_uri(b"dark")
-    assert found["img"] == {"src": data_uri(b"light"), "alt": 'say "it"'}
+    assert found["source"]["srcset"] == data_uri(dark)
+    assert found["img"] == {"src": data_uri(light), "width": "5", "height": "2", "alt": 'say "it"'}
 
 
 def test_strips__without_labels_take_the_whole_width():
-    assert "bare" in strips([("", b"x", "alt")], heads=["a"])
-    assert "bare" not in strips([("name", b"x", "alt")])
+    picture = png(np.zeros((2, 5, 3), np.uint8))
+    assert "bare" in strips([("", picture, "alt")], heads=["a"])
+    assert "bare" not in strips([("name", picture, "alt")])
 
 
 def test_page__text_is_never_markup():

@@ -33,7 +33,7 @@ def test_print_summary__says_all_on_a_plain_terminal(root):
     text = printed(root)
     for words in (
         "12 test images", "over 2 seeds", "fine-tuning", "linear probe", "kNN", "semmae", "raw_attention", "baseline",
-        "semmae against mae:", "at most a direction", "learned 0.30", "patch positions 0.19", "report.html",
+        "semmae against mae:", "a direction at most", "learned 0.30", "position clusters 0.19", "report.html",
         "mlflow ui", "masks/learned",
     ):  # fmt: skip
         assert words in text, words
