@@ -12,7 +12,9 @@ def cluster_labels(train: np.ndarray, test: np.ndarray, count: int, *, seed: int
     F features are a patch's place, its mean colour, or its token. One clustering serves the whole set, so that a label
     means the same in every image.
     """
-    model = KMeans(count, n_init=STARTS, random_state=seed).fit(np.ascontiguousarray(train).reshape(-1, train.shape[-1]))
+    model = KMeans(count, n_init=STARTS, random_state=seed).fit(
+        np.ascontiguousarray(train).reshape(-1, train.shape[-1])
+    )
     labels = model.predict(np.ascontiguousarray(test).reshape(-1, test.shape[-1]))
     return labels.reshape(test.shape[:3]).astype(np.uint8)
 

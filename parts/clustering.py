@@ -1,6 +1,7 @@
 """Whitening and k-means: where part tokens can start."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 ROUNDS = 50
@@ -26,22 +27,35 @@ def whitening(points: Tensor, width: int, strength: float) -> tuple[Tensor, Tens
     return matrix, -(matrix @ mean)
 
 
-def k_means(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Centres (count, C) of points (N, C): k-means++ start, then Lloyd's rounds; deterministic given the generator.
+def k_means(points: Tensor, count: int, generator: torch.Generator, *, starts: int = 1) -> Tensor:
+    """Centres (count, C) of points (N, C): the best of several k-means++ starts, each refined by Lloyd's rounds.
 
-    Not scikit-learn's, whose sums over threads come in any order, so that the same run could differ in its last bits.
+    Deterministic given the generator. Not scikit-learn's, whose sums over threads come in any order, so that the same
+    run could differ in its last bits.
+    Raises ValueError when there are fewer points than centres.
     """
     if len(points) < count:
         raise ValueError(f"{len(points)} patches cannot start {count} parts; use more images")
-    first = torch.randint(len(points), (1,), generator=generator)
-    centres = points[first]
-    nearest = distances(points, centres).squeeze(1)
+    tries = [_refined(points, _spread(points, count, generator)) for _ in range(starts)]
+    return min(tries, key=lambda centres: float(distances(points, centres).amin(dim=1).sum()))
+
+
+def _spread(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` of the points, each drawn with a chance that grows with its squared distance from those before it.
+
+    Source: Arthur and Vassilvitskii, "k-means++", SODA 2007.
+    """
+    centres = points[torch.randint(len(points), (1,), generator=generator)]
     for _ in range(1, count):
-        chosen = torch.multinomial(nearest.clamp_min(1e-12).double(), 1, generator=generator)
+        nearest = distances(points, centres).amin(dim=1)
+        chosen = torch.multinomial(nearest.clamp_min(1e-12), 1, generator=generator)
         centres = torch.cat([centres, points[chosen]])
-        nearest = torch.minimum(nearest, distances(points, points[chosen]).squeeze(1))
+    return centres
+
+
+def _refined(points: Tensor, centres: Tensor) -> Tensor:
     for _ in range(ROUNDS):
-        members = torch.nn.functional.one_hot(distances(points, centres).argmin(dim=1), count).to(points.dtype)
+        members = F.one_hot(distances(points, centres).argmin(dim=1), len(centres)).to(points.dtype)
         sizes = members.sum(dim=0)
         moved = torch.where(sizes[:, None] > 0, (members.T @ points) / sizes.clamp_min(1)[:, None], centres)
         if torch.equal(moved, centres):

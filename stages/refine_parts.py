@@ -8,14 +8,12 @@ from pipeline.files import whole_folder, write_rows
 from pipeline.fingerprint import fingerprint
 from pipeline.image_shards import ImageShards
 from pipeline.params import load_params, load_runtime
-from pipeline.shards import ArrayShards
 from pipeline.stage import run, write_metrics
-from training.compute import set_up
+from training.compute import Compute, set_up
 from training.encoders import save_model
 from training.loop import train
-from training.refining import Refining, load_part_tokens
+from training.refining import Features, Refining, load_part_tokens, read_last_block
 from training.scratch import Scratch
-from training.teacher import FrozenTeacher
 
 
 def main() -> None:
@@ -29,20 +27,18 @@ def main() -> None:
     )
     with Scratch("refine_parts", job) as scratch:
         compute = set_up(**params.compute.model_dump())
-        teacher = FrozenTeacher("teacher", compute.device)
         data = load_part_tokens(
             ImageShards("data/shards", "train"),
             "attention",
             size=group.decoder_size,
             workers=runtime.workers,
+            ram_gib=runtime.ram_gib,
         )
-        token_layer = ArrayShards("attention/tokens").header["token_layer"]
         task = Refining(
             data,
             group,
-            num_heads=teacher.vit.blocks[-1].attn.num_heads,
-            last_block=teacher.vit.blocks[-1].state_dict(),
-            features=partial(teacher.tokens, token_layer=token_layer) if group.perceptual_weight else None,
+            last_block=read_last_block("teacher") if group.initialisation == "heads" else {},
+            features=teacher_features(data.token_layer, compute) if group.perceptual_weight else None,
             compute=compute,
         )
         history = train(
@@ -56,17 +52,34 @@ def main() -> None:
             checkpoint_seconds=runtime.checkpoint_seconds,
             log_seconds=runtime.log_seconds,
         )
-        maps = task.maps(group.batch_size)
-        background = group.parts if group.background == "slot" else None
-        labels = label_patches(maps, background="none" if background is None else "slot").numpy()
-        inside = task.foreground.view(-1, *data.grid).numpy()
         with whole_folder("part_learner") as target:
-            extra = {"token_layer": token_layer, "attention_mass": group.attention_mass}
-            save_model(target, task.learner, {**task.config, **extra, "label_background": group.background})
+            labelling = {"label_background": group.background, "attention_mass": group.attention_mass}
+            save_model(target, task.learner, {**task.config, **labelling, "token_layer": data.token_layer})
+            (target / "decoder").mkdir()
+            save_model(target / "decoder", task.decoder, task.decoder_config)
         write_rows("history/refine_parts.json", history)
-        measured = {**usage(labels, inside, group.parts), "position_information": position_information(labels)}
-        final = {name: value for name, value in history[-1].items() if name.endswith("loss")}
-        write_metrics("metrics/refine_parts.json", {**final, **measured, "images": len(data)})
+        write_metrics("metrics/refine_parts.json", summary(task, history))
+
+
+def teacher_features(token_layer: str, compute: Compute) -> Features:
+    """The frozen teacher's tokens of images in [0, 1]. Only the perceptual loss pays for loading timm."""
+    from training.teacher import FrozenTeacher
+
+    return partial(FrozenTeacher("teacher", compute.device).tokens, token_layer=token_layer)
+
+
+def summary(task: Refining, history: list[dict[str, float]]) -> dict[str, float]:
+    """The last losses, and the guards against parts that died, took all or tile the image, on the training images."""
+    maps = task.maps(task.group.batch_size)
+    labels = label_patches(maps, background="slot" if task.group.background == "slot" else "none").numpy()
+    foreground = task.foreground.view(labels.shape).numpy()
+    return {
+        **{name: value for name, value in history[-1].items() if name.endswith("loss")},
+        **usage(labels, foreground, task.group.parts),
+        "position_information": position_information(labels),
+        "foreground_share": float(foreground.mean()),
+        "images": len(labels),
+    }
 
 
 if __name__ == "__main__":

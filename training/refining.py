@@ -20,6 +20,7 @@ from pipeline.image_shards import ImageShards
 from pipeline.params import RefineParams
 from pipeline.shards import ArrayShards
 from training.compute import Compute
+from training.encoders import load_weights
 from training.loop import update
 from training.randomness import batch_indices, generator, steps_of
 from training.schedules import decay_groups, set_lr, warmup_cosine
@@ -28,6 +29,8 @@ from training.schedules import decay_groups, set_lr, warmup_cosine
 SAMPLE = 20_000
 # Images whose patches are compared with the centres at a time: bounds the memory.
 CHUNK = 256
+# Tries of the k-means that the part tokens start from; one alone can end with two parts of one kind.
+STARTS = 5
 # Width of random part tokens' entries and of the class token's say in them.
 RANDOM_SCALE, CLASS_SCALE = 0.3, 0.5
 
@@ -39,7 +42,7 @@ class PartTokens:
     """The images that part learning trains on, N of them.
 
     tokens: (N, L, D) float16. cls_tokens: (N, D) float32, of the same layer. cls_attention: (N, H, L), of the last block.
-    pixels: (N, 3, h, w) uint8.
+    pixels: (N, 3, h, w) uint8. token_layer: of the teacher, see `parts.attention`.
     """
 
     tokens: Tensor
@@ -47,15 +50,25 @@ class PartTokens:
     cls_attention: Tensor
     pixels: Tensor
     grid: tuple[int, int]
+    token_layer: str
 
     def __len__(self) -> int:
         return len(self.tokens)
 
 
-def load_part_tokens(shards: ImageShards, folder: str, *, size: int, workers: int) -> PartTokens:
-    """Read what `extract_attention` stored in `folder` and decode the same images to `size` pixels squared."""
+def load_part_tokens(shards: ImageShards, folder: str, *, size: int, workers: int, ram_gib: float) -> PartTokens:
+    """Read what `extract_attention` stored in `folder` and decode the same images to `size` pixels squared.
+
+    Raises ValueError when that takes more memory than `ram_gib`, or when `folder` is of other images.
+    """
     stored, everything = ArrayShards(f"{folder}/tokens"), ArrayShards(f"{folder}/all")
     ids = stored.ids
+    needed = len(ids) * (2 * math.prod(stored.header["columns"]["tokens"]["shape"]) + 3 * size * size) / 2**30
+    if needed > ram_gib:
+        raise ValueError(
+            f"part learning on {len(ids)} images needs {needed:.1f} GiB, ram_gib in runtime.yaml allows {ram_gib}; "
+            "raise it or lower extract.part_images"
+        )
     rows = np.minimum(np.searchsorted(shards.ids, ids), len(shards) - 1)
     if not np.array_equal(shards.ids[rows], ids):
         raise ValueError(f"{folder}: holds tokens of images that are not in {shards.folder}; run `dvc repro` again")
@@ -67,7 +80,16 @@ def load_part_tokens(shards: ImageShards, folder: str, *, size: int, workers: in
         cls_attention=torch.from_numpy(everything.rows(ids, "cls_attention")),
         pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
         grid=tuple(stored.header["grid"]),
+        token_layer=stored.header["token_layer"],
     )
+
+
+def read_last_block(folder: str) -> dict[str, Tensor]:
+    """Parameters of the last block of a teacher folder by their names within the block, without building the teacher."""
+    state, _ = load_weights(folder)
+    numbers = {int(name.split(".")[1]) for name in state if name.startswith("blocks.")}
+    prefix = f"blocks.{max(numbers)}."
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 class Refining:
@@ -82,7 +104,6 @@ class Refining:
         data: PartTokens,
         group: RefineParams,
         *,
-        num_heads: int,
         last_block: Mapping[str, Tensor],
         features: Features | None,
         compute: Compute,
@@ -100,22 +121,22 @@ class Refining:
             "blur_sigma": group.blur_sigma,
             "background": group.background == "slot",
         }
-        size = (group.decoder_size, group.decoder_size)
         self.learner = PartLearner(**self.config)
-        self.decoder = PartDecoder(
-            num_maps=self.learner.num_maps,
-            style_width=width,
-            grid=data.grid,
-            image_size=size,
-            width=group.decoder_width,
-        )
+        self.decoder_config = {
+            "num_maps": self.learner.num_maps,
+            "style_width": width,
+            "grid": list(data.grid),
+            "image_size": [group.decoder_size, group.decoder_size],
+            "width": group.decoder_width,
+        }
+        self.decoder = PartDecoder(**self.decoder_config)
         initialise_decoder(self.decoder, generator(group.seed, "decoder"))
-        self._start(num_heads, last_block)
+        self._start(last_block)
         self.model = torch.nn.ModuleDict({"learner": self.learner, "decoder": self.decoder}).to(compute.device)
         self.steps = steps_of(group.epochs, len(data), group.batch_size)
         self.optimizer = torch.optim.AdamW(decay_groups(self.model, group.weight_decay), lr=group.lr, fused=True)
 
-    def _start(self, num_heads: int, last_block: Mapping[str, Tensor]) -> None:
+    def _start(self, last_block: Mapping[str, Tensor]) -> None:
         """Foreground, the components that make the token targets, and the weights of step 0."""
         group, draw = self.group, generator(self.group.seed, "start")
         width = self.data.tokens.shape[2]
@@ -123,7 +144,7 @@ class Refining:
         sample = self._sample(everywhere, draw)
         self.foreground = self._find_foreground(sample, draw)
         if group.initialisation == "heads":
-            start_from_heads(self.learner, last_block, num_heads)
+            start_from_heads(self.learner, last_block, self.data.cls_attention.shape[1])
         else:
             self._start_from_tokens(self._sample(self.foreground, draw), sample, draw)
         matrix, offset = whitening(self._sample(self.foreground, draw), min(group.target_width, width), group.whitening)
@@ -150,7 +171,7 @@ class Refining:
         matrix, offset = whitening(inside, group.token_width, group.whitening)
         centres = torch.zeros(self.learner.num_maps, group.token_width)
         if group.initialisation == "clusters":
-            centres[:parts] = k_means(inside @ matrix.T + offset, parts, draw)
+            centres[:parts] = k_means(inside @ matrix.T + offset, parts, draw, starts=STARTS)
             centres[parts:] = (everywhere @ matrix.T + offset).mean(dim=0)
         start_from_centres(self.learner, centres, matrix, offset)
         if group.initialisation == "random":

@@ -11,7 +11,8 @@ def decoder(grid=(4, 4), image_size=(16, 16)):
 
 
 @pytest.mark.parametrize(
-    ("grid", "image_size"), [((4, 4), (16, 16)), ((4, 4), (4, 4)), ((3, 5), (24, 40)), ((4, 4), (22, 18)), ((8, 8), (5, 5))]
+    ("grid", "image_size"),
+    [((4, 4), (16, 16)), ((4, 4), (4, 4)), ((3, 5), (24, 40)), ((4, 4), (22, 18)), ((8, 8), (5, 5))],
 )
 def test_part_decoder__reaches_any_size(grid, image_size):
     images = decoder(grid, image_size)(torch.rand(2, 5, *grid), torch.randn(2, 6))

@@ -14,7 +14,15 @@ def truth():
 def test_part_quality__renamed_truth_is_perfect(truth):
     names = np.array([4, 2, 0, 3, 1], dtype=np.uint8)
     found = part_quality(names[truth], truth, num_parts=4, background=4)
-    for name in ("nmi", "ari", "nmi_foreground", "ari_foreground", "nmi_foreground_per_image", "miou", "foreground_iou"):
+    for name in (
+        "nmi",
+        "ari",
+        "nmi_foreground",
+        "ari_foreground",
+        "nmi_foreground_per_image",
+        "miou",
+        "foreground_iou",
+    ):
         assert found[name] == pytest.approx(1), name
     assert found["dead_parts"] == 0
     assert found["usage_entropy"] == pytest.approx(1, abs=0.01)

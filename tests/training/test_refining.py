@@ -40,15 +40,14 @@ def scene():
         cls_attention=torch.from_numpy(attention).reshape(IMAGES, 2, -1).half(),
         pixels=torch.from_numpy(draw.integers(0, 255, (IMAGES, 3, 12, 12), dtype=np.uint8)),
         grid=(SIDE, SIDE),
+        token_layer="penultimate",
     )
     return data, truth
 
 
 def refining(scene, features=None, **changes):
     compute = set_up(threads=1, device="cpu", precision="fp32", compile=False, world_size=1)
-    return Refining(
-        scene[0], RefineParams(**{**GROUP, **changes}), num_heads=2, last_block={}, features=features, compute=compute
-    )
+    return Refining(scene[0], RefineParams(**{**GROUP, **changes}), last_block={}, features=features, compute=compute)
 
 
 @pytest.mark.parametrize("background", ["slot", "none", "attention_mass"])
@@ -70,9 +69,7 @@ def test_refining__the_border_tells_object_from_background(scene):
     assert float((task.foreground == inside).float().mean()) > 0.95
 
 
-@pytest.mark.parametrize(
-    ("foreground", "share"), [("all", 1.0), ("attention", None)]
-)
+@pytest.mark.parametrize(("foreground", "share"), [("all", 1.0), ("attention", None)])
 def test_refining__other_foregrounds(scene, foreground, share):
     found = refining(scene, foreground=foreground).foreground
     assert found.shape == (IMAGES, SIDE * SIDE)
@@ -81,11 +78,12 @@ def test_refining__other_foregrounds(scene, foreground, share):
 
 
 def test_refining__usage_balance_revives_a_dead_part(scene):
+    others = {"token_weight": 0.0, "diversity_weight": 0.0, "reconstruction_weight": 0.0}
     counts = []
     for weight in (0.0, 2.0):
-        task = refining(scene, initialisation="random", background="none", usage_weight=weight, token_weight=0.0)
+        task = refining(scene, initialisation="random", background="none", usage_weight=weight, **others)
         with torch.no_grad():
-            task.learner.offset[0] = 20
+            task.learner.offset[0] = 5
         for number in range(task.steps):
             task.step(number)
         counts.append(len(task.maps(16).argmax(dim=1)[torch.from_numpy(scene[1] > 0)].unique()))
