@@ -57,7 +57,7 @@ def draw(
 
 def illumination(size: int, light: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
     """Factor (3, size, size) of exposure, colour cast, and falling brightness away from the light."""
-    cast = (0.85 + 0.3 * rng.random()) * (0.88 + 0.24 * rng.random(3, dtype=np.float32))
+    cast = (0.85 + 0.3 * rng.random()) * (0.94 + 0.12 * rng.random(3, dtype=np.float32))
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     fall = 1 + 0.22 * rng.random() * (light[0] * ramp[None, :] + light[1] * ramp[:, None])
     return fall * cast[:, None, None]

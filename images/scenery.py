@@ -1,7 +1,7 @@
 """What surrounds an animal: a textured ground, clutter behind it and occluders before it, labelled 0.
 
-Its colours span those of the animals, so that a colour histogram tells little about the species. Unit: the
-side of the picture.
+Its colours are the same in every picture, so that they tell neither the picture nor the species. Unit: the side
+of the picture.
 """
 
 import math
@@ -12,10 +12,28 @@ from images.canvas import Canvas
 from images.shapes import Ellipse, Limb, Placement, Polygon, Shape, bent, towards, unit
 from images.textures import colour, noise, relief
 
+# Hue, saturation and value. All pictures share them: a ground of its own would name a picture at once, and a network
+# that learns to tell pictures apart would look at nothing else.
+MATERIALS = {
+    "grass": (0.25, 0.35, 0.45),
+    "sand": (0.12, 0.3, 0.75),
+    "soil": (0.06, 0.35, 0.35),
+    "rock": (0.6, 0.06, 0.5),
+    "snow": (0.58, 0.04, 0.88),
+    "moss": (0.42, 0.3, 0.3),
+}
+SPREAD = (0.03, 0.06, 0.08)
+
+
+def materials(count: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """RGB of `count` different materials, each a little varied."""
+    chosen = [list(MATERIALS.values())[index] for index in rng.choice(len(MATERIALS), count, replace=False)]
+    return [colour(*(m + s * (2 * rng.random() - 1) for m, s in zip(hsv, SPREAD, strict=True))) for hsv in chosen]
+
 
 def ground(size: int, rng: np.random.Generator) -> np.ndarray:
     """RGB (3, size, size): three colours mixed by smooth noise, under warped stripes, speckles or neither."""
-    colours = [colour(rng.random(), 0.05 + 0.35 * rng.random(), 0.2 + 0.6 * rng.random()) for _ in range(3)]
+    colours = materials(3, rng)
     coarse, fine = noise(size, 3, rng), noise(size, 14, rng)
     tones = unit(2.2 * coarse - 0.6)
     rgb = colours[0] + tones * (colours[1] - colours[0])
@@ -64,8 +82,7 @@ def thing(place: tuple[float, float], reach: float, rng: np.random.Generator) ->
 
 
 def _paint(canvas: Canvas, shapes: tuple[Shape, ...], rng: np.random.Generator, light: tuple[float, float]) -> None:
-    first = colour(rng.random(), 0.1 + 0.5 * rng.random(), 0.2 + 0.7 * rng.random())
-    second = colour(rng.random(), 0.1 + 0.5 * rng.random(), 0.2 + 0.7 * rng.random())
+    first, second = materials(2, rng)
     stripes, strength = 2 * math.pi / (0.05 + 0.1 * rng.random()), 0.7 * rng.random()
 
     def shade(field, window):

@@ -77,6 +77,10 @@ class TeacherParams(Group):
     lr: Positive = Field(description="peak, for this batch size")
     weight_decay: NonNegative
     warmup_share: Share = Field(description="share of the steps with rising lr and teacher temperature")
+    global_size: Count = Field(
+        description="pixels of the global crops; less than image_size costs less, and shows things as large in crops "
+        "as in whole images (Touvron et al., NeurIPS 2019)"
+    )
     local_crops: Annotated[int, Field(ge=0)]
     local_size: Count = Field(description="pixels, divisible by the patch size")
     global_scale: Range = Field(description="area shares of the global crops")
@@ -95,7 +99,7 @@ class TeacherParams(Group):
 
     @model_validator(mode="after")
     def _check(self) -> "TeacherParams":
-        for name in ("image_size", "local_size"):
+        for name in ("image_size", "global_size", "local_size"):
             if self.source == "train" and getattr(self, name) % self.patch_size:
                 raise ValueError(f"{name} {getattr(self, name)} must be divisible by patch_size {self.patch_size}")
         if self.width % self.num_heads:

@@ -19,7 +19,7 @@ TINY = {
     "creatures": {"train": 60, "test": 30, "image_size": 32},
     "teacher": {
         "image_size": 32, "patch_size": 8, "width": 24, "depth": 2, "num_heads": 6, "epochs": 4, "batch_size": 8,
-        "local_crops": 1, "local_size": 16, "prototypes": 16, "head_width": 16, "neighbours": 5,
+        "global_size": 32, "local_crops": 1, "local_size": 16, "prototypes": 16, "head_width": 16, "neighbours": 5,
     },
     "extract": {"batch_size": 16, "part_images": 40},
     "refine": {

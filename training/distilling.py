@@ -49,7 +49,7 @@ class Distillation:
             vit, head_width=group.head_width, bottleneck=BOTTLENECK, prototypes=group.prototypes, generator=weights
         ).to(compute.device)
         self.model.train()
-        self.grid = (side, side)
+        self.grid = (group.global_size // group.patch_size,) * 2
         self.steps = steps_of(group.epochs, len(images), group.batch_size)
         self.warmup = max(1, round(group.warmup_share * self.steps))
         self.optimizer = torch.optim.AdamW(
@@ -61,7 +61,7 @@ class Distillation:
         group, progress = self.group, number / max(1, self.steps - 1)
         indices = batch_indices(len(self.images), group.batch_size, number, group.seed, "order")
         draw = generator(group.seed, "views", number)
-        views = self.views(np.tile(indices, 2), group.image_size, group.global_scale, draw)
+        views = self.views(np.tile(indices, 2), group.global_size, group.global_scale, draw)
         local = None
         if group.local_crops:
             local = self.views(np.tile(indices, group.local_crops), group.local_size, group.local_scale, draw)
