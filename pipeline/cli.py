@@ -101,6 +101,28 @@ def summary() -> None:
 
 
 @app.command()
+def show(
+    images: Annotated[list[Path], typer.Argument(help="image files")],
+    out: Annotated[Path, typer.Option(help="folder of the pictures")] = Path("parts_of"),
+) -> None:
+    """Draw the learned parts of any images; a file that cannot be read is named, and the others are drawn."""
+    from pipeline.params import load_params
+    from reports.show import show as draw
+    from training.compute import set_up
+
+    params = load_params()
+    device = set_up(**params.compute.model_dump()).device
+    is_whole = True
+    for shown in draw(images, out, max_pixels=params.data.max_pixels, device=device):
+        if shown.picture is not None:
+            print(shown.picture)
+        else:
+            is_whole = False
+            print(f"error: {shown.source}: {shown.problem}", file=sys.stderr)
+    raise SystemExit(not is_whole)
+
+
+@app.command()
 def track() -> None:
     """Replay into MLflow what DVC has recorded and MLflow does not know yet."""
     from pipeline.tracking import replay, tracking_uri

@@ -6,19 +6,24 @@ Charts are drawn a phone's width wide with type to match, and stand side by side
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from reports.comparison import Row
-from reports.results import label_of
+from reports.results import label_of, words
 
 WIDTH, HEIGHT, DPI, SHEET_DPI = 4.8, 3.3, 200, 120
 LIGHT = {"ink": "#1d2430", "soft": "#6b7280", "line": "#d9dde4", "paper": "#ffffff"}
 DARK = {"ink": "#e7eaf0", "soft": "#9aa3b2", "line": "#343b48", "paper": "#191e27"}
+# Losses whose largest is more than this many times the smallest are drawn on a logarithmic axis.
+LINEAR_RANGE = 20
 # The baseline is grey; the first other arm is the one the eye should find.
 BASELINE_COLOUR = "#8b93a1"
 ARM_COLOURS = ("#5b6cf0", "#e8842c", "#18a57b", "#d64b8a", "#a06be0", "#c2a20b", "#2aa5d8")
@@ -49,10 +54,11 @@ def _render(draw: Callable[[Axes, Mapping[str, str]], None], ink: Mapping[str, s
         figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure.add_subplot(), ink)
-        return _bytes_of(figure)
+        return bytes_of(figure)
 
 
-def _bytes_of(figure: Figure) -> bytes:
+def bytes_of(figure: Figure) -> bytes:
+    """The figure as PNG bytes."""
     out = io.BytesIO()
     # Matplotlib writes its version into the file otherwise.
     figure.savefig(out, format="png", metadata={"Software": None})
@@ -142,6 +148,33 @@ def curves(
     return chart(draw)
 
 
+def losses(history: Sequence[Mapping[str, float]]) -> Chart:
+    """Every part of one training's loss over steps; on a logarithmic axis where they lie orders of magnitude apart.
+
+    history: rows of a training loop; its `*_loss` columns are drawn, but for values that are not positive.
+    """
+    names = sorted({name for row in history for name in row if name.endswith("_loss")})
+    seen = [row[name] for row in history for name in names if row.get(name, 0) > 0]
+    is_wide = bool(seen) and max(seen) > LINEAR_RANGE * min(seen)
+
+    def draw(axes: Axes, ink: Mapping[str, str]) -> None:
+        for name, colour in zip(names, cycle(ARM_COLOURS), strict=False):
+            line = [(row["step"], row[name]) for row in history if row.get(name, 0) > 0]
+            if line:
+                label = words(name).removesuffix(" loss")
+                axes.plot(*zip(*line, strict=True), color=colour, lw=1.6, label=label)
+        if is_wide:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.grid(axis="y")
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3, handlelength=1.2, columnspacing=1.2)
+
+    return chart(draw, height=HEIGHT + 0.2 * (len(names) > 3))
+
+
 def spreads(by_arm: Mapping[str, Sequence[float]], progress: Sequence[float], colours: Mapping[str, str]) -> Chart:
     """The standard deviation over parts of the hidden ratio, over training, a line an arm."""
 
@@ -181,28 +214,56 @@ def part_quality(values: Mapping[str, Mapping[str, float]], measures: Mapping[st
     return chart(draw, height=0.8 + 0.42 * len(methods))
 
 
-def sheet(strips: Sequence[tuple[str, np.ndarray]], *, heads: Sequence[str] = ()) -> bytes:
+def sheet(
+    strips: Sequence[tuple[str, np.ndarray]],
+    *,
+    heads: Sequence[str] = (),
+    legend: Mapping[str, tuple[int, int, int]] | None = None,
+    legend_of: str = "",
+) -> bytes:
     """Labelled strips of pictures (h, w, 4) one below the other, on white: for use outside of the page.
 
-    heads: one for each picture of a strip, above the first.
+    heads: one for each picture of a strip, above the first. legend: name -> RGB; a strip of such a name gets its
+    colour beside the name, and where no strip has one the legend stands below the last, after the words `legend_of`.
     """
+    legend = legend or {}
     width, margin, gap, head = 9.0, 1.25, 0.06, 0.28 if heads else 0.0
+    below = {} if any(text in legend for text, _ in strips) else legend
+    a_row = 7
+    foot = 0.22 * -(-len(below) // a_row)
     tall = [(width - margin) * pixels.shape[0] / pixels.shape[1] for _, pixels in strips]
-    height = head + sum(tall) + gap * (len(tall) + 1)
+    height = head + sum(tall) + gap * (len(tall) + 1) + foot
     with rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.color": LIGHT["ink"]}):
         figure = Figure(figsize=(width, height), dpi=SHEET_DPI, facecolor="white")
         FigureCanvasAgg(figure)
         for place, text in enumerate(heads):
             across = margin + (width - margin) * (place + 0.5) / len(heads)
-            figure.text(across / width, 1 - 0.6 * head / height, text, ha="center", va="center")
+            # A file name may hold dollars, which would start a formula.
+            figure.text(across / width, 1 - 0.6 * head / height, text, ha="center", va="center", parse_math=False)
         top = height - head - gap
         for (text, pixels), extent in zip(strips, tall, strict=True):
             axes = figure.add_axes((margin / width, (top - extent) / height, 1 - margin / width, extent / height))
             axes.imshow(pixels, aspect="auto", interpolation="lanczos")
             axes.axis("off")
-            figure.text(0.01, (top - extent / 2) / height, text, va="center")
+            named(figure, 0.09, top - extent / 2, text, legend.get(text))
             top -= extent + gap
-        return _bytes_of(figure)
+        if below:
+            named(figure, 0.09, top - 0.11, legend_of, None)
+        for place, (text, colour) in enumerate(below.items()):
+            across = margin + (width - margin) * (place % a_row) / a_row
+            named(figure, across, top - 0.11 - 0.22 * (place // a_row), text, colour)
+        return bytes_of(figure)
+
+
+def named(figure: Figure, left: float, up: float, text: str, colour: tuple[int, int, int] | None, side: float = 0.12) -> None:
+    """Text that starts `left` inches from the left edge, centred `up` inches from the lower one; its colour before it."""
+    width, height = figure.get_size_inches()
+    if colour is not None:
+        face = tuple(value / 255 for value in colour)
+        corner = (left / width, (up - side / 2) / height)
+        figure.add_artist(Rectangle(corner, side / width, side / height, facecolor=face, linewidth=0))
+        left += 1.5 * side
+    figure.text(left / width, up / height, text, va="center", parse_math=False)
 
 
 def _kinds(rows: Sequence[Row]) -> tuple[list[str], list[str]]:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reports.map_tiles import MapTile, head_tiles, map_tiles
 from reports.pictures import enlarge, hide, only_part, paint_parts, strip
 from reports.samples import TILE, Samples
 
@@ -35,13 +36,44 @@ def image_strip(samples: Samples, label: str = "image") -> Strip:
 def part_strips(samples: Samples, maps: Mapping[str, PartMaps]) -> list[Strip]:
     """The images, each kind of part map over them, and the data's own parts where it has them."""
     rows = [image_strip(samples)]
-    for name, (labels, num_parts) in maps.items():
-        tiles = [paint_parts(tile, label, num_parts) for tile, label in zip(samples.tiles, labels, strict=True)]
-        rows.append(Strip(name, strip(tiles), f"The same images with {name} in colour, background grey"))
+    rows += [painted_strip(samples.tiles, found, name) for name, found in maps.items()]
     if any(truth is not None for truth in samples.truth):
         tiles = [_truth_tile(tile, truth) for tile, truth in zip(samples.tiles, samples.truth, strict=True)]
         rows.append(Strip("true parts", strip(tiles), "The same images with the data's own part labels in colour"))
     return rows
+
+
+def painted_strip(images: Sequence[np.ndarray], maps: PartMaps, name: str) -> Strip:
+    """The images with one kind of part map over them."""
+    tiles = [paint_parts(image, label, maps.num_parts) for image, label in zip(images, maps.labels, strict=True)]
+    return Strip(name, strip(tiles), f"The same images with {name} in colour, background grey")
+
+
+def rebuilt_strip(rebuilt: Sequence[np.ndarray]) -> Strip:
+    """Images (h, w, 3) uint8 that the decoder made of part maps and class token."""
+    tiles = [enlarge(image, TILE) for image in rebuilt]
+    return Strip("rebuilt", strip(tiles), "The same images, rebuilt from their part maps and their class token alone")
+
+
+def head_strips(samples: Samples, heads: np.ndarray) -> list[Strip]:
+    """One attention head a row, across the images. heads: (n, H, gh, gw)."""
+    rows = [list(head_tiles(tile, found)) for tile, found in zip(samples.tiles, heads, strict=True)]
+    return _transposed(rows, "Attention of {} of the teacher's last block over the same images, bright where it is high")
+
+
+def share_strips(samples: Samples, shares: np.ndarray, num_parts: int) -> list[Strip]:
+    """One part map a row, across the images. shares: (n, S, gh, gw); of many maps those that cover most."""
+    largest = np.sort(np.argsort(-shares.sum(axis=(0, 2, 3)), kind="stable")[:MOST_PARTS])
+    rows = [list(map_tiles(tile, found, num_parts, largest)) for tile, found in zip(samples.tiles, shares, strict=True)]
+    return _transposed(rows, "The share of {} in each patch of the same images, in its colour")
+
+
+def _transposed(rows: Sequence[Sequence[MapTile]], alt: str) -> list[Strip]:
+    """Tiles by image and map -> one map a strip."""
+    return [
+        Strip(same[0].title, strip([tile.pixels for tile in same]), alt.format(same[0].title))
+        for same in zip(*rows, strict=True)
+    ]
 
 
 def _truth_tile(tile: np.ndarray, truth: np.ndarray | None) -> np.ndarray:
@@ -53,14 +85,14 @@ def _truth_tile(tile: np.ndarray, truth: np.ndarray | None) -> np.ndarray:
     return paint_parts(tile, labels, count)
 
 
-def single_part_strips(samples: Samples, maps: PartMaps) -> list[Strip]:
+def single_part_strips(images: Sequence[np.ndarray], maps: PartMaps) -> list[Strip]:
     """One part a row, across the images: what a part means. Of many parts those that cover most."""
     largest = np.argsort(-np.bincount(maps.labels.ravel(), minlength=maps.num_parts)[: maps.num_parts], kind="stable")
     return [
         Strip(
             f"part {part}",
-            strip([only_part(tile, label, part) for tile, label in zip(samples.tiles, maps.labels, strict=True)]),
-            f"Where part {part} lies in the same {len(samples.tiles)} images; the rest is dim",
+            strip([only_part(tile, label, part) for tile, label in zip(images, maps.labels, strict=True)]),
+            f"Where part {part} lies in the same {len(images)} images; the rest is dim",
         )
         for part in sorted(largest[:MOST_PARTS].tolist())
     ]

@@ -18,21 +18,35 @@ from pipeline.params import Arm
 from pipeline.shards import MaskCache
 from reports import figures
 from reports.comparison import Row, headline
+from reports.dissection import Dissection, dissect, load_decoder
+from reports.dissection import inputs_of as teacher_inputs
 from reports.figures import Chart
 from reports.gallery import (
     PartMaps,
     Strip,
+    head_strips,
+    image_strip,
     mask_strips,
     part_strips,
+    rebuilt_strip,
     reconstruction_strips,
+    share_strips,
     single_part_strips,
 )
+from reports.map_tiles import part_colours
 from reports.mask_statistics import POINTS, draw, hidden_spread, open_masks, shown_progress, whole_images
+from reports.portrait import portrait
 from reports.reconstructions import inputs_of, load_autoencoder, reconstruct
 from reports.results import Results
 from reports.samples import Samples, choose
+from training.part_model import FrozenParts
 from training.randomness import generator
+from training.teacher import FrozenTeacher
 
+# Images that get a picture of their own among the files, and that heads and maps are shown of on the page.
+PORTRAITS, COMPARED = 3, 4
+# The colours of the legend are these parts'; raw and true ones have their own.
+LEARNED = "learned parts"
 DRAWN_MEASURES = {"nmi_foreground": "over the set", "nmi_foreground_per_image": "per image"}
 
 
@@ -43,7 +57,7 @@ class Material:
     arms: name -> its definition. colours: arm -> CSS colour. spreads: arm -> std over parts of the hidden ratio at
     `POINTS` of training. usage: a (share of patches, share of images) a part, and background. part_measures: method
     -> measure -> number. alphas: arm -> alpha at each shown moment, None without a schedule. moments: shares of
-    training. charts, pictures: by name.
+    training. charts, pictures: by name. portraits: PNG files, an image each, of the first shown images.
     """
 
     rows: Sequence[Row]
@@ -63,6 +77,7 @@ class Material:
     charts: Mapping[str, Chart]
     pictures: Mapping[str, Sequence[Strip]]
     masks: Mapping[str, Sequence[Strip]]
+    portraits: Sequence[bytes]
 
     @property
     def baseline(self) -> str:
@@ -117,11 +132,12 @@ def gather(
         steps = [draw(drawn, len(samples.ids), grid=grid, progress=at, seed=results.seeds[0]) for at in moments]
         masks[name] = mask_strips(samples, [mask.unflatten(1, grid).numpy() for mask, _ in steps], name)
         alphas[name] = [alpha for _, alpha in steps]
-    maps = {"learned parts": PartMaps(learned.rows(samples.ids), num_parts)}
+    maps = {LEARNED: PartMaps(learned.rows(samples.ids), num_parts)}
     raw = next((name for name, arm in arms.items() if arm.parts == "raw"), None)
     if raw is not None:
         cache = MaskCache(root / "arms" / raw)
         maps["raw attention"] = PartMaps(cache.rows(samples.ids), cache.header["num_parts"])
+    seen = _dissection(samples, root, device)
     part_measures = measures_by_method(results.parts)
     colours = figures.arm_colours(results.arms, rows[0].baseline)
     return Material(
@@ -142,11 +158,34 @@ def gather(
         charts=_charts(results, rows, spreads=spreads, colours=colours, part_measures=part_measures),
         pictures={
             "parts": part_strips(samples, maps),
-            "single_parts": single_part_strips(samples, maps["learned parts"]),
-            **_reconstructions(samples, models, maps["learned parts"], ratio=ratio, device=device),
+            "single_parts": single_part_strips(samples.tiles, maps[LEARNED]),
+            **_part_pictures(samples, seen),
+            **_reconstructions(samples, models, maps[LEARNED], ratio=ratio, device=device),
         },
         masks=masks,
+        portraits=[
+            portrait(tile, seen, place, title=f"A test image: {samples.classes[place]}")
+            for place, tile in enumerate(samples.tiles[:PORTRAITS])
+        ],
     )
+
+
+def _dissection(samples: Samples, root: Path, device: torch.device) -> Dissection:
+    """The shown images through teacher, part learner and decoder: of test images no tokens are stored."""
+    teacher, learner = FrozenTeacher(root / "teacher", device), FrozenParts(root / "part_learner", device)
+    return dissect(teacher_inputs(samples.encoded, teacher), teacher, learner, load_decoder(root / "part_learner", device))
+
+
+def _part_pictures(samples: Samples, seen: Dissection) -> dict[str, list[Strip]]:
+    """Attention heads, part maps, and what the decoder makes of the maps where it was trained."""
+    few = samples.first(COMPARED)
+    pictures = {
+        "heads": [image_strip(few), *head_strips(few, seen.heads[:COMPARED])],
+        "part_maps": [image_strip(few), *share_strips(few, seen.shares[:COMPARED], seen.num_parts)],
+    }
+    if seen.rebuilt is not None:
+        pictures["rebuilt"] = [image_strip(samples), rebuilt_strip(seen.rebuilt)]
+    return pictures
 
 
 def _reconstructions(
@@ -203,6 +242,9 @@ def _charts(
     ):
         runs = {arm: [found[arm, seed] for seed in results.seeds] for arm in results.arms}
         charts[name] = figures.curves(runs, colours, label=label)
+    for name, history in (("teacher_losses", results.teacher_history), ("part_losses", results.refine_history)):
+        if history:
+            charts[name] = figures.losses(history)
     if part_measures:
         charts["part_quality"] = figures.part_quality(part_measures, DRAWN_MEASURES, lead="learned")
     return charts
@@ -233,8 +275,13 @@ def part_usage(labels: np.ndarray, num_parts: int, *, has_background: bool) -> l
 def sheets(material: Material) -> dict[str, bytes]:
     """The charts (light) and the pictures as PNG files by name, for use outside of the page."""
     files = {name: chart.light for name, chart in material.charts.items()}
+    colours = part_colours(material.num_parts)
     for name, rows in material.pictures.items():
-        files[name] = figures.sheet([(row.label, row.pixels) for row in rows])
+        legend = colours if name in ("parts", "single_parts", "part_maps") else None
+        files[name] = figures.sheet(
+            [(row.label, row.pixels) for row in rows], legend=legend, legend_of=LEARNED
+        )
+    files |= {f"image_{place}": picture for place, picture in enumerate(material.portraits)}
     for arm, rows in material.masks.items():
         strips = [(row.label, row.pixels) for row in rows]
         files[f"masks_{arm}"] = figures.sheet(strips, heads=material.moment_labels(arm))

@@ -15,13 +15,18 @@ PALETTE = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167), (0, 114, 178), (240, 228, 66),
     (148, 103, 189), (140, 86, 75), (127, 199, 127), (188, 189, 34), (23, 190, 207),
 )  # fmt: skip
-HIDDEN = (128, 133, 142)
+# Light of a second and a third round of the palette: towards black, then towards white.
+ROUNDS = ((0, 0.0), (0, 0.45), (255, 0.5))
+BACKGROUND = HIDDEN = (128, 133, 142)
+HEAD = (255, 255, 255)
 GAP = 6
 
 
 def part_colour(part: int) -> tuple[int, int, int]:
-    """RGB of a part, the same in every picture; from the thirteenth part on colours come again."""
-    return PALETTE[part % len(PALETTE)]
+    """RGB of a part, the same in every picture; from the thirteenth part on darker, then lighter, then again."""
+    towards, share = ROUNDS[part // len(PALETTE) % len(ROUNDS)]
+    red, green, blue = (round(value + (towards - value) * share) for value in PALETTE[part % len(PALETTE)])
+    return red, green, blue
 
 
 def paint_parts(image: np.ndarray, labels: np.ndarray, num_parts: int) -> np.ndarray:
@@ -42,6 +47,14 @@ def only_part(image: np.ndarray, labels: np.ndarray, part: int) -> np.ndarray:
     """The image where it shows one part; the rest is grey and dim."""
     shown = (spread(labels, image.shape[0]) == part)[..., None]
     return np.where(shown, image, grey(image) * 0.22 + 24).round().astype(np.uint8)
+
+
+def glow(image: np.ndarray, strength: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """The image grey and dim, and over it a colour as strong as a map (gh, gw) of values in [0, 1] is."""
+    size = image.shape[:2]
+    smooth = Image.fromarray(strength.astype(np.float32)).resize(size[::-1], Image.Resampling.BILINEAR)
+    weight = 0.92 * np.asarray(smooth).clip(0, 1)[..., None]
+    return ((grey(image) * 0.4 + 10) * (1 - weight) + np.array(colour) * weight).round().astype(np.uint8)
 
 
 def hide(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

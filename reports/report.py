@@ -61,6 +61,18 @@ def _learning(material: Material) -> Section:
         ],
         style="charts",
     )
+    told = {
+        "teacher_losses": "The teacher: losses of self-distillation on class token and on patches.",
+        "part_losses": "Part learning: every loss before it is weighted.",
+    }
+    html += group(
+        [
+            chart(material.charts[name], alt=f"{caption} Over steps.", caption=caption)
+            for name, caption in told.items()
+            if name in material.charts
+        ],
+        style="charts",
+    )
     for name, numbers in (("The teacher", material.results.teacher), ("Part learning", material.results.refine)):
         body = [[Cell(escape(words(key))), Cell(f"{value:.4g}", value)] for key, value in numbers.items()]
         html += details(f"{name}: all numbers", table(["measure", "value"], body, caption=name))

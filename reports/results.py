@@ -19,7 +19,8 @@ class Results:
     """What the stages measured. A job is (arm, seed); `parts` is empty where the data has no part labels.
 
     protocols: the metrics of probe and finetune by job. pretrain: the metrics of pretraining by job. histories and
-    finetune_histories: the rows of the training loop by job.
+    finetune_histories: the rows of the training loop by job. teacher_history, refine_history: those of the teacher
+    (none where it was a checkpoint) and of part learning.
     """
 
     arms: tuple[str, ...]
@@ -33,6 +34,8 @@ class Results:
     refine: Numbers
     parts: Numbers
     test_images: int
+    teacher_history: Sequence[Numbers] = ()
+    refine_history: Sequence[Numbers] = ()
 
     @property
     def names(self) -> list[str]:
@@ -103,6 +106,8 @@ def read_results(root: Path, *, arms: Sequence[str], seeds: Sequence[int], part_
         refine=read_json(root / "metrics/refine_parts.json"),
         parts=read_json(root / "metrics/evaluate_parts.json") if part_truth else {},
         test_images=counts[0],
+        teacher_history=read_json(root / "history/train_teacher.json"),
+        refine_history=read_json(root / "history/refine_parts.json"),
     )
 
 

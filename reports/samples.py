@@ -24,6 +24,11 @@ class Samples:
     encoded: list[bytes]
     truth: list[np.ndarray | None]
 
+    def first(self, count: int) -> "Samples":
+        """The first `count` of them."""
+        kept = {name: values[:count] for name, values in vars(self).items()}
+        return Samples(**kept)
+
 
 def choose(shards: ImageShards, count: int) -> Samples:
     """At most `count` images, one of each class in turn and by ascending id: nobody picked them."""

@@ -74,9 +74,34 @@ def parts(material: Material) -> Section:
         caption="Colours of true and of raw parts are their own: they do not match those of the learned ones.",
     )
     html += "<h3>One part at a time</h3>\n" + strips(_encoded(material.pictures["single_parts"]))
+    html += _from_heads_to_parts(material)
     if material.part_measures:
         html += "<h3>Part quality</h3>\n" + _part_quality(material)
     return Section("parts", "Semantic parts", "Parts", html)
+
+
+def _from_heads_to_parts(material: Material) -> str:
+    html = "<h3>From attention heads to parts</h3>\n" + group(
+        [
+            strips(
+                _encoded(material.pictures["heads"]),
+                caption="Attention of the class token in the teacher's last block, a row a head; each picture is relative "
+                "to its strongest patch. Heads are not matched with parts.",
+            ),
+            strips(
+                _encoded(material.pictures["part_maps"]),
+                caption="Share of every learned part in a patch, in the part's colour: dim is none, full colour is all.",
+            ),
+        ],
+        style="side",
+    )
+    if "rebuilt" in material.pictures:
+        html += "<h3>Rebuilt from parts</h3>\n" + strips(
+            _encoded(material.pictures["rebuilt"]),
+            caption="What the part learner's decoder makes of the part maps and one class token; it has no other input. "
+            "It is there to train the parts, not to draw well.",
+        )
+    return html
 
 
 def _teacher(material: Material) -> str:

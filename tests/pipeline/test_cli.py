@@ -76,3 +76,21 @@ def test_check__a_missing_folder_is_named(project, monkeypatch, capsys):
     assert call(monkeypatch, "preset", "clothing10") == 0
     assert call(monkeypatch, "check") == 1
     assert "data.path: no folder data/clothing10" in capsys.readouterr().err
+
+
+def test_show__a_broken_file_is_one_line_and_the_rest_is_drawn(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(world)
+    Image.new("RGB", (40, 30), "teal").save(tmp_path / "mine.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    files = [str(tmp_path / name) for name in ("broken.png", "mine.png")]
+    assert call(monkeypatch, "show", *files, "--out", str(tmp_path / "out")) == 1
+    told = capsys.readouterr()
+    assert len(told.err.splitlines()) == 1 and told.err.startswith(f"error: {tmp_path / 'broken.png'}: truncated")
+    assert told.out.split() == [str(tmp_path / "out" / "mine-parts.png")]
+    assert call(monkeypatch, "show", files[1], "--out", str(tmp_path / "out")) == 0
+
+
+def test_show__before_anything_is_learned_is_one_line(project, monkeypatch, capsys):
+    assert call(monkeypatch, "show", "mine/cats/a.png") == 1
+    assert "run `dvc repro refine_parts`" in capsys.readouterr().err
+    assert not (project / "parts_of").exists()

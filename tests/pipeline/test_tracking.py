@@ -79,6 +79,19 @@ def test_replay__each_result_gets_one_run_and_a_second_replay_none(repository):
     assert runs()[1]["probe@mae-0"].info.status == "KILLED"
 
 
+def test_replay__the_report_and_all_its_figures_go_to_the_run_of_the_comparison(repository):
+    for name in ("report/report.html", "report/figures/image_0.png", "report/figures/parts.png", "report/curves.csv"):
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_text(name)
+    outs = "".join(f"\n    - {{path: report/{name}, md5: x}}" for name in ("report.html", "figures", "curves.csv"))
+    with open("dvc.lock", "a", encoding="utf-8") as file:
+        file.write(f"  compare:\n    cmd: python -m stages.compare\n    outs:{outs}\n")
+    assert tracking.replay() == 3
+    client, found = runs()
+    kept = {file.path for file in client.list_artifacts(found["compare"].info.run_id)}
+    assert kept == {"report.html", "image_0.png", "parts.png"}
+
+
 def test_replay__a_lost_server_is_one_warning(repository, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert tracking.replay() == 0

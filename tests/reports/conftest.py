@@ -9,12 +9,16 @@ import torch
 from PIL import Image
 
 from models.mae import MaskedAutoencoder
+from models.part_decoder import PartDecoder
+from models.part_learner import PartLearner
+from models.teachers import build
 from models.vit import initialise
 from pipeline.files import write_json, write_rows
 from pipeline.image_shards import ImageShardWriter
 from pipeline.params import Arm
 from pipeline.shards import MaskCacheWriter
 from reports import figures
+from stages.train_teacher import write_teacher
 from training.encoders import save_model
 
 ARMS = {
@@ -91,6 +95,9 @@ def write_metrics_of(root, arms, seeds, *, steps=30, test_images=12):
     teacher = {"knn_accuracy": 0.52, "knn_accuracy_untrained": 0.31, "knn_accuracy_pixels": 0.2}
     write_json(root / "metrics/train_teacher.json", teacher)
     write_json(root / "metrics/refine_parts.json", {"loss": 1.25, "diversity": 0.1})
+    for name in ("class", "token"):
+        history = [{"step": n + 1, "loss": 2.0, f"{name}_loss": 1 / (n + 1), "usage_loss": 0.0} for n in range(steps)]
+        write_rows(root / "history" / f"{'train_teacher' if name == 'class' else 'refine_parts'}.json", history)
     quality = {
         f"{method}/{measure}": value
         for method, value in {"learned": 0.3, "raw": 0.16, "xy": 0.19, "random": 0.02}.items()
@@ -108,6 +115,29 @@ def write_models(root, arms, seeds, config):
             folder = root / "pretrained" / f"{arm}-{seed}"
             folder.mkdir(parents=True)
             save_model(folder, model, config)
+
+
+def write_part_model(root, *, background="slot", decodes=True):
+    """An untrained teacher of 3 heads, and an untrained part learner with decoder on top."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        architecture = {"img_size": 32, "patch_size": 4, "embed_dim": 24, "depth": 1, "num_heads": 3}
+        half = (0.5, 0.5, 0.5)
+        write_teacher(root / "teacher", build(architecture), architecture, source="train", mean=half, std=half)
+        config = {
+            "grid": list(GRID), "width": 24, "num_parts": PARTS, "token_width": 8, "background": background == "slot",
+            "temperature": 0.2,
+        }  # fmt: skip
+        learner = PartLearner(**config)
+        decoder_config = {
+            "num_maps": learner.num_maps, "style_width": 24, "grid": list(GRID), "image_size": [16, 16], "width": 8
+        }  # fmt: skip
+        labelling = {"token_layer": "penultimate", "attention_mass": 0.6, "label_background": background}
+        (root / "part_learner").mkdir(parents=True)
+        save_model(root / "part_learner", learner, {**config, **labelling})
+        if decodes:
+            (root / "part_learner" / "decoder").mkdir()
+            save_model(root / "part_learner" / "decoder", PartDecoder(**decoder_config), decoder_config)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -130,4 +160,5 @@ def outs(tmp_path_factory):
     write_json(root / "arms/mae/manifest.json", {"version": 1, "header": {"kind": "none"}, "shards": []})
     write_metrics_of(root, ARMS, SEEDS)
     write_models(root, ARMS, SEEDS, MODEL)
+    write_part_model(root)
     return root

@@ -33,6 +33,8 @@ CHARTS = {
     "differences": lambda: figures.differences(rows_of((0, 1)), COLOURS),
     "differences of one seed": lambda: figures.differences(rows_of((0,)), COLOURS),
     "curves": lambda: figures.curves(histories(), COLOURS, label="loss"),
+    "losses": lambda: figures.losses([{"step": n, "a_loss": 1 / n, "b_loss": n - 1.0} for n in range(1, 9)]),
+    "losses far apart": lambda: figures.losses([{"step": n, "a_loss": 10.0**-n} for n in range(1, 9)]),
     "spreads": lambda: figures.spreads({"semmae": [0.1, 0.4], "mae": [0.2, 0.2]}, (0, 1), COLOURS),
     "part quality": lambda: figures.part_quality(
         {"learned": {"nmi_foreground": 0.3, "per": 0.4}, "xy": {"nmi_foreground": 0.2}},
@@ -67,3 +69,18 @@ def test_sheet__shows_every_strip_below_its_heads():
     rows = np.flatnonzero(is_red.any(axis=1))
     assert np.sum(np.diff(rows) > 1) == 1
     assert rows[0] > 0.02 * len(pixels)
+
+
+def test_sheet__a_legend_colours_the_strips_it_names_or_stands_below():
+    grey = np.full((10, 40, 4), 128, np.uint8)
+    plain, named, below = (
+        Image.open(io.BytesIO(figures.sheet([(name, grey)], legend=legend)))
+        for name, legend in (("parts", {}), ("part 0", {"part 0": (255, 0, 0)}), ("parts", {"part 0": (255, 0, 0)}))
+    )
+
+    def has_red(picture):
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+        return bool(((pixels[..., 0] > 200) & (pixels[..., 1] < 80)).any())
+
+    assert (has_red(plain), has_red(named), has_red(below)) == (False, True, True)
+    assert plain.size == named.size and below.height > plain.height

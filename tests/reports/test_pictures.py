@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from reports.pictures import GAP, HIDDEN, enlarge, hide, only_part, paint_parts, part_colour, png, spread, strip
+from reports.pictures import GAP, HIDDEN, enlarge, glow, hide, only_part, paint_parts, part_colour, png, spread, strip
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (12, 12, 3)).astype(np.uint8)
 LABELS = np.array([[0, 1, 2], [2, 2, 2], [1, 1, 0]])
@@ -57,5 +57,14 @@ def test_enlarge__keeps_a_flat_colour():
     assert (enlarge(np.full((4, 4, 3), 77, np.uint8), 16) == 77).all()
 
 
-def test_part_colour__differs_for_the_first_twelve_parts():
-    assert len({part_colour(part) for part in range(12)}) == 12
+def test_part_colour__differs_for_the_first_36_parts():
+    assert len({part_colour(part) for part in range(36)}) == 36
+    assert part_colour(253) == part_colour(253 % 36)
+
+
+def test_glow__is_grey_where_a_map_is_zero_and_coloured_where_it_is_one():
+    half = np.zeros((4, 4))
+    half[:, 2:] = 1
+    pixels = glow(IMAGE, half, (255, 0, 0)).astype(int)
+    assert np.ptp(pixels[:, :3], axis=2).max() == 0
+    assert (pixels[:, 9:, 0] - pixels[:, 9:, 1]).min() > 200

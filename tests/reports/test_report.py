@@ -15,7 +15,16 @@ from reports.report import render
 from reports.results import read_results
 from reports.table import print_summary
 from tests.conftest import run_stage
-from tests.reports.conftest import ARMS, MODEL, write_json, write_labels, write_metrics_of, write_models, write_shards
+from tests.reports.conftest import (
+    ARMS,
+    MODEL,
+    write_json,
+    write_labels,
+    write_metrics_of,
+    write_models,
+    write_part_model,
+    write_shards,
+)
 from tests.reports.document import parse
 
 OPTIONS = {"ratio": 0.75, "hint_share": 0.1, "pictures": 3, "mask_images": 30, "device": torch.device("cpu")}
@@ -72,6 +81,7 @@ def test_render__tells_all_arms_protocols_and_the_verdict(html):
     for words in (
         "semmae", "mae", "raw attention", "fine-tuning", "linear probe", "kNN, k = 5", "a direction at most",
         "kNN accuracy is 52.0 %", "parts from", "intra_to_inter", "Whole parts hidden", "background:",
+        "From attention heads to parts", "head 2", "Rebuilt from parts", "Part learning: every loss",
     ):  # fmt: skip
         assert words in text, words
 
@@ -98,9 +108,13 @@ def test_gather__images_without_masks_and_a_model_on_another_grid(tmp_path, monk
     write_json(tmp_path / "arms/mae/manifest.json", {"version": 1, "header": {"kind": "none"}, "shards": []})
     arms = {name: ARMS[name] for name in ("semmae", "mae")}
     write_metrics_of(tmp_path, arms, (4,))
+    write_json(tmp_path / "history/train_teacher.json", [])
+    write_part_model(tmp_path, background="attention_mass", decodes=False)
     write_models(tmp_path, arms, (4,), {**MODEL, "patch_size": 8, "image_size": [48, 32]})
     found = material_of(tmp_path, arms=arms, seeds=(4,), part_truth=False)
     assert [row.label for row in found.pictures["parts"]] == ["image", "learned parts"]
+    assert [row.label for row in found.pictures["part_maps"]] == ["image", *(f"part {part}" for part in range(4))]
+    assert "rebuilt" not in found.pictures and "teacher_losses" not in found.charts
     parse(render(found))
 
 
@@ -108,6 +122,7 @@ def test_sheets__cover_charts_pictures_and_masks(files):
     names = set(files)
     assert {"accuracies", "differences", "hidden_ratio", "pretraining_loss", "parts", "single_parts"} <= names
     assert {"reconstructions", "reconstructions_parts", "masks_semmae", "masks_mae", "part_quality"} <= names
+    assert {"heads", "part_maps", "rebuilt", "teacher_losses", "part_losses", "image_0", "image_2"} <= names
 
 
 def test_part_usage__shares_sum_to_one(material):

@@ -11,6 +11,7 @@ import pytest
 from pipeline.files import read_json
 from pipeline.fingerprint import digest_of
 from pipeline.params import load_params, read_yaml
+from pipeline.presets import read_document, write_params
 from pipeline.shards import MaskCache, MaskCacheWriter
 from tests.conftest import ROOT, expand, run_stage
 
@@ -84,6 +85,17 @@ def test_pretrain__the_spread_over_parts_rises_with_the_schedule(world):
 def test_pretrain__seeds_and_arms_differ(world):
     digests = {digest_of(path) for path in (world / "pretrained").iterdir()}
     assert len(digests) == 6
+
+
+def test_refine_parts__keeps_a_decoder_only_where_a_loss_trained_it(copied_world):
+    assert (copied_world / "part_learner/decoder/config.json").is_file()
+    document = read_document(copied_world / "params.yaml")
+    document["refine"].update({"reconstruction_weight": 0.0, "epochs": 1})
+    write_params(document, copied_world / "params.yaml")
+    run_stage(copied_world, "stages.refine_parts")
+    assert sorted(path.name for path in (copied_world / "part_learner").iterdir()) == [
+        "config.json", "model.safetensors",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""What the method sees in an image, as arrays: attention heads, part maps, labels, and the image out of its parts.
+
+n images, H heads, K parts, S maps (K, and a background slot where there is one), (gh, gw) patch grid.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from images.decoding import decode_square
+from models.part_decoder import PartDecoder
+from models.part_losses import memberships
+from parts.attention import extract_all
+from training.encoders import load_weights
+from training.part_model import FrozenParts
+from training.teacher import FrozenTeacher
+
+
+@dataclass(frozen=True)
+class Dissection:
+    """heads: (n, H, gh, gw) attention of the class token. shares: (n, S, gh, gw) in [0, 1], of 1 at every patch.
+
+    labels: (n, gh, gw) uint8, 0..num_parts-1 parts and num_parts background. rebuilt: (n, h, w, 3) uint8 images out of
+    the maps and the class token, None where no decoder was trained.
+    """
+
+    heads: np.ndarray
+    shares: np.ndarray
+    labels: np.ndarray
+    rebuilt: np.ndarray | None
+    num_parts: int
+
+
+@torch.no_grad()
+def dissect(
+    images: torch.Tensor, teacher: FrozenTeacher, parts: FrozenParts, decoder: PartDecoder | None
+) -> Dissection:
+    """Run images (n, 3, h, w) in [0, 1], at the teacher's size, through everything that was learned of parts.
+
+    Raises ValueError when the part learner was not made for this teacher.
+    """
+    if parts.width != teacher.vit.embed_dim:
+        raise ValueError(
+            f"part learner takes tokens {parts.width} wide, the teacher's are {teacher.vit.embed_dim}; "
+            "run `dvc repro refine_parts`"
+        )
+    found = extract_all(teacher.vit, teacher.normalise(images), token_layer=parts.token_layer)
+    maps = parts.maps(found)
+    rebuilt = None
+    if decoder is not None:
+        pixels = decoder(maps, found.cls_input).clamp(0, 1) * 255
+        rebuilt = pixels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return Dissection(
+        heads=found.cls_attention.unflatten(2, teacher.grid).cpu().numpy(),
+        shares=memberships(maps).unflatten(2, teacher.grid).cpu().numpy(),
+        labels=parts.labels(maps, found).cpu().numpy(),
+        rebuilt=rebuilt,
+        num_parts=parts.num_parts,
+    )
+
+
+def load_decoder(folder: Path, device: torch.device) -> PartDecoder | None:
+    """The decoder of a part learner folder, in eval mode; None where no loss looked at reconstructions."""
+    if not (folder / "decoder").is_dir():
+        return None
+    state, config = load_weights(folder / "decoder")
+    decoder = PartDecoder(**config)
+    decoder.load_state_dict(state)
+    return decoder.to(device).eval()
+
+
+def inputs_of(encoded: Sequence[bytes], teacher: FrozenTeacher) -> torch.Tensor:
+    """Whole images at the teacher's size: (n, 3, h, w) in [0, 1]. encoded: files that can be decoded."""
+    height, width = teacher.image_size
+    assert height == width, "whole images are decoded to squares"
+    pixels = np.stack([decode_square(data, height) for data in encoded])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255

@@ -1,0 +1,128 @@
+"""Pictures of the learned parts of any image files: one an image, and a sheet across them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from images.decoding import decode_square, inspect
+from pipeline.files import whole_file
+from reports import figures
+from reports.dissection import Dissection, dissect, inputs_of, load_decoder
+from reports.gallery import PartMaps, Strip, painted_strip, rebuilt_strip, single_part_strips
+from reports.map_tiles import part_colours
+from reports.pictures import strip
+from reports.portrait import portrait
+from reports.samples import TILE
+from training.part_model import FrozenParts
+from training.teacher import FrozenTeacher
+
+NEEDED = ("teacher", "part_learner")
+PORTRAIT_TILE = 384
+# Images at a time bound the memory, images on the sheet its width.
+BATCH, MOST_ON_SHEET = 16, 8
+# Characters of a file's name that its picture keeps: a file system's limit is in bytes, four a character at most.
+LONGEST = 50
+SHEET = "parts_across_images"
+
+
+class Shown(NamedTuple):
+    """What became of a file: a picture, or the problem with it in one line. The sheet has no source."""
+
+    source: Path | None
+    picture: Path | None
+    problem: str = ""
+
+
+class Read(NamedTuple):
+    """A file that can be decoded, and where its picture goes."""
+
+    source: Path
+    encoded: bytes
+    aspect: float
+    target: Path
+
+
+@torch.no_grad()
+def show(
+    paths: Sequence[Path], folder: Path, *, max_pixels: int, device: torch.device, root: Path = Path()
+) -> Iterator[Shown]:
+    """Draw every file that can be read, and tell of every one that cannot; of two or more also a sheet.
+
+    Uses the teacher and the part learner below `root`. No given file is ever overwritten. Raises ValueError when
+    nothing has been learned yet.
+    """
+    for name in NEEDED:
+        if not (root / name / "config.json").is_file():
+            raise ValueError(f"{root / name}: not there yet, so there are no parts to show; run `dvc repro refine_parts`")
+    teacher, parts = FrozenTeacher(root / "teacher", device), FrozenParts(root / "part_learner", device)
+    decoder = load_decoder(root / "part_learner", device)
+    targets = choose_targets(paths, folder)
+    sheet: list[tuple[Read, Dissection, int]] = []
+    for start in range(0, len(paths), BATCH):
+        files = []
+        for path, target in list(zip(paths, targets, strict=True))[start : start + BATCH]:
+            try:
+                files.append(read(path, target, max_pixels=max_pixels))
+            except (ValueError, OSError) as error:
+                yield Shown(path, None, " ".join(str(error).split()))
+        if not files:
+            continue
+        seen = dissect(inputs_of([file.encoded for file in files], teacher), teacher, parts, decoder)
+        for place, file in enumerate(files):
+            picture = portrait(
+                decode_square(file.encoded, PORTRAIT_TILE), seen, place, title=file.source.name, aspect=file.aspect
+            )
+            yield Shown(file.source, write(file.target, picture))
+        sheet += [(file, seen, place) for place, file in enumerate(files)][: MOST_ON_SHEET - len(sheet)]
+    if len(sheet) > 1:
+        target = choose_targets([Path(SHEET)], folder, taken=[*paths, *targets], suffix="")[0]
+        yield Shown(None, write(target, draw_sheet(sheet)))
+
+
+def read(path: Path, target: Path, *, max_pixels: int) -> Read:
+    """The file, decoded once to see that it can be. Raises ValueError or OSError, which say what is wrong."""
+    try:
+        encoded = path.read_bytes()
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from None
+    geometry = inspect(encoded, max_pixels=max_pixels)
+    return Read(path, encoded, geometry.width / geometry.height, target)
+
+
+def choose_targets(
+    paths: Sequence[Path], folder: Path, *, taken: Sequence[Path] = (), suffix: str = "-parts"
+) -> list[Path]:
+    """A PNG file in `folder` for every path: no two alike, and none that is itself among the paths or `taken`."""
+    used = {path.resolve() for path in (*paths, *taken)}
+    targets = []
+    for path in paths:
+        name = f"{path.stem[:LONGEST]}{suffix}"
+        number, target = 1, folder / f"{name}.png"
+        while target.resolve() in used:
+            number += 1
+            target = folder / f"{name}-{number}.png"
+        used.add(target.resolve())
+        targets.append(target)
+    return targets
+
+
+def write(path: Path, picture: bytes) -> Path:
+    """Write a picture whole and return its path."""
+    with whole_file(path) as file:
+        file.write(picture)
+    return path
+
+
+def draw_sheet(sheet: Sequence[tuple[Read, Dissection, int]]) -> bytes:
+    """The images side by side, their parts, what the decoder makes of them, and one part a row."""
+    tiles = [decode_square(file.encoded, TILE) for file, _, _ in sheet]
+    maps = PartMaps(np.stack([seen.labels[place] for _, seen, place in sheet]), sheet[0][1].num_parts)
+    rows = [Strip("image", strip(tiles), ""), painted_strip(tiles, maps, "parts")]
+    if sheet[0][1].rebuilt is not None:
+        rows.append(rebuilt_strip([seen.rebuilt[place] for _, seen, place in sheet]))
+    rows += single_part_strips(tiles, maps)
+    heads = [name if len(name) < 16 else f"{name[:7]}…{name[-7:]}" for name in (file.source.name for file, _, _ in sheet)]
+    return figures.sheet([(row.label, row.pixels) for row in rows], heads=heads, legend=part_colours(maps.num_parts))
