@@ -28,7 +28,7 @@ TINY = {
     },
     "cache": {"batch_size": 16, "shard_rows": 50},
     "pretrain": {
-        "decode_size": 32, "image_size": 32, "width": 16, "depth": 1, "num_heads": 2, "decoder_width": 16,
+        "decode_size": 32, "image_size": 32, "patch_size": 8, "width": 16, "depth": 1, "num_heads": 2, "decoder_width": 16,
         "decoder_depth": 1, "decoder_num_heads": 2, "epochs": 5, "batch_size": 8,
     },
     "probe": {"batch_size": 16, "neighbours": [5, 1], "penalties": [0.1, 1.0], "max_iterations": 20},
