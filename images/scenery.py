@@ -12,8 +12,8 @@ from images.canvas import Canvas
 from images.shapes import Ellipse, Limb, Placement, Polygon, Shape, bent, towards, unit
 from images.textures import colour, noise, relief
 
-# Hue, saturation and value. All pictures share them: a ground of its own would name a picture at once, and a network
-# that learns to tell pictures apart would look at nothing else.
+# Hue, saturation and value. Every picture shows all of them: a ground of its own would name a picture at once, and a
+# network that learns to tell pictures apart would look at nothing else.
 MATERIALS = {
     "grass": (0.25, 0.35, 0.45),
     "sand": (0.12, 0.3, 0.75),
@@ -23,6 +23,8 @@ MATERIALS = {
     "moss": (0.42, 0.3, 0.3),
 }
 SPREAD = (0.03, 0.06, 0.08)
+# How sharply one material gives way to the next.
+SHARPNESS = 18.0
 
 
 def materials(count: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -32,21 +34,23 @@ def materials(count: int, rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def ground(size: int, rng: np.random.Generator) -> np.ndarray:
-    """RGB (3, size, size): three colours mixed by smooth noise, under warped stripes, speckles or neither."""
-    colours = materials(3, rng)
+    """RGB (3, size, size): a patchwork of all materials, each under warped stripes, speckles or grain."""
+    share = np.exp(SHARPNESS * np.stack([noise(size, 4, rng) for _ in MATERIALS]))
+    share /= share.sum(axis=0)
     coarse, fine = noise(size, 3, rng), noise(size, 14, rng)
-    tones = unit(2.2 * coarse - 0.6)
-    rgb = colours[0] + tones * (colours[1] - colours[0])
-    pattern, angle, period = rng.integers(3), math.pi * rng.random(), 0.08 + 0.14 * rng.random()
-    if pattern == 0:
-        side = np.arange(size, dtype=np.float32) / size
-        ramp = math.cos(angle) * side + math.sin(angle) * side[:, None] + 0.25 * coarse
-        texture = 0.5 + 0.5 * np.sin(2 * np.pi / period * ramp)
-    elif pattern == 1:
-        texture = unit(4 * fine - 2)
-    else:
-        texture = fine
-    return rgb + (0.25 + 0.4 * rng.random()) * texture * (colours[2] - rgb)
+    textures = (stripes(size, coarse, rng), unit(4 * fine - 2), fine)
+    rgb = np.zeros((3, size, size), dtype=np.float32)
+    for index, (weight, tint) in enumerate(zip(share, materials(len(MATERIALS), rng), strict=True)):
+        rgb += weight * tint * (0.85 + 0.3 * textures[index % len(textures)])
+    return rgb
+
+
+def stripes(size: int, warp: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Waves (size, size) in [0, 1] of any direction, bent by `warp`."""
+    angle, period = math.pi * rng.random(), 0.08 + 0.14 * rng.random()
+    side = np.arange(size, dtype=np.float32) / size
+    ramp = math.cos(angle) * side + math.sin(angle) * side[:, None] + 0.25 * warp
+    return 0.5 + 0.5 * np.sin(2 * np.pi / period * ramp)
 
 
 def clutter(canvas: Canvas, count: int, rng: np.random.Generator, light: tuple[float, float]) -> None:

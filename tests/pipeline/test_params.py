@@ -30,7 +30,7 @@ def load_changed(tmp_path, changes):
         ({"arms.names": ["mae", "nonesuch"]}, "arm nonesuch is not defined"),
         ({"arms.mae.parts": "learned"}, "arms.mae: mask random with parts learned"),
         ({"compare.baseline": "block"}, "compare.baseline block is not one of arms.names"),
-        ({"pretrain.image_size": 65}, "image_size 65 must be divisible by patch_size 8"),
+        ({"pretrain.image_size": 64}, "image_size 64 must be divisible by patch_size 5"),
         ({"refine.initialisation": "heads", "refine.parts": 5}, "refine.parts 5 with initialisation heads"),
         ({"teacher.source": "weights.pth"}, "name its sha256"),
         ({"compute.world_size": 2}, "compute.world_size: got 2"),
