@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+# What DVC watches in place of a folder that it cannot hash.
+LISTING = Path("data/listing.txt")
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split(".")[0]
 )
@@ -41,12 +44,11 @@ def use(
     data["part_truth"] = ["masks"] if (folder / "masks").is_dir() else []
     odd = list(unhashable_entries(folder))
     if odd:
-        listing = Path("data") / "listing.txt"
-        write_listing(folder, listing)
-        data["watch"] = str(listing)
+        write_listing(folder, LISTING)
+        data["watch"] = str(LISTING)
         print(
-            f"{len(odd)} entries that DVC cannot hash, for example {odd[0][0]} ({odd[0][1]}): it watches {listing}; "
-            "run `semmae use` again after the folder changes"
+            f"{len(odd)} entries that DVC cannot hash, for example {odd[0][0]} ({odd[0][1]}): it watches {LISTING}; "
+            "`semmae check` brings that up to date"
         )
     write_params(check(document, "params.yaml"))
     print(f"params.yaml: data.path {folder}; next: dvc repro")
@@ -68,7 +70,7 @@ def download(name: Annotated[str, typer.Argument(help="a public data set; `list`
 @app.command()
 def check() -> None:
     """Check parameters and data folder before any work."""
-    from images.sources import unhashable_entries
+    from images.sources import unhashable_entries, write_listing
     from pipeline.params import load_params, load_runtime
 
     params, _ = load_params(), load_runtime()
@@ -76,6 +78,8 @@ def check() -> None:
     if not data.generate:
         if not Path(data.path).is_dir():
             raise ValueError(f"data.path: no folder {data.path}; put the images there, or run `semmae use FOLDER`")
+        if data.watch == str(LISTING):
+            write_listing(data.path, LISTING)
         odd = next(iter(unhashable_entries(data.path)), None) if data.watch == data.path else None
         if odd is not None:
             raise ValueError(

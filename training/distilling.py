@@ -83,7 +83,8 @@ class Distillation:
                 f"train_teacher: collapsed at step {number}: spread of the features {float(output.spread):.4f}, expected "
                 f"above {COLLAPSED_SPREAD}; lower teacher.lr, raise teacher.momentum or teacher.batch_size"
             )
-        return {**output._asdict(), "lr": rate, "gradient_norm": norm}
+        told = {name: value.detach() for name, value in output._asdict().items()}
+        return {**told, "lr": rate, "gradient_norm": norm}
 
     def views(self, indices: np.ndarray, size: int, scale: tuple, draw: torch.Generator) -> torch.Tensor:
         """Random crops (N, 3, size, size) of images `indices` (N,), jittered and normalised."""
