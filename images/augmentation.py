@@ -67,16 +67,21 @@ def crop_images(images: Tensor, boxes: Tensor, flips: Tensor, size: tuple[int, i
     Bilinear with a triangle filter that widens when the view is smaller than its box, so nothing aliases.
     Differs: Pillow and torchvision crop first; here the filter sees the pixels just outside the box.
     """
+    return crop_maps(images, boxes, flips, size).div_(255).clamp_(0, 1)
+
+
+def crop_maps(maps: Tensor, boxes: Tensor, flips: Tensor, size: tuple[int, int]) -> Tensor:
+    """The views of maps (B, C, H, W) of any values as (B, C, h, w) float32; the other arguments as in `crop_images`."""
     height, width = size
-    top, left, box_height, box_width = boxes.to(images.device, torch.float32).unbind(dim=1)
-    flips = flips.to(images.device)
+    top, left, box_height, box_width = boxes.to(maps.device, torch.float32).unbind(dim=1)
+    flips = flips.to(maps.device)
     # Two batched matrix products: as fast as grid_sample on a CPU at small sizes, though that has no filter, and the
     # same few calls on any device. Resizing image by image is faster on a CPU at 224 pixels (1.5 ms against 5), but
     # rounds the box to whole pixels, so that labels would no longer lie exactly on theirs.
-    rows = _triangle_weights(top, box_height, torch.zeros_like(flips), height, images.shape[2])
-    columns = _triangle_weights(left, box_width, flips, width, images.shape[3]).div_(255)
-    narrowed = torch.bmm(images.to(torch.float32).flatten(1, 2), columns.mT).unflatten(1, images.shape[1:3])
-    return torch.matmul(rows[:, None], narrowed).clamp_(0, 1)
+    rows = _triangle_weights(top, box_height, torch.zeros_like(flips), height, maps.shape[2])
+    columns = _triangle_weights(left, box_width, flips, width, maps.shape[3])
+    narrowed = torch.bmm(maps.to(torch.float32).flatten(1, 2), columns.mT).unflatten(1, maps.shape[1:3])
+    return torch.matmul(rows[:, None], narrowed)
 
 
 def crop_labels(labels: Tensor, boxes: Tensor, flips: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -59,3 +59,11 @@ def diversity_loss(maps: Tensor) -> Tensor:
 def perceptual_loss(features: Tensor, targets: Tensor) -> Tensor:
     """Mean cosine distance of a reconstruction's tokens (B, L, D) from the image's own (B, L, D)."""
     return 1 - F.cosine_similarity(features, targets, dim=2).mean()
+
+
+def equivariance_loss(shares: Tensor, expected: Tensor) -> Tensor:
+    """Squared difference of a view's shares (B, S, L) and those that its whole image has there: mean over patches, sum over S.
+
+    Source: SCOPS (Hung et al., CVPR 2019) for the constraint; its form here is ours.
+    """
+    return (shares - expected).square().sum(dim=1).mean()

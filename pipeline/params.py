@@ -145,6 +145,9 @@ class RefineParams(Group):
     decoder_width: Count
     reconstruction_weight: NonNegative
     perceptual_weight: NonNegative
+    equivariance_weight: NonNegative = Field(
+        description="parts of a view against the same view of the parts; one more pass of the teacher a step"
+    )
     token_weight: NonNegative = Field(description="reconstruction of the teacher's tokens from part-pooled tokens")
     diversity_weight: NonNegative
     usage_weight: NonNegative = Field(description="balance of the parts over a batch")

@@ -255,7 +255,9 @@ def sheet(
         return bytes_of(figure)
 
 
-def named(figure: Figure, left: float, up: float, text: str, colour: tuple[int, int, int] | None, side: float = 0.12) -> None:
+def named(
+    figure: Figure, left: float, up: float, text: str, colour: tuple[int, int, int] | None, side: float = 0.12
+) -> None:
     """Text that starts `left` inches from the left edge, centred `up` inches from the lower one; its colour before it."""
     width, height = figure.get_size_inches()
     if colour is not None:

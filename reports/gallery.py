@@ -58,7 +58,9 @@ def rebuilt_strip(rebuilt: Sequence[np.ndarray]) -> Strip:
 def head_strips(samples: Samples, heads: np.ndarray) -> list[Strip]:
     """One attention head a row, across the images. heads: (n, H, gh, gw)."""
     rows = [list(head_tiles(tile, found)) for tile, found in zip(samples.tiles, heads, strict=True)]
-    return _transposed(rows, "Attention of {} of the teacher's last block over the same images, bright where it is high")
+    return _transposed(
+        rows, "Attention of {} of the teacher's last block over the same images, bright where it is high"
+    )
 
 
 def share_strips(samples: Samples, shares: np.ndarray, num_parts: int) -> list[Strip]:

@@ -173,7 +173,9 @@ def gather(
 def _dissection(samples: Samples, root: Path, device: torch.device) -> Dissection:
     """The shown images through teacher, part learner and decoder: of test images no tokens are stored."""
     teacher, learner = FrozenTeacher(root / "teacher", device), FrozenParts(root / "part_learner", device)
-    return dissect(teacher_inputs(samples.encoded, teacher), teacher, learner, load_decoder(root / "part_learner", device))
+    return dissect(
+        teacher_inputs(samples.encoded, teacher), teacher, learner, load_decoder(root / "part_learner", device)
+    )
 
 
 def _part_pictures(samples: Samples, seen: Dissection) -> dict[str, list[Strip]]:
@@ -278,9 +280,7 @@ def sheets(material: Material) -> dict[str, bytes]:
     colours = part_colours(material.num_parts)
     for name, rows in material.pictures.items():
         legend = colours if name in ("parts", "single_parts", "part_maps") else None
-        files[name] = figures.sheet(
-            [(row.label, row.pixels) for row in rows], legend=legend, legend_of=LEARNED
-        )
+        files[name] = figures.sheet([(row.label, row.pixels) for row in rows], legend=legend, legend_of=LEARNED)
     files |= {f"image_{place}": picture for place, picture in enumerate(material.portraits)}
     for arm, rows in material.masks.items():
         strips = [(row.label, row.pixels) for row in rows]

@@ -42,7 +42,9 @@ def portrait(image: np.ndarray, seen: Dissection, place: int, *, title: str, asp
     shares = seen.shares[place]
     largest = np.sort(np.argsort(-shares.sum(axis=(1, 2)), kind="stable")[:MOST_MAPS])
     groups = {
-        "Attention heads of the teacher, each relative to its strongest patch": list(head_tiles(image, seen.heads[place])),
+        "Attention heads of the teacher, each relative to its strongest patch": list(
+            head_tiles(image, seen.heads[place])
+        ),
         "Share of every part in a patch: dim is none, full colour is all": list(
             map_tiles(image, shares, seen.num_parts, largest)
         ),

@@ -56,7 +56,9 @@ def show(
     """
     for name in NEEDED:
         if not (root / name / "config.json").is_file():
-            raise ValueError(f"{root / name}: not there yet, so there are no parts to show; run `dvc repro refine_parts`")
+            raise ValueError(
+                f"{root / name}: not there yet, so there are no parts to show; run `dvc repro refine_parts`"
+            )
     teacher, parts = FrozenTeacher(root / "teacher", device), FrozenParts(root / "part_learner", device)
     decoder = load_decoder(root / "part_learner", device)
     targets = choose_targets(paths, folder)
@@ -124,5 +126,7 @@ def draw_sheet(sheet: Sequence[tuple[Read, Dissection, int]]) -> bytes:
     if sheet[0][1].rebuilt is not None:
         rows.append(rebuilt_strip([seen.rebuilt[place] for _, seen, place in sheet]))
     rows += single_part_strips(tiles, maps)
-    heads = [name if len(name) < 16 else f"{name[:7]}…{name[-7:]}" for name in (file.source.name for file, _, _ in sheet)]
+    heads = [
+        name if len(name) < 16 else f"{name[:7]}…{name[-7:]}" for name in (file.source.name for file, _, _ in sheet)
+    ]
     return figures.sheet([(row.label, row.pixels) for row in rows], heads=heads, legend=part_colours(maps.num_parts))

@@ -7,7 +7,7 @@ from parts.quality import position_information, usage
 from pipeline.files import whole_folder, write_rows
 from pipeline.fingerprint import fingerprint
 from pipeline.image_shards import ImageShards
-from pipeline.params import load_params, load_runtime
+from pipeline.params import RefineParams, load_params, load_runtime
 from pipeline.stage import run, write_metrics
 from training.compute import Compute, set_up
 from training.encoders import save_model
@@ -38,7 +38,7 @@ def main() -> None:
             data,
             group,
             last_block=read_last_block("teacher") if group.initialisation == "heads" else {},
-            features=teacher_features(data.token_layer, compute) if group.perceptual_weight else None,
+            features=teacher_features(data.token_layer, compute) if needs_teacher(group) else None,
             compute=compute,
         )
         history = train(
@@ -62,8 +62,13 @@ def main() -> None:
         write_metrics("metrics/refine_parts.json", summary(task, history))
 
 
+def needs_teacher(group: RefineParams) -> bool:
+    """Whether a loss passes images through the teacher; else nothing loads timm."""
+    return group.perceptual_weight > 0 or group.equivariance_weight > 0
+
+
 def teacher_features(token_layer: str, compute: Compute) -> Features:
-    """The frozen teacher's tokens of images in [0, 1]. Only the perceptual loss pays for loading timm."""
+    """The frozen teacher's tokens of images in [0, 1]."""
     from training.teacher import FrozenTeacher
 
     return partial(FrozenTeacher("teacher", compute.device).tokens, token_layer=token_layer)

@@ -6,7 +6,9 @@ import shutil
 import pytest
 from dvc.repo import Repo
 
-from pipeline.presets import read_document, write_params
+from pipeline.params import load_params
+from pipeline.presets import compose, preset_names, read_document, write_params
+from tests.conftest import ROOT, expand, make_world
 
 ARMS, SEEDS = ("semmae", "mae", "raw_attention"), (0, 1)
 JOBS = [f"{arm}-{seed}" for arm in ARMS for seed in SEEDS]
@@ -71,6 +73,32 @@ def test_graph__a_parameter_reruns_exactly_the_stages_that_depend_on_it(recorded
         assert changed_stages(recorded) == set(expected)
     finally:
         (recorded / "params.yaml").write_text(original)
+
+
+@pytest.fixture(scope="module")
+def empty_world(tmp_path_factory):
+    """A world without any out, and the presets."""
+    folder = make_world(tmp_path_factory.mktemp("presets"))
+    shutil.copytree(ROOT / "presets", folder / "presets")
+    return folder
+
+
+def names_of_presets():
+    with contextlib.chdir(ROOT):
+        return preset_names()
+
+
+@pytest.mark.parametrize("name", names_of_presets())
+def test_graph__every_preset_is_valid_and_runs_dry(empty_world, name):
+    with contextlib.chdir(empty_world):
+        write_params(compose(name), empty_world / "params.yaml")
+        params = load_params()
+        if not params.data.generate:
+            (empty_world / params.data.path).mkdir(parents=True)
+            (empty_world / params.data.path / "one.jpg").touch()
+        with Repo() as repo:
+            walked = [stage.addressing for stage in repo.reproduce(dry=True)]
+    assert sorted(walked) == sorted(label for label, _, _ in expand(params=params))
 
 
 def test_graph__every_parameter_reaches_a_stage(recorded):

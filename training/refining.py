@@ -10,10 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from images.augmentation import crop_images, crop_maps, random_crops, random_flips
 from images.decoding import decode_square
 from models.part_decoder import PartDecoder, initialise_decoder
 from models.part_learner import PartLearner, start_from_centres, start_from_heads
-from models.part_losses import diversity_loss, memberships, perceptual_loss, slot_loss, token_loss, usage_loss
+from models.part_losses import (
+    diversity_loss,
+    equivariance_loss,
+    memberships,
+    perceptual_loss,
+    slot_loss,
+    token_loss,
+    usage_loss,
+)
 from parts.clustering import distances, k_means, whitening
 from parts.foreground import attention_foreground, border_foreground
 from pipeline.image_shards import ImageShards
@@ -34,7 +43,10 @@ STARTS = 5
 # Width of random part tokens' entries and of the class token's say in them.
 RANDOM_SCALE, CLASS_SCALE = 0.3, 0.5
 
-Features = Callable[[Tensor], Tensor]
+# Area shares and aspects of the views that the equivariance loss compares with their whole images.
+VIEW_SCALE, VIEW_RATIO = (0.5, 1.0), (0.8, 1.25)
+
+Features = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -95,8 +107,9 @@ def read_last_block(folder: str) -> dict[str, Tensor]:
 class Refining:
     """Part learner, decoder, optimiser and one step; a step is a pure function of its number and of their state.
 
-    last_block: parameters of the teacher's last block, for the initialisation from its heads. features: the teacher's
-    tokens (B, L, D), of the stored layer, of images (B, 3, h, w) in [0, 1]; needed for the perceptual loss alone.
+    last_block: parameters of the teacher's last block, for the initialisation from its heads. features: the teacher's class
+    token (B, D) and patch tokens (B, L, D), of the stored layer, of images (B, 3, h, w) in [0, 1]; needed for the perceptual
+    and the equivariance loss alone.
     """
 
     def __init__(
@@ -217,8 +230,11 @@ class Refining:
             loss = loss + group.reconstruction_weight * losses["reconstruction_loss"]
         if group.perceptual_weight:
             assert self.features is not None and images is not None
-            losses["perceptual_loss"] = perceptual_loss(self.features(images.float()), tokens)
+            losses["perceptual_loss"] = perceptual_loss(self.features(images.float())[1], tokens)
             loss = loss + group.perceptual_weight * losses["perceptual_loss"]
+        if group.equivariance_weight:
+            losses["equivariance_loss"] = self._equivariance(maps, self.data.pixels[indices], number)
+            loss = loss + group.equivariance_weight * losses["equivariance_loss"]
         warmup = round(self.steps * group.warmup_share)
         rate = warmup_cosine(number, steps=self.steps, warmup_steps=warmup, peak=group.lr)
         set_lr(self.optimizer, rate)
@@ -229,6 +245,18 @@ class Refining:
             "gradient_norm": norm,
             **{name: value.detach() for name, value in losses.items()},
         }
+
+    def _equivariance(self, maps: Tensor, pixels: Tensor, number: int) -> Tensor:
+        """Parts of a random view against the same view of the parts: both follow, so that neither can stay behind."""
+        assert self.features is not None
+        draw, batch = generator(self.group.seed, "equivariance", number), len(pixels)
+        boxes = random_crops(batch, scale=VIEW_SCALE, ratio=VIEW_RATIO, aspect=torch.ones(batch), generator=draw)
+        flips = random_flips(batch, draw)
+        with torch.no_grad():
+            view = self.features(crop_images(pixels, boxes, flips, pixels.shape[2:]).to(maps.device))
+        return equivariance_loss(
+            memberships(self.learner(*view)), memberships(crop_maps(maps, boxes, flips, maps.shape[2:]))
+        )
 
     @property
     def decodes(self) -> bool:

@@ -33,8 +33,10 @@ class FrozenTeacher:
         """Images (B, 3, h, w) in [0, 1] -> the teacher's input, on its device."""
         return (images.to(self.device) - self._mean) / self._std
 
-    def tokens(self, images: torch.Tensor, *, token_layer: str) -> torch.Tensor:
-        """Patch tokens (B, L, D) of images (B, 3, h, w) in [0, 1] of any size, with gradients to the images."""
+    def tokens(self, images: torch.Tensor, *, token_layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class token (B, D) and patch tokens (B, L, D) of images (B, 3, h, w) in [0, 1] of any size, with gradients to
+        the images.
+        """
         resized = F.interpolate(images, self.image_size, mode="bilinear", align_corners=False)
         entering: list[torch.Tensor] = []
         hook = self.vit.blocks[-1].register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
@@ -42,7 +44,8 @@ class FrozenTeacher:
             after = self.vit.forward_features(self.normalise(resized))
         finally:
             hook.remove()
-        return (after if token_layer == "last" else entering[0])[:, self.vit.num_prefix_tokens :]
+        found = after if token_layer == "last" else entering[0]
+        return found[:, 0], found[:, self.vit.num_prefix_tokens :]
 
     def header(self) -> dict:
         """What every shard made with this teacher says of it."""

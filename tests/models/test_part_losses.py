@@ -4,7 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.part_losses import diversity_loss, memberships, perceptual_loss, slot_loss, token_loss, usage_loss
+from models.part_losses import (
+    diversity_loss,
+    equivariance_loss,
+    memberships,
+    perceptual_loss,
+    slot_loss,
+    token_loss,
+    usage_loss,
+)
 
 LABELS = torch.tensor([[0, 0, 1, 1, 2, 2], [2, 1, 0, 2, 1, 0]])
 SHARES = F.one_hot(LABELS, 3).permute(0, 2, 1).float()
@@ -73,3 +81,10 @@ def test_losses__are_finite_with_an_empty_foreground():
     nothing = torch.zeros(2, 6)
     assert torch.isfinite(token_loss(SHARES, torch.randn(2, 6, 4), nothing))
     assert torch.isfinite(usage_loss(SHARES, nothing))
+
+
+def test_equivariance_loss__is_zero_for_equal_shares_and_two_for_disjoint_ones():
+    one, other = torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)
+    one[:, 0], other[:, 1] = 1, 1
+    assert float(equivariance_loss(one, one)) == 0
+    assert float(equivariance_loss(one, other)) == 2

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,8 @@ GROUP = {
     "parts": 3, "initialisation": "clusters", "token_width": 8, "target_width": 8, "whitening": 0.5, "centre": True,
     "normalise": "parts", "temperature": 1.0, "blur_sigma": 0.0, "foreground": "border", "foreground_clusters": 8,
     "background": "slot", "attention_mass": 0.8, "decoder_size": 12, "decoder_width": 8, "reconstruction_weight": 0.1,
-    "perceptual_weight": 0.0, "token_weight": 1.0, "diversity_weight": 0.1, "usage_weight": 0.1, "slot_weight": 1.0,
+    "perceptual_weight": 0.0, "equivariance_weight": 0.0,
+    "token_weight": 1.0, "diversity_weight": 0.1, "usage_weight": 0.1, "slot_weight": 1.0,
     "epochs": 10.0, "batch_size": 16, "lr": 3e-3, "weight_decay": 0.01, "warmup_share": 0.1, "clip": 3.0, "seed": 0,
 }  # fmt: skip
 SIDE, WIDTH, IMAGES = 6, 12, 64
@@ -121,7 +124,7 @@ def test_refining__perceptual_loss_reaches_the_decoder_through_the_teacher(scene
 
     def features(images):
         pooled = torch.nn.functional.adaptive_avg_pool2d(images, SIDE)
-        return pooled.flatten(2).transpose(1, 2) @ weight
+        return images.mean(dim=(2, 3)), pooled.flatten(2).transpose(1, 2) @ weight
 
     task = refining(scene, features=features, reconstruction_weight=0.0, perceptual_weight=1.0)
     before = task.decoder.to_rgb.weight.detach().clone()
@@ -135,3 +138,24 @@ def test_refining__perceptual_loss_reaches_the_decoder_through_the_teacher(scene
 def test_refining__without_image_losses_nothing_is_decoded(scene):
     task = refining(scene, reconstruction_weight=0.0)
     assert "reconstruction_loss" not in task.step(0)
+
+
+def test_refining__equivariance_makes_parts_follow_their_pixels(scene):
+    """A teacher whose tokens say mostly where a patch is: without the loss, parts stay where they are in every view."""
+    draw = torch.Generator().manual_seed(0)
+    weight, places = torch.randn(3, WIDTH, generator=draw), 2 * torch.randn(SIDE * SIDE, WIDTH, generator=draw)
+
+    def features(images):
+        pooled = torch.nn.functional.adaptive_avg_pool2d(images, SIDE).flatten(2).transpose(1, 2)
+        return images.mean(dim=(2, 3)) @ weight, 4 * pooled @ weight + places
+
+    data = scene[0]
+    cls_tokens, tokens = features(data.pixels.float() / 255)
+    seen = (replace(data, tokens=tokens.half(), cls_tokens=cls_tokens), scene[1])
+    last = []
+    for weight_of_loss in (1e-9, 3.0):
+        task = refining(seen, features=features, equivariance_weight=weight_of_loss, epochs=15.0)
+        for number in range(task.steps):
+            losses = task.step(number)
+        last.append(float(losses["equivariance_loss"]))
+    assert last[1] < 0.7 * last[0]

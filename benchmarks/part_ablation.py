@@ -1,0 +1,198 @@
+"""Part quality of the part learner's choices, over seeds, on the test images of a finished run.
+
+`python -m benchmarks.part_ablation [FOLDER] [--seeds 3] [--only NAME ...]`; FOLDER has params.yaml, data/shards and teacher/
+(default: here). One extraction serves all; each row changes what its name says of the run's own parameters, the rest is paired.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from images.dataset import decoded_masks
+from images.decoding import decode_square
+from parts.attention import Extraction, extract_all
+from parts.baselines import cluster_labels, random_labels
+from parts.labelling import label_patches, majority_labels
+from parts.quality import part_quality, position_information
+from pipeline.image_shards import ImageShards
+from pipeline.params import RefineParams, load_params
+from reports.statistics import estimate
+from training.compute import Compute, set_up
+from training.refining import PartTokens, Refining, read_last_block
+from training.teacher import FrozenTeacher
+
+CELL = 8
+BATCH = 64
+MEASURES = ("nmi_foreground", "ari_foreground", "nmi_foreground_per_image", "foreground_iou", "dead_parts")
+Change = Mapping[str, Any]
+
+
+def variants(base: RefineParams, heads: int, width: int) -> dict[str, tuple[str, Change]]:
+    """Name -> (token layer, or "" for the run's own; changes)."""
+    as_heads = {"initialisation": "heads", "parts": heads, "token_width": width, "centre": False, "temperature": 1.0}
+    return {
+        "default": ("", {}),
+        **{f"diversity {weight:g}": ("", {"diversity_weight": weight}) for weight in (0.0, 0.5, 2.0)},
+        **{f"parts {count}": ("", {"parts": count}) for count in (4, 6, 8, 12) if count != base.parts},
+        "start random": ("", {"initialisation": "random"}),
+        "start heads": ("", as_heads),
+        "start heads, last layer": ("last", as_heads),
+        "last layer": ("last", {}),
+        "normalised over space": ("", {"normalise": "space"}),
+        "no centring": ("", {"centre": False}),
+        "no blur": ("", {"blur_sigma": 0.0}),
+        "background none": ("", {"background": "none", "slot_weight": 0.0}),
+        "background attention_mass": ("", {"background": "attention_mass", "slot_weight": 0.0}),
+        "foreground attention": ("", {"foreground": "attention"}),
+        "foreground all": ("", {"foreground": "all"}),
+        "no token loss": ("", {"token_weight": 0.0}),
+        "no reconstruction": ("", {"reconstruction_weight": 0.0}),
+        "no usage balance": ("", {"usage_weight": 0.0}),
+        "paper's losses alone": ("", {"token_weight": 0.0, "usage_weight": 0.0, "foreground": "all"}),
+        "perceptual 1": ("", {"perceptual_weight": 1.0}),
+        "equivariance 1": ("", {"equivariance_weight": 1.0}),
+    }
+
+
+class World:
+    """Images, truth and what the teacher says of them, extracted once a token layer."""
+
+    def __init__(self, folder: Path) -> None:
+        os.chdir(folder)
+        self.params = load_params()
+        self.compute: Compute = set_up(**self.params.compute.model_dump())
+        self.teacher = FrozenTeacher("teacher", self.compute.device)
+        self.train, self.test = (ImageShards("data/shards", split) for split in ("train", "test"))
+        kept = np.sort(self.train.ids)[: self.params.extract.part_images]
+        self.train_rows = np.flatnonzero(np.isin(self.train.ids, kept))
+        self.test_rows = np.arange(len(self.test))
+        grid = self.teacher.grid
+        self.truth = majority_labels(decoded_masks(self.test, self.test_rows, max(grid) * CELL), grid)
+        self.cells = {
+            split: self.colours(shards, rows)
+            for split, shards, rows in (("train", self.train, self.train_rows), ("test", self.test, self.test_rows))
+        }
+        self._found: dict[tuple[str, str], Extraction] = {}
+
+    def colours(self, shards: ImageShards, rows: np.ndarray) -> np.ndarray:
+        """Mean RGB of every patch (n, gh, gw, 3)."""
+        (height, width), side = self.teacher.grid, max(self.teacher.grid) * CELL
+        pixels = np.stack([decode_square(shards.bytes(row), side) for row in rows])
+        cells = pixels.reshape(len(rows), height, side // height, width, side // width, 3)
+        return (cells.mean(axis=(2, 4)) / 255).astype(np.float32)
+
+    def found(self, split: str, layer: str) -> Extraction:
+        """The teacher's tokens and attention of a split, tokens as the cache stores them (fp16)."""
+        if (split, layer) not in self._found:
+            shards, rows = (self.train, self.train_rows) if split == "train" else (self.test, self.test_rows)
+            batches = []
+            for start in range(0, len(rows), BATCH):
+                pixels = [decode_square(shards.bytes(row), self.teacher.image_size[0]) for row in rows[start:][:BATCH]]
+                images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
+                batches.append(extract_all(self.teacher.vit, self.teacher.normalise(images), token_layer=layer))
+            whole = Extraction(*(torch.cat(values) for values in zip(*batches, strict=True)))
+            self._found[split, layer] = whole._replace(patch_tokens=whole.patch_tokens.half())
+        return self._found[split, layer]
+
+    def pixels(self, size: int) -> torch.Tensor:
+        """Training images (N, 3, size, size) uint8."""
+        images = np.stack([decode_square(self.train.bytes(row), size) for row in self.train_rows])
+        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+    def learned(self, layer: str, change: Change, seed: int) -> dict[str, float]:
+        """Quality on test of a part learner trained with `change`."""
+        layer = layer or self.params.extract.token_layer
+        group = RefineParams(**{**self.params.refine.model_dump(), **change, "seed": seed})
+        found = self.found("train", layer)
+        data = PartTokens(
+            tokens=found.patch_tokens,
+            cls_tokens=found.cls_input,
+            cls_attention=found.cls_attention,
+            pixels=self.pixels(group.decoder_size),
+            grid=self.teacher.grid,
+            token_layer=layer,
+        )
+        block = read_last_block("teacher") if group.initialisation == "heads" else {}
+        features = partial(self.teacher.tokens, token_layer=layer)
+        task = Refining(data, group, last_block=block, features=features, compute=self.compute)
+        for number in range(task.steps):
+            task.step(number)
+        shown = self.found("test", layer)
+        with torch.no_grad():
+            maps = task.learner(shown.cls_input, shown.patch_tokens.float())
+        labels = label_patches(
+            maps, background=group.background, cls_attention=shown.cls_attention, mass=group.attention_mass
+        ).numpy()
+        return self.quality(labels, group.parts, None if group.background == "none" else group.parts)
+
+    def trivial(self, seed: int) -> dict[str, dict[str, float]]:
+        """Quality of the baselines, with as many parts as the run's."""
+        parts, layer = self.params.refine.parts, self.params.extract.token_layer
+        height, width = self.teacher.grid
+        places = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), axis=-1).astype(np.float32)
+        everywhere = np.broadcast_to(places, (len(self.test_rows), *places.shape))
+        tokens = [
+            self.found(split, layer).patch_tokens.float().numpy().reshape(-1, height, width, self.teacher.vit.embed_dim)
+            for split in ("train", "test")
+        ]
+        few = slice(0, max(1, 20_000 // (height * width)))
+        attention = self.found("test", layer).cls_attention
+        labels = {
+            "raw heads": attention.argmax(dim=1).view(-1, height, width).numpy(),
+            "k-means on tokens": cluster_labels(tokens[0][few], tokens[1], parts, seed=seed),
+            "colour clusters": cluster_labels(self.cells["train"][few], self.cells["test"], parts, seed=seed),
+            "x-y clusters": cluster_labels(places[None], everywhere, parts, seed=seed),
+            "random": random_labels(self.truth.shape, parts, seed=seed),
+        }
+        return {name: self.quality(found, max(parts, attention.shape[1]), None) for name, found in labels.items()}
+
+    def quality(self, labels: np.ndarray, parts: int, background: int | None) -> dict[str, float]:
+        """All measures of labels (N, gh, gw) of the test images."""
+        found = part_quality(labels, self.truth, num_parts=parts, background=background)
+        return {**found, "position_information": position_information(labels)}
+
+
+def main() -> None:
+    """Print one row a variant: mean ± standard error over seeds, and the worst seed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=Path())
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=[])
+    chosen = parser.parse_args()
+    world = World(chosen.folder)
+    console = Console(width=140)
+    heads, width = world.teacher.vit.blocks[-1].attn.num_heads, world.teacher.vit.embed_dim
+    table = Table(box=box.MARKDOWN)
+    for name in ("parts from", *MEASURES, "worst nmi_foreground"):
+        table.add_column(name)
+    rows: dict[str, list[dict[str, float]]] = {}
+    for seed in range(chosen.seeds):
+        for name, quality in world.trivial(seed).items():
+            rows.setdefault(name, []).append(quality)
+    known = variants(world.params.refine, heads, width)
+    for name, (layer, change) in known.items():
+        if chosen.only and name not in chosen.only:
+            continue
+        rows[name] = [world.learned(layer, change, seed) for seed in range(chosen.seeds)]
+        console.print(name, [round(quality["nmi_foreground"], 3) for quality in rows[name]], highlight=False)
+    for name, found in rows.items():
+        cells = []
+        for measure in MEASURES:
+            over = estimate([quality[measure] for quality in found], confidence=0.95)
+            cells.append(f"{over.mean:.2f}" if over.se is None else f"{over.mean:.2f} ± {over.se:.2f}")
+        table.add_row(name, *cells, f"{min(quality['nmi_foreground'] for quality in found):.2f}")
+    console.print(f"{len(world.test_rows)} test images, {chosen.seeds} seeds")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
