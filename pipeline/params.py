@@ -155,10 +155,9 @@ class RefineParams(Group):
 
 
 class CacheParams(Group):
-    """Shards of part labels."""
+    """The pass that labels every image."""
 
     batch_size: Count
-    shard_rows: Count = Field(description="images a shard")
 
 
 class Arm(Group):
