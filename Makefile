@@ -6,7 +6,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: run test lint deps clean
+.PHONY: run test lint bench deps clean
 
 run: $(VENV)/ready
 	semmae check
@@ -19,6 +19,10 @@ test: $(VENV)/ready
 
 lint: $(VENV)/ready
 	ruff check .
+
+# Measure on this machine what the requirements bound; prints tables and writes nothing.
+bench: $(VENV)/ready
+	@for file in benchmarks/*.py; do python -m benchmarks.$$(basename $$file .py) || exit 1; echo; done
 
 # Rewrite the code dependencies in dvc.yaml from the imports.
 deps: $(VENV)/ready

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -177,6 +177,48 @@ class _ShardFile:
         self._group, self._group_bytes = [], 0
 
 
+class Shard(NamedTuple):
+    """One file of a folder of image shards, as its manifest states it."""
+
+    path: Path
+    rows: int
+    sha256: str
+
+
+def list_shards(folder: str | Path) -> list[Shard]:
+    """Every shard of every split, in the order in which they were written; a missing or truncated one is a ValueError.
+
+    Costs nothing an image: no shard is opened.
+    """
+    manifest = _read_manifest(Path(folder))
+    return [
+        Shard(_present(Path(folder), shard), shard["rows"], shard["sha256"])
+        for split in SPLITS
+        for shard in manifest["splits"][split]["shards"]
+    ]
+
+
+def read_shard(path: str | Path, batch_size: int) -> Iterator[tuple[np.ndarray, list[Encoded]]]:
+    """Ids (B,) uint64 and B encoded images of one shard, in the order of the file; only the last batch is smaller.
+
+    Holds one row group and one batch. A damaged file is a ValueError that names it.
+    """
+    waiting: list[tuple[int, Encoded]] = []
+    try:
+        with pq.ParquetFile(path, memory_map=True, pre_buffer=False, page_checksum_verification=True) as file:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, columns=["id", "image"], use_threads=False)
+                images = _fields(table["image"])["bytes"].to_pylist()
+                waiting.extend(zip(table["id"].to_pylist(), images, strict=True))
+                while len(waiting) >= batch_size:
+                    yield _batch(waiting[:batch_size])
+                    del waiting[:batch_size]
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(Path(path), error) from None
+    if waiting:
+        yield _batch(waiting)
+
+
 class ImageShards:
     """One split of a folder of image shards. Rows are numbered by ascending id, whatever shard they lie in.
 
@@ -189,10 +231,7 @@ class ImageShards:
 
     def __init__(self, folder: str | Path, split: str) -> None:
         self.folder, self.split = Path(folder), split
-        self.manifest: dict[str, Any] = read_json(self.folder / MANIFEST)
-        if self.manifest.get("version") != VERSION:
-            found = self.manifest.get("version")
-            raise ValueError(f"{self.folder}: shards of version {found}, expected {VERSION}; run `dvc repro` again")
+        self.manifest: dict[str, Any] = _read_manifest(self.folder)
         if split not in self.manifest["splits"]:
             raise ValueError(f"{self.folder}: no split {split}; there are {', '.join(self.manifest['splits'])}")
         self.classes: list[str] = self.manifest["classes"]
@@ -202,10 +241,7 @@ class ImageShards:
         self._footers: list[pq.FileMetaData] = []
         ids, labels, places = [], [], []
         for number, shard in enumerate(self.manifest["splits"][split]["shards"]):
-            path = self.folder / shard["file"]
-            size = path.stat().st_size if path.is_file() else None
-            if size != shard["bytes"]:
-                raise ValueError(f"{path}: {size} bytes, the manifest says {shard['bytes']}; {_MEND}")
+            path = _present(self.folder, shard)
             table, footer = _index_of(path)
             ids.append(table["id"].to_numpy())
             labels.append(table["label"].to_numpy())
@@ -274,6 +310,26 @@ class ImageShards:
 
 
 _MEND = "delete the folder and run `dvc repro`"
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    manifest = read_json(folder / MANIFEST)
+    if manifest.get("version") != VERSION:
+        found = manifest.get("version")
+        raise ValueError(f"{folder}: shards of version {found}, expected {VERSION}; run `dvc repro` again")
+    return manifest
+
+
+def _present(folder: Path, shard: dict[str, Any]) -> Path:
+    path = folder / shard["file"]
+    size = path.stat().st_size if path.is_file() else None
+    if size != shard["bytes"]:
+        raise ValueError(f"{path}: {size} bytes, the manifest says {shard['bytes']}; {_MEND}")
+    return path
+
+
+def _batch(rows: list[tuple[int, Encoded]]) -> tuple[np.ndarray, list[Encoded]]:
+    return np.array([image_id for image_id, _ in rows], dtype=np.uint64), [image for _, image in rows]
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

@@ -162,10 +162,9 @@ class RefineParams(Group):
 
 
 class CacheParams(Group):
-    """Shards of part labels."""
+    """The pass that labels every image."""
 
     batch_size: Count
-    shard_rows: Count = Field(description="images a shard")
 
 
 class Arm(Group):

@@ -6,7 +6,7 @@ hold the header that explains them. No pickle, and nothing but pyarrow is needed
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +16,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.files import read_json, sha256_of, whole_file, whole_folder, write_json
+from pipeline.files import link_or_copy, read_json, sha256_of, whole_file, whole_folder, write_json
 
 MANIFEST = "manifest.json"
 VERSION = 1
+# Images a shard of masks, at some hundred bytes an image.
+MASK_ROWS = 65536
+
+
+def shard_name(number: int) -> str:
+    """File name of a shard by its number in the folder."""
+    return f"shard-{number:05d}.parquet"
 
 
 class ArrayShardWriter:
@@ -84,7 +91,7 @@ class ArrayShardWriter:
             field = self.schema.field(name).type
             buffer = pa.py_buffer(np.ascontiguousarray(arrays[name][:count]))
             values.append(pa.Array.from_buffers(field, count, [None, buffer]))
-        path = self.folder / f"shard-{len(self._shards):05d}.parquet"
+        path = self.folder / shard_name(len(self._shards))
         with whole_file(path) as file:
             pq.write_table(
                 pa.Table.from_arrays(values, schema=self.schema),
@@ -188,6 +195,46 @@ class ArrayShards:
             ) from None
 
 
+def is_intact(folder: str | Path) -> bool:
+    """Whether a folder of array shards is there, complete, and byte for byte what was written.
+
+    The hash vouches for each shard, and the shards' own metadata for the manifest.
+    """
+    try:
+        manifest = read_json(Path(folder) / MANIFEST)
+        return manifest["version"] == VERSION and all(
+            _is_as_written(Path(folder) / shard["file"], shard, manifest["header"]) for shard in manifest["shards"]
+        )
+    except (ValueError, OSError, KeyError, TypeError):
+        return False
+
+
+def _is_as_written(path: Path, shard: Mapping[str, Any], header: Mapping[str, Any]) -> bool:
+    if sha256_of(path) != shard["sha256"]:
+        return False
+    footer = pq.read_metadata(path)
+    sizes = {"rows": footer.num_rows, "bytes": path.stat().st_size}
+    return shard == {**shard, **sizes} and header == json.loads(footer.metadata[b"header"])
+
+
+def join_shards(folders: Sequence[str | Path], target: str | Path) -> None:
+    """Write `target` from the shards of `folders`, in that order: hard links, or copies where links are impossible.
+
+    What is read as one folder afterwards has the bytes of one that was written in one go, shard for shard.
+    """
+    manifests = [read_json(Path(folder) / MANIFEST) for folder in folders]
+    headers = [manifest["header"] for manifest in manifests]
+    assert headers and all(header == headers[0] for header in headers), "shards of one kind are joined"
+    shards: list[dict[str, Any]] = []
+    with whole_folder(target) as place:
+        for folder, manifest in zip(folders, manifests, strict=True):
+            for shard in manifest["shards"]:
+                name = shard_name(len(shards))
+                link_or_copy(Path(folder) / shard["file"], place / name)
+                shards.append({**shard, "file": name})
+        write_json(place / MANIFEST, {"version": VERSION, "header": headers[0], "shards": shards})
+
+
 class MaskCacheWriter:
     """Writes a mask cache: one label a patch, packed into as few bits as the labels need, first bit first.
 
@@ -195,7 +242,7 @@ class MaskCacheWriter:
     (`labels`, or `ranks` with values 0..255), teacher and part_learner (digests). Used as a context manager.
     """
 
-    def __init__(self, folder: str | Path, *, header: Mapping[str, Any], shard_rows: int) -> None:
+    def __init__(self, folder: str | Path, *, header: Mapping[str, Any], shard_rows: int = MASK_ROWS) -> None:
         values = 256 if header["kind"] == "ranks" else header["num_parts"] + (header["background"] is not None)
         self.bits = max(1, (values - 1).bit_length())
         self.values = values

@@ -41,7 +41,7 @@ def main() -> None:
         ArrayShardWriter(
             folder / "tokens", columns={"tokens": ("<f2", (length, width))}, header=header, shard_rows=TOKEN_ROWS
         ) as tokens,
-        MaskCacheWriter("masks/raw", header=labels, shard_rows=params.cache.shard_rows) as raw,
+        MaskCacheWriter("masks/raw", header=labels) as raw,
     ):
         for ids, images in teacher.batches("data/shards", params.extract.batch_size):
             found = extract_all(teacher.vit, images, token_layer=params.extract.token_layer)

@@ -16,24 +16,24 @@ from pipeline.stage import run
 SOURCES = {"raw": Path("masks/raw"), "learned": Path("masks/learned")}
 
 
-def select(arm: Arm, folder: Path, *, shard_rows: int) -> None:
+def select(arm: Arm, folder: Path) -> None:
     """Write `folder` (`arms/ARM`) in the format of the mask cache; kind is labels, ranks or none."""
     if arm.mask == "parts":
         with whole_folder(folder) as target:
             for file in sorted(SOURCES[arm.parts].iterdir()):
                 link_or_copy(file, target / file.name)
     elif arm.mask.startswith("attmask"):
-        write_ranks(ArrayShards("attention/all"), folder, shard_rows=shard_rows)
+        write_ranks(ArrayShards("attention/all"), folder)
     else:
         with whole_folder(folder) as target:
             write_json(target / MANIFEST, {"version": VERSION, "header": {"kind": "none"}, "shards": []})
 
 
-def write_ranks(attention: ArrayShards, folder: Path, *, shard_rows: int) -> None:
+def write_ranks(attention: ArrayShards, folder: Path) -> None:
     """Rank of each patch by the class token's attention, averaged over heads: 0 least, 255 most attended."""
     header = {key: attention.header[key] for key in ("grid", "patch_size", "teacher")}
     header |= {"kind": "ranks", "num_parts": 256, "background": None, "part_learner": ""}
-    with MaskCacheWriter(folder, header=header, shard_rows=shard_rows) as writer:
+    with MaskCacheWriter(folder, header=header) as writer:
         for index in range(attention.num_shards):
             ids, arrays = attention.shard(index)
             scores = arrays["cls_attention"].astype(np.float32).mean(axis=1)
@@ -46,7 +46,7 @@ def main() -> None:
     """`python -m stages.select_masks ARM`."""
     params = load_params()
     name = sys.argv[1]
-    select(params.arms.definitions[name], Path("arms") / name, shard_rows=params.cache.shard_rows)
+    select(params.arms.definitions[name], Path("arms") / name)
 
 
 if __name__ == "__main__":

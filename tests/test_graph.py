@@ -24,7 +24,7 @@ TABLE = {
     "teacher.lr": (0.01, ["train_teacher"]),
     "extract.token_layer": ("last", ["extract_attention"]),
     "refine.diversity_weight": (0.7, ["refine_parts"]),
-    "cache.shard_rows": (10, ["extract_attention", "cache_masks", *(f"select_masks@{arm}" for arm in ARMS)]),
+    "cache.batch_size": (7, ["cache_masks"]),
     "arms.semmae.gamma": (3.0, ["pretrain@semmae-0", "pretrain@semmae-1", "compare"]),
     "arms.block.gamma": (3.0, ["compare"]),
     "pretrain.epochs": (7, PRETRAIN),

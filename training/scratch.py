@@ -1,6 +1,5 @@
 """Resume state: a git-ignored folder a job, named by the job's fingerprint, removed when the job's outs are written."""
 
-import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.files import state_folder, whole_file
+from pipeline.locks import lock
 
 
 class Scratch:
@@ -22,14 +22,7 @@ class Scratch:
 
     def __init__(self, job: str, fingerprint: str) -> None:
         self.folder = state_folder() / "scratch" / job / fingerprint
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / "lock", "a+", encoding="utf-8")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{job}: another process runs this very job (lock {self.folder / 'lock'}); wait for it"
-            ) from None
+        self._lock = lock(self.folder, job)
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the checkpoint whole or not at all."""

@@ -51,14 +51,17 @@ class FrozenTeacher:
         """What every shard made with this teacher says of it."""
         return {"grid": list(self.grid), "patch_size": self.config["patch_size"], "teacher": self.config["digest"]}
 
-    def batches(self, folder: str | Path, batch_size: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        """Ids (B,) and normalised whole images (B, 3, h, w) of every split, a batch at a time: constant memory."""
+    def decode(self, images: list[bytes]) -> torch.Tensor:
+        """Encoded images -> the teacher's input (B, 3, h, w): whole images, resized and normalised, on its device."""
         height, width = self.image_size
         assert height == width, "whole images are decoded to squares"
+        pixels = np.stack([decode_square(image, height) for image in images])
+        return self.normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
+
+    def batches(self, folder: str | Path, batch_size: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """Ids (B,) and normalised whole images (B, 3, h, w) of every split, a batch at a time: constant memory."""
         for split in SPLITS:
             shards = ImageShards(folder, split)
             for start in range(0, len(shards), batch_size):
                 rows = range(start, min(start + batch_size, len(shards)))
-                pixels = np.stack([decode_square(shards.bytes(row), height) for row in rows])
-                images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-                yield shards.ids[rows.start : rows.stop], self.normalise(images)
+                yield shards.ids[rows.start : rows.stop], self.decode([shards.bytes(row) for row in rows])

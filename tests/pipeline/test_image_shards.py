@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.image_shards import SPLITS, ImageShards, ImageShardWriter
+from pipeline.image_shards import SPLITS, ImageShards, ImageShardWriter, list_shards, read_shard
 
 # The smallest PNG: one white pixel.
 PIXEL = bytes.fromhex(
@@ -191,3 +191,42 @@ def test_files__datasets_reads_them_as_they_are(folder, tmp_path, monkeypatch):
     row = read["validation"][0]
     assert row["image"].size == (1, 1)
     assert row["id"] in ImageShards(folder, "val").ids
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+def test_read_shard__gives_every_image_once_in_the_order_of_the_files(folder, batch_size):
+    start, shards = 0, list_shards(folder)
+    assert [shard.rows for shard in shards] == [len(pq.read_table(shard.path)) for shard in shards]
+    for split, count in COUNTS.items():
+        found = []
+        for shard in shards:
+            if shard.path.name.startswith(split):
+                batches = list(read_shard(shard.path, batch_size))
+                sizes = [len(ids) for ids, _ in batches]
+                assert sum(sizes) == shard.rows
+                assert set(sizes[:-1]) <= {batch_size}
+                found += [(int(i), image) for ids, images in batches for i, image in zip(ids, images, strict=True)]
+        assert found == [(image_id, image) for image_id, _, image in rows(count, start)]
+        start += count
+
+
+def test_list_shards__states_the_hash_of_each_file_and_knows_a_truncated_one(folder):
+    shards = list_shards(folder)
+    assert sorted(shard.path for shard in shards) == sorted(folder.glob("*.parquet"))
+    for shard in shards:
+        assert hashlib.sha256(shard.path.read_bytes()).hexdigest() == shard.sha256
+    data = shards[2].path.read_bytes()
+    shards[2].path.write_bytes(data[:-1])
+    with pytest.raises(
+        ValueError, match=f"{shards[2].path.name}: {len(data) - 1} bytes, the manifest says {len(data)}"
+    ):
+        list_shards(folder)
+
+
+def test_read_shard__a_flipped_bit_is_named(folder):
+    path = list_shards(folder)[0].path
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{path.name}: damaged"):
+        list(read_shard(path, 64))

@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.shards import ArrayShards, ArrayShardWriter, MaskCache, MaskCacheWriter
+from pipeline.shards import ArrayShards, ArrayShardWriter, MaskCache, MaskCacheWriter, is_intact, join_shards
 
 
 def header(**changes):
@@ -116,3 +116,43 @@ def test_array_shards__damage_is_named_and_never_used(tmp_path, damage):
         path.write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match=path.name):
         MaskCache(tmp_path / "m").shard(0)
+
+
+def write_pieces(folder, ids, labels, rows):
+    """The same masks as caches of `rows` rows each; their folders."""
+    starts = range(0, len(ids), rows)
+    for start in starts:
+        write_masks(folder / str(start), ids[start : start + rows], labels[start : start + rows], shard_rows=rows)
+    return [folder / str(start) for start in starts]
+
+
+def test_join_shards__has_the_bytes_of_what_was_written_in_one_go(tmp_path):
+    labels, ids = np.random.default_rng(0).integers(0, 7, (100, 14, 14)).astype(np.uint8), random_ids(100)
+    write_masks(tmp_path / "whole", ids, labels, shard_rows=30)
+    join_shards(write_pieces(tmp_path / "pieces", ids, labels, 30), tmp_path / "joined")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "joined").iterdir()}
+    assert np.array_equal(MaskCache(tmp_path / "joined").rows(ids[::-1]), labels[::-1])
+
+
+def test_join_shards__an_image_costs_at_most_100_bytes(tmp_path):
+    """Also where a shard of 64 MiB holds photographs of 100 KiB: some 640."""
+    labels, ids = np.random.default_rng(0).integers(0, 7, (2000, 14, 14)).astype(np.uint8), random_ids(2000)
+    join_shards(write_pieces(tmp_path / "pieces", ids, labels, 640), tmp_path / "joined")
+    size = sum(path.stat().st_size for path in (tmp_path / "joined").iterdir())
+    assert 73.5 < size / 2000 <= 100
+
+
+def test_is_intact__every_flipped_bit_of_a_shard_and_every_cut_is_seen(tmp_path):
+    write_masks(tmp_path / "m", random_ids(5), np.zeros((5, 14, 14), np.uint8))
+    path = tmp_path / "m" / "shard-00000.parquet"
+    whole = path.read_bytes()
+    assert is_intact(tmp_path / "m")
+    for place in range(0, len(whole), 13):
+        path.write_bytes(whole[:place])
+        assert not is_intact(tmp_path / "m")
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert not is_intact(tmp_path / "m")
+    path.write_bytes(whole)
+    assert is_intact(tmp_path / "m")
+    assert not is_intact(tmp_path / "nothing")

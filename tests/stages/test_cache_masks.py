@@ -1,0 +1,276 @@
+"""The masks of an image shard are made once, and are the same bytes however they were reached."""
+
+import hashlib
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import stages.cache_masks
+from models.part_learner import PartLearner
+from models.teachers import build
+from parts.attention import extract_all
+from pipeline.files import read_json, write_text
+from pipeline.image_shards import SPLITS, ImageShards, ImageShardWriter, list_shards
+from pipeline.presets import compose, write_params
+from pipeline.shards import MaskCache
+from stages.train_teacher import write_teacher
+from tests.conftest import ROOT, TINY, run_stage
+from training.encoders import save_model
+from training.teacher import FrozenTeacher
+
+ARCHITECTURE = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 3}
+LEARNER = {"grid": [4, 4], "width": 12, "num_parts": 3, "token_width": 4, "centre": True}
+LABELLING = {"token_layer": "penultimate", "attention_mass": 0.6, "label_background": "attention_mass"}
+SPLIT_IMAGES = {"train": 40, "val": 5, "test": 9}
+
+
+def write_images(folder, counts):
+    """Image shards of random pictures, some nine a shard; a picture depends on its split and place alone."""
+    with ImageShardWriter(folder / "data/shards", classes=["a"], has_masks=False, shard_bytes=8000) as writer:
+        for split in SPLITS:
+            for place in range(counts[split]):
+                digest = hashlib.sha256(f"{split}/{place}".encode()).digest()
+                image_id = int.from_bytes(digest[:8], "big")
+                buffer = io.BytesIO()
+                pixels = np.random.default_rng(image_id).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(buffer, "png")
+                writer.add(split, image_id=image_id, label=0, sha256=digest, image=buffer.getvalue(), path="a.png")
+
+
+def write_learner(folder, seed):
+    torch.manual_seed(seed)
+    (folder / "part_learner").mkdir(exist_ok=True)
+    save_model(folder / "part_learner", PartLearner(**LEARNER), {**LEARNER, **LABELLING})
+
+
+def write_job_params(folder, *, batch_size=4, threads=1):
+    document = compose("quickstart")
+    document["cache"]["batch_size"] = batch_size
+    document["compute"].update({**TINY["compute"], "threads": threads})
+    write_params(document, folder / "params.yaml")
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A folder with all that the stage reads: images, teacher, part learner, parameters, and one file of code."""
+    torch.manual_seed(0)
+    vit = build(ARCHITECTURE, 16)
+    write_teacher(tmp_path / "teacher", vit, ARCHITECTURE, source="test", mean=(0.5,) * 3, std=(0.2,) * 3)
+    write_learner(tmp_path, 0)
+    write_images(tmp_path, SPLIT_IMAGES)
+    write_job_params(tmp_path)
+    shutil.copyfile(ROOT / "runtime.yaml", tmp_path / "runtime.yaml")
+    write_text(tmp_path / "stages/cache_masks.py", "VERSION = 1\n")
+    return tmp_path
+
+
+@pytest.fixture
+def run(job, monkeypatch):
+    """Run the stage; returns the names of the image shards that were labelled."""
+    label = stages.cache_masks.label_shard
+
+    def counted(labeller, image_shard, target, **options):
+        done.append(image_shard.name)
+        label(labeller, image_shard, target, **options)
+
+    def start():
+        done.clear()
+        run_stage(job, "stages.cache_masks")
+        return list(done)
+
+    done = []
+    monkeypatch.setattr(stages.cache_masks, "label_shard", counted)
+    return start
+
+
+def outs(job):
+    """Bytes of every file that the stage promises."""
+    files = [*(job / "masks/learned").iterdir(), job / "metrics/cache_masks.json"]
+    return {path.relative_to(job).as_posix(): path.read_bytes() for path in files}
+
+
+def kept_shards(job):
+    return sorted((job / ".semmae/shards/cache_masks").glob("*/*/shard-*.parquet"))
+
+
+def names(job):
+    return [shard.path.name for shard in list_shards(job / "data/shards")]
+
+
+def from_nothing(job):
+    """The outs of a run that finds no shard of an earlier one."""
+    shutil.rmtree(job / ".semmae")
+    run_stage(job, "stages.cache_masks")
+    return outs(job)
+
+
+def test_labels__are_those_of_each_image_alone_and_metrics_count_them(job, run):
+    assert run() == names(job)
+    cache = MaskCache(job / "masks/learned")
+    assert cache.num_shards == len(names(job)) > 6
+    teacher = FrozenTeacher(job / "teacher", torch.device("cpu"))
+    torch.manual_seed(0)
+    learner = PartLearner(**LEARNER).eval()
+    expected = {}
+    for split in SPLITS:
+        shards = ImageShards(job / "data/shards", split)
+        for row, image_id in enumerate(shards.ids):
+            pixels = np.array(Image.open(io.BytesIO(shards.bytes(row)))).transpose(2, 0, 1)[None] / 255
+            found = extract_all(teacher.vit, (torch.tensor(pixels).float() - 0.5) / 0.2, token_layer="penultimate")
+            labels = learner(found.cls_input, found.patch_tokens).argmax(dim=1)[0].numpy()
+            expected[int(image_id)] = labels, found.cls_attention.mean(dim=1)[0].numpy()
+    assert sorted(expected) == sorted(cache.ids.tolist())
+    counts = np.zeros(4)
+    for image_id, (labels, attention) in expected.items():
+        mask = cache[image_id]
+        parts = mask < 3
+        assert np.array_equal(mask[parts], labels[parts])
+        assert attention.reshape(4, 4)[parts].min() >= attention.reshape(4, 4)[~parts].max()
+        counts += np.bincount(mask.ravel(), minlength=4)
+    assert (counts > 0).all()
+    metrics = read_json(job / "metrics/cache_masks.json")
+    assert metrics.pop("images") == len(expected) == 54
+    shares = [*(metrics[f"share/part_{part}"] for part in range(3)), metrics["share/background"]]
+    assert np.allclose(shares, counts / counts.sum(), atol=1e-12)
+
+
+def test_more_images__cost_the_last_shard_and_new_ones(job, run, capsys):
+    run()
+    before = names(job)
+    write_images(job, {**SPLIT_IMAGES, "train": 46})
+    last = [name for name in before if name.startswith("train")][-1]
+    new = [name for name in names(job) if name not in before]
+    assert run() == [last, *new]
+    assert f"{len(before) - 1} of {len(before) + len(new)} shards are reused" in capsys.readouterr().out
+    grown = outs(job)
+    assert read_json(job / "metrics/cache_masks.json")["images"] == 60
+    assert grown == from_nothing(job)
+    assert len(kept_shards(job)) == len(names(job))
+
+
+def test_fewer_images__leave_no_shard_of_those_that_are_gone(job, run):
+    run()
+    write_images(job, {**SPLIT_IMAGES, "train": 10})
+    run()
+    assert len(kept_shards(job)) == len(names(job))
+    assert outs(job) == from_nothing(job)
+
+
+def test_nothing_changed__links_everything_whatever_became_of_the_outs(job, run):
+    run()
+    first = outs(job)
+    for path in (job / "masks/learned").iterdir():
+        path.chmod(0o444)
+    shutil.rmtree(job / "masks")
+    assert run() == []
+    assert outs(job) == first
+    for shard in kept_shards(job):
+        assert os.stat(shard).st_nlink == 2
+
+
+def test_copies__are_the_same_bytes_where_links_are_impossible(job, run, monkeypatch):
+    run()
+    linked = outs(job)
+
+    def refuse(source, target):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert run() == []
+    assert outs(job) == linked
+    assert all(os.stat(path).st_nlink == 1 for path in (job / "masks/learned").iterdir())
+
+
+KILL = """
+import os, signal, sys
+import stages.cache_masks as stage
+label, seen = stage.label_shard, []
+def killed(labeller, image_shard, target, **options):
+    seen.append(image_shard)
+    if len(seen) == 3:
+        options["advance"] = lambda images: os.kill(os.getpid(), signal.SIGKILL)
+    label(labeller, image_shard, target, **options)
+stage.label_shard = killed
+stage.main()
+"""
+
+
+@pytest.mark.slow
+def test_kill__the_next_run_continues_at_the_shard_that_was_not_finished(job, run):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
+    ended = subprocess.run([sys.executable, "-c", KILL], cwd=job, env=environment, check=False, capture_output=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    assert not (job / "masks").exists()
+    assert list(job.rglob("*.tmp"))
+    assert run() == names(job)[2:]
+    assert not list(job.rglob("*.tmp"))
+    assert outs(job) == from_nothing(job)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def change_manifest(path, old, new):
+    manifest = path.parent / "manifest.json"
+    assert old in manifest.read_text()
+    manifest.write_text(manifest.read_text().replace(old, new))
+
+
+DAMAGE = {
+    "flipped": flip,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:100]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "removed": lambda path: path.unlink(),
+    "no_manifest": lambda path: (path.parent / "manifest.json").unlink(),
+    "half_a_manifest": lambda path: (path.parent / "manifest.json").write_text("{"),
+    "other_manifest": lambda path: (path.parent / "manifest.json").write_text("[]"),
+    "other_header": lambda path: change_manifest(path, '"num_parts": 3', '"num_parts": 2'),
+    "other_rows": lambda path: change_manifest(path, '"rows": ', '"rows": 1'),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage__of_a_kept_shard_is_found_and_that_shard_made_again(job, run, kind):
+    run()
+    whole = outs(job)
+    DAMAGE[kind](kept_shards(job)[1])
+    assert len(run()) == 1
+    assert outs(job) == whole
+    assert run() == []
+
+
+def test_damage__through_an_out_that_is_a_link_is_found_too(job, run):
+    run()
+    whole = outs(job)
+    flip(job / "masks/learned/shard-00002.parquet")
+    assert run() == [names(job)[2]]
+    assert outs(job) == whole
+
+
+@pytest.mark.parametrize("change", ["part_learner", "teacher", "batch_size", "threads", "code"])
+def test_reuse__ends_where_anything_else_changes(job, run, change):
+    run()
+    count = len(kept_shards(job))
+    if change == "part_learner":
+        write_learner(job, 1)
+    elif change == "teacher":
+        vit = build(ARCHITECTURE, 16)
+        write_teacher(job / "teacher", vit, ARCHITECTURE, source="test", mean=(0.4,) * 3, std=(0.2,) * 3)
+    elif change == "code":
+        write_text(job / "stages/cache_masks.py", "VERSION = 2\n")
+    else:
+        write_job_params(job, **{change: {"batch_size": 5, "threads": 2}[change]})
+    assert run() == names(job)
+    assert len(kept_shards(job)) == count
+    assert outs(job) == from_nothing(job)
