@@ -12,6 +12,7 @@ from models.teachers import build
 from models.vit import initialise, sincos_positions
 from parts.masking import block_mask
 from pipeline.params import TeacherParams
+from training.adamw import AdamW
 from training.compute import Compute
 from training.loop import update
 from training.randomness import batch_indices, generator, steps_of
@@ -52,9 +53,7 @@ class Distillation:
         self.grid = (group.global_size // group.patch_size,) * 2
         self.steps = steps_of(group.epochs, len(images), group.batch_size)
         self.warmup = max(1, round(group.warmup_share * self.steps))
-        self.optimizer = torch.optim.AdamW(
-            decay_groups(self.model.student, group.weight_decay), lr=group.lr, fused=True
-        )
+        self.optimizer = AdamW(decay_groups(self.model.student, group.weight_decay), lr=group.lr)
 
     def step(self, number: int) -> dict[str, float | torch.Tensor]:
         """One update of the student, then of the teacher. Raises CollapseError when the teacher's features collapse."""

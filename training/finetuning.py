@@ -11,6 +11,7 @@ from images.dataset import DecodedImages
 from models.classifier import Classifier, layer_decay_groups
 from models.vit import initialise
 from pipeline.params import FinetuneParams
+from training.adamw import AdamW
 from training.compute import Compute
 from training.encoders import ENCODER_KEYS, load_encoder, load_weights
 from training.loop import update
@@ -44,7 +45,7 @@ class Finetuning:
         self.warmup = round(self.steps * group.warmup_epochs / group.epochs)
         self.peak = group.base_lr * group.batch_size / 256
         groups = layer_decay_groups(self.model, weight_decay=group.weight_decay, layer_decay=group.layer_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=self.peak, fused=True)
+        self.optimizer = AdamW(groups, lr=self.peak)
         self.mixup = _mixup(group, classes) if group.mixup or group.cutmix else None
 
     def step(self, number: int) -> dict[str, float | torch.Tensor]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from pipeline.stage import Meter, Terminated
+from training.adamw import AdamW
 from training.randomness import seed_of
 from training.scratch import Scratch
 
@@ -93,9 +94,9 @@ def train(
     return history
 
 
-def update(loss: torch.Tensor, optimizer: torch.optim.Optimizer, *, clip: float) -> torch.Tensor:
+def update(loss: torch.Tensor, optimizer: AdamW, *, clip: float) -> torch.Tensor:
     """Backward, clip, step; returns the gradient norm. One that is not finite leaves the weights alone."""
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     norm = torch.tensor(math.nan)
     if torch.isfinite(loss):
         loss.backward()

@@ -7,6 +7,7 @@ from images.dataset import DecodedImages
 from models.mae import MaskedAutoencoder
 from models.vit import initialise
 from pipeline.params import PretrainParams
+from training.adamw import AdamW
 from training.compute import Compute
 from training.loop import update
 from training.masks import ArmMasks
@@ -41,9 +42,7 @@ class Pretraining:
         self.steps = steps_of(group.epochs, len(images), group.batch_size)
         self.warmup = round(self.steps * group.warmup_epochs / group.epochs)
         self.peak = group.base_lr * group.batch_size / 256
-        self.optimizer = torch.optim.AdamW(
-            decay_groups(self.model, group.weight_decay), lr=self.peak, betas=group.betas, fused=True
-        )
+        self.optimizer = AdamW(decay_groups(self.model, group.weight_decay), lr=self.peak, betas=group.betas)
 
     def step(self, number: int) -> dict[str, float | torch.Tensor]:
         """One update. Order, crops and masks have streams of their own: arms of one seed see the same crops."""

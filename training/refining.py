@@ -28,6 +28,7 @@ from parts.foreground import attention_foreground, border_foreground
 from pipeline.image_shards import ImageShards
 from pipeline.params import RefineParams
 from pipeline.shards import ArrayShards
+from training.adamw import AdamW
 from training.compute import Compute
 from training.encoders import load_weights
 from training.loop import update
@@ -147,7 +148,7 @@ class Refining:
         self._start(last_block)
         self.model = torch.nn.ModuleDict({"learner": self.learner, "decoder": self.decoder}).to(compute.device)
         self.steps = steps_of(group.epochs, len(data), group.batch_size)
-        self.optimizer = torch.optim.AdamW(decay_groups(self.model, group.weight_decay), lr=group.lr, fused=True)
+        self.optimizer = AdamW(decay_groups(self.model, group.weight_decay), lr=group.lr)
 
     def _start(self, last_block: Mapping[str, Tensor]) -> None:
         """Foreground, the components that make the token targets, and the weights of step 0."""

@@ -6,6 +6,7 @@ import torch
 
 from pipeline.stage import Terminated
 from training import loop, scratch
+from training.adamw import AdamW
 from training.loop import NonFiniteLoss, train, update
 from training.randomness import generator
 from training.scratch import Scratch
@@ -27,7 +28,7 @@ class Job:
     def __init__(self, kill_at=None, nan_at=(), terminate_at=None):
         torch.manual_seed(99)
         self.model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01, fused=True)
+        self.optimizer = AdamW([{"params": self.model.parameters(), "weight_decay": 0.01}], lr=0.01)
         self.kill_at, self.nan_at, self.terminate_at = kill_at, nan_at, terminate_at
         self.seen = []
 
