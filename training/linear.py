@@ -1,11 +1,16 @@
-"""The exact linear probe: multinomial logistic regression on frozen features."""
+"""The exact linear probe: multinomial logistic regression on frozen features.
 
-import warnings
+N images, D features, C classes.
+"""
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize
+from torch import Tensor
+
+# Of the largest entry of the gradient of the mean loss: below it the accuracy no longer moves.
+TOLERANCE = 1e-5
 
 
 def fit_linear_probe(
@@ -17,17 +22,49 @@ def fit_linear_probe(
     counterpart of the probe's BatchNorm without affine in MAE appendix A.2.
     Differs: an exact solver on features computed once, without augmentation, instead of 90 epochs of LARS.
     """
-    scaler = StandardScaler().fit(inputs["train"])
-    scaled = {split: scaler.transform(values) for split, values in inputs.items()}
-    best: tuple[float, float, LogisticRegression] | None = None
+    mean, std = inputs["train"].mean(axis=0, dtype=np.float64), inputs["train"].std(axis=0, dtype=np.float64)
+    std[std == 0] = 1
+    scaled = {split: torch.from_numpy((values - mean) / std) for split, values in inputs.items()}
+    train, classes = torch.from_numpy(labels["train"]), int(labels["train"].max()) + 1
+    weights = torch.zeros(classes, scaled["train"].shape[1] + 1, dtype=torch.float64)
+    best: tuple[float, float, Tensor] | None = None
     for penalty in sorted(penalties):
-        model = LogisticRegression(C=penalty, max_iter=max_iterations)
-        with warnings.catch_warnings():
-            # A fit stopped at max_iterations is a candidate like any other; val decides.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(scaled["train"], labels["train"])
-        score = model.score(scaled["val"], labels["val"])
+        # From the last solution: a weaker penalty moves it a little, and the optimum is the same from anywhere.
+        weights = fit_logistic(scaled["train"], train, weights, penalty=penalty, max_iterations=max_iterations)
+        score = float(np.mean(classify(scaled["val"], weights) == labels["val"]))
         if best is None or score > best[0]:
-            best = score, penalty, model
+            best = score, penalty, weights
     assert best is not None
-    return best[2].predict(scaled["test"]), best[1]
+    return classify(scaled["test"], best[2]), best[1]
+
+
+def classify(features: Tensor, weights: Tensor) -> np.ndarray:
+    """Classes (N,) of the largest score."""
+    return (features @ weights[:, :-1].T + weights[:, -1]).argmax(dim=1).numpy()
+
+
+def fit_logistic(features: Tensor, labels: Tensor, start: Tensor, *, penalty: float, max_iterations: int) -> Tensor:
+    """Weights (C, D + 1), the last column the intercept, of the smallest penalised loss, by L-BFGS.
+
+    The loss is scikit-learn's: sum of cross-entropies plus |W|^2 / (2 * penalty), the intercept free.
+    features: (N, D) float64; labels: (N,) int64; start: (C, D + 1).
+    """
+    count = len(features)
+
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weights = torch.from_numpy(flat).view_as(start)
+        scores = (features @ weights[:, :-1].T + weights[:, -1]).log_softmax(dim=1)
+        errors = scores.exp() - F.one_hot(labels, len(start))
+        gradient = torch.cat([errors.T @ features, errors.sum(dim=0)[:, None]], dim=1)
+        gradient[:, :-1] += weights[:, :-1] / penalty
+        value = F.nll_loss(scores, labels, reduction="sum") + weights[:, :-1].square().sum() / (2 * penalty)
+        return float(value) / count, gradient.flatten().numpy() / count
+
+    found = minimize(
+        loss,
+        start.flatten().numpy(),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": max_iterations, "maxfun": 2 * max_iterations, "gtol": TOLERANCE},
+    )
+    return torch.from_numpy(found.x).view_as(start)

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from training.accuracy import accuracy, class_accuracy
-from training.linear import fit_linear_probe
+from training.linear import classify, fit_linear_probe, fit_logistic
 
 
 def blobs(count, seed, spread=1.0):
@@ -36,3 +39,34 @@ def test_class_accuracy__weighs_classes_equally():
     predicted = np.array([0, 0, 0, 0, 0])
     assert accuracy(predicted, truth) == pytest.approx(0.8)
     assert class_accuracy(predicted, truth) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("penalty", [0.01, 1.0, 100.0])
+def test_fit_logistic__is_scikit_learns(penalty):
+    features, labels = blobs(150, 0, spread=3.0)
+    features = np.concatenate([features, np.random.default_rng(1).normal(size=(150, 5))], axis=1).astype(np.float64)
+    start = torch.zeros(3, 9, dtype=torch.float64)
+    found = fit_logistic(
+        torch.from_numpy(features), torch.from_numpy(labels), start, penalty=penalty, max_iterations=500
+    )
+    theirs = LogisticRegression(C=penalty, tol=1e-8, max_iter=5000).fit(features, labels)
+    probabilities = (torch.from_numpy(features) @ found[:, :-1].T + found[:, -1]).softmax(dim=1).numpy()
+    assert np.abs(probabilities - theirs.predict_proba(features)).max() < 2e-3
+    assert np.array_equal(classify(torch.from_numpy(features), found), theirs.predict(features))
+
+
+def test_fit_linear_probe__chooses_and_predicts_as_scikit_learn():
+    inputs, labels = {}, {}
+    for seed, split in enumerate(("train", "val", "test")):
+        inputs[split], labels[split] = blobs(200, seed, spread=4.0)
+    penalties = [0.001, 0.1, 10.0]
+    predicted, chosen = fit_linear_probe(inputs, labels, penalties=penalties, max_iterations=500)
+    scaler = StandardScaler().fit(inputs["train"])
+    models = [
+        LogisticRegression(C=c, tol=1e-8, max_iter=5000).fit(scaler.transform(inputs["train"]), labels["train"])
+        for c in penalties
+    ]
+    scores = [model.score(scaler.transform(inputs["val"]), labels["val"]) for model in models]
+    best = int(np.argmax(scores))
+    assert chosen == penalties[best]
+    assert np.mean(predicted == models[best].predict(scaler.transform(inputs["test"]))) > 0.99
