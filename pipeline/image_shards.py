@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.columns import values_of
 from pipeline.files import read_json, sha256_of, whole_file, whole_folder, write_json
 
 MANIFEST = "manifest.json"
@@ -243,8 +244,8 @@ class ImageShards:
         for number, shard in enumerate(self.manifest["splits"][split]["shards"]):
             path = _present(self.folder, shard)
             table, footer = _index_of(path)
-            ids.append(table["id"].to_numpy())
-            labels.append(table["label"].to_numpy())
+            ids.append(values_of(table["id"]))
+            labels.append(values_of(table["label"]))
             sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
             rows = np.concatenate([np.arange(size) for size in sizes])
             groups = np.repeat(np.arange(len(sizes)), sizes)

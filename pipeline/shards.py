@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.columns import values_of
 from pipeline.files import link_or_copy, read_json, sha256_of, whole_file, whole_folder, write_json
 
 MANIFEST = "manifest.json"
@@ -144,7 +145,7 @@ class ArrayShards:
         """Ids (N,) uint64 and the columns (N, *shape) of one shard, read-only and without a copy a row."""
         table = self._load(index)
         arrays = {name: _view(table[name], spec) for name, spec in self.header["columns"].items()}
-        return table["id"].to_numpy(), arrays
+        return values_of(table["id"]), arrays
 
     @property
     def ids(self) -> np.ndarray:
@@ -178,7 +179,7 @@ class ArrayShards:
     @property
     def _index(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if not hasattr(self, "_index_arrays"):
-            parts = [self._read(i, ("id",))["id"].to_numpy() for i in range(self.num_shards)]
+            parts = [values_of(self._read(i, ("id",))["id"]) for i in range(self.num_shards)]
             ids = np.concatenate(parts) if parts else np.empty(0, np.uint64)
             starts = np.cumsum([0, *(len(part) for part in parts)])[:-1]
             self._index_arrays = ids, np.argsort(ids, kind="stable"), starts
