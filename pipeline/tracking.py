@@ -21,6 +21,8 @@ from pipeline.files import main_worktree, read_json, state_folder
 from pipeline.params import read_yaml
 
 EXPERIMENT = "semmae"
+# Without it MLflow 3 opens the experiment as one of language models, with an empty page of traces.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
 KEY_TAG = "semmae.key"
 BATCH = 1000
 QUIET = {
@@ -113,7 +115,7 @@ def _experiment(client: Any) -> str:
         return found.experiment_id
     local = tracking_uri().startswith("sqlite:")
     artifacts = (main_worktree() / "tracking" / "artifacts").as_uri() if local else None
-    return client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+    return client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=KIND)
 
 
 def _known_keys(client: Any, experiment: str) -> set[str]:

@@ -15,6 +15,8 @@ from reports.results import label_of
 from reports.statistics import DIRECTION_HIGHER, DIRECTION_LOWER, HIGHER, LOWER
 
 STYLES = {HIGHER: "green", LOWER: "red", DIRECTION_HIGHER: "", DIRECTION_LOWER: ""}
+# Straight to the runs: the start page of MLflow 3 is about traces of language models.
+MLFLOW_PAGE = "http://127.0.0.1:5000/#/experiments/1/runs"
 PART_METHODS = {
     "learned": "learned", "raw": "raw attention", "kmeans": "token clusters", "colour": "colour clusters",
     "xy": "position clusters", "random": "random",
@@ -74,3 +76,4 @@ def print_summary(root: Path, console: Console | None = None) -> None:
     for name, path in places.items():
         console.print(f"{name:<11} {path}", soft_wrap=True)
     console.print(f"{'MLflow':<11} mlflow ui --backend-store-uri {tracking_uri()}", soft_wrap=True)
+    console.print(f"{'':<11} and then {MLFLOW_PAGE}", soft_wrap=True)
