@@ -54,12 +54,26 @@ def _write_record(name: str, started: float, status: str) -> None:
         "stage": name,
         "started": started,
         "seconds": time.time() - started,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak_mib(),
         "cpu_seconds": time.process_time(),
         "status": status,
         "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
     }
     write_json(state_folder() / "records" / f"{name}.json", record)
+
+
+def peak_mib() -> float:
+    """Largest resident memory of this process so far, MiB.
+
+    Not getrusage's where there is better: that starts at what the parent had when it forked.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def progress(items: Iterable[Item], *, total: int, label: str, unit: int = 1, seconds: float = 10.0) -> Iterator[Item]:
