@@ -26,11 +26,11 @@ from parts.quality import part_quality, position_information
 from pipeline.image_shards import ImageShards
 from pipeline.params import RefineParams, load_params
 from reports.statistics import estimate
+from stages.evaluate_parts import CELL, patch_colours
 from training.compute import Compute, set_up
 from training.refining import PartTokens, Refining, read_last_block
 from training.teacher import FrozenTeacher
 
-CELL = 8
 BATCH = 64
 MEASURES = ("nmi_foreground", "ari_foreground", "nmi_foreground_per_image", "foreground_iou", "dead_parts")
 Change = Mapping[str, Any]
@@ -64,10 +64,9 @@ def variants(base: RefineParams, heads: int, width: int) -> dict[str, tuple[str,
 
 
 class World:
-    """Images, truth and what the teacher says of them, extracted once a token layer."""
+    """Images of the run in the working directory, truth, and what the teacher says of them, extracted once a layer."""
 
-    def __init__(self, folder: Path) -> None:
-        os.chdir(folder)
+    def __init__(self) -> None:
         self.params = load_params()
         self.compute: Compute = set_up(**self.params.compute.model_dump())
         self.teacher = FrozenTeacher("teacher", self.compute.device)
@@ -78,17 +77,10 @@ class World:
         grid = self.teacher.grid
         self.truth = majority_labels(decoded_masks(self.test, self.test_rows, max(grid) * CELL), grid)
         self.cells = {
-            split: self.colours(shards, rows)
+            split: patch_colours(shards, rows, grid)
             for split, shards, rows in (("train", self.train, self.train_rows), ("test", self.test, self.test_rows))
         }
         self._found: dict[tuple[str, str], Extraction] = {}
-
-    def colours(self, shards: ImageShards, rows: np.ndarray) -> np.ndarray:
-        """Mean RGB of every patch (n, gh, gw, 3)."""
-        (height, width), side = self.teacher.grid, max(self.teacher.grid) * CELL
-        pixels = np.stack([decode_square(shards.bytes(row), side) for row in rows])
-        cells = pixels.reshape(len(rows), height, side // height, width, side // width, 3)
-        return (cells.mean(axis=(2, 4)) / 255).astype(np.float32)
 
     def found(self, split: str, layer: str) -> Extraction:
         """The teacher's tokens and attention of a split, tokens as the cache stores them (fp16)."""
@@ -168,7 +160,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[])
     chosen = parser.parse_args()
-    world = World(chosen.folder)
+    os.chdir(chosen.folder)
+    world = World()
     console = Console(width=140)
     heads, width = world.teacher.vit.blocks[-1].attn.num_heads, world.teacher.vit.embed_dim
     table = Table(box=box.MARKDOWN)
