@@ -58,7 +58,7 @@ def variants(base: RefineParams, heads: int, width: int) -> dict[str, tuple[str,
         "no reconstruction": ("", {"reconstruction_weight": 0.0}),
         "no usage balance": ("", {"usage_weight": 0.0}),
         "paper's losses alone": ("", {"token_weight": 0.0, "usage_weight": 0.0, "foreground": "all"}),
-        "perceptual 1": ("", {"perceptual_weight": 1.0}),
+        "perceptual 1": ("", {"perceptual": "teacher"}),
         "equivariance 1": ("", {"equivariance_weight": 1.0}),
     }
 

@@ -68,6 +68,32 @@ def download(name: Annotated[str, typer.Argument(help="a public data set; `list`
 
 
 @app.command()
+def teacher(
+    source: Annotated[str, typer.Argument(help="a checkpoint file, or an official one by name; `list` names those")],
+    architecture: Annotated[str, typer.Option(help="timm name that the weights of a file fit")] = "",
+    image_size: Annotated[int, typer.Option(help="pixels that images are resized to for a file's teacher")] = 224,
+) -> None:
+    """Make a checkpoint the teacher: params.yaml names it and its sha256, and no other file is accepted afterwards."""
+    from pipeline.presets import check, read_document, write_params
+    from pipeline.weights import OFFICIAL, fetch, pin
+
+    if source == "list":
+        print("\n".join(OFFICIAL))
+        return
+    if Path(source).is_file():
+        path = Path(source)
+        if not architecture:
+            raise ValueError(f"{source}: name its timm model, for example --architecture vit_small_patch16_224")
+    else:
+        path = fetch(source)
+        architecture, image_size = OFFICIAL[source].architecture, OFFICIAL[source].image_size
+    document = read_document()
+    digest = pin(document, path, architecture=architecture, image_size=image_size)
+    write_params(check(document, "params.yaml"))
+    print(f"params.yaml: teacher {path}, {architecture} at {image_size} pixels, sha256 {digest}; next: dvc repro")
+
+
+@app.command()
 def check() -> None:
     """Check parameters and data folder before any work."""
     from images.sources import unhashable_entries, write_listing

@@ -144,7 +144,10 @@ class RefineParams(Group):
     decoder_size: Count = Field(description="pixels of the reconstruction")
     decoder_width: Count
     reconstruction_weight: NonNegative
-    perceptual_weight: NonNegative
+    perceptual: Literal["none", "teacher", "vgg16"] = Field(
+        description="whose features compare the reconstruction with the image; vgg16 needs a network once"
+    )
+    perceptual_weight: Positive
     equivariance_weight: NonNegative = Field(
         description="parts of a view against the same view of the parts; one more pass of the teacher a step"
     )

@@ -12,7 +12,7 @@ from pipeline.stage import run, write_metrics
 from training.compute import Compute, set_up
 from training.encoders import save_model
 from training.loop import train
-from training.refining import Features, Refining, load_part_tokens, read_last_block
+from training.refining import Activations, Features, Refining, load_part_tokens, read_last_block
 from training.scratch import Scratch
 
 
@@ -40,6 +40,7 @@ def main() -> None:
             last_block=read_last_block("teacher") if group.initialisation == "heads" else {},
             features=teacher_features(data.token_layer, compute) if needs_teacher(group) else None,
             compute=compute,
+            vgg=vgg_activations(compute) if group.perceptual == "vgg16" else None,
         )
         history = train(
             task.step,
@@ -64,7 +65,7 @@ def main() -> None:
 
 def needs_teacher(group: RefineParams) -> bool:
     """Whether a loss passes images through the teacher; else nothing loads timm."""
-    return group.perceptual_weight > 0 or group.equivariance_weight > 0
+    return group.perceptual == "teacher" or group.equivariance_weight > 0
 
 
 def teacher_features(token_layer: str, compute: Compute) -> Features:
@@ -72,6 +73,13 @@ def teacher_features(token_layer: str, compute: Compute) -> Features:
     from training.teacher import FrozenTeacher
 
     return partial(FrozenTeacher("teacher", compute.device).tokens, token_layer=token_layer)
+
+
+def vgg_activations(compute: Compute) -> Activations:
+    """VGG-16; torchvision's networks are loaded for it alone."""
+    from models.vgg import load_vgg
+
+    return load_vgg().to(compute.device)
 
 
 def summary(task: Refining, history: list[dict[str, float]]) -> dict[str, float]:

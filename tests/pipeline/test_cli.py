@@ -1,3 +1,4 @@
+import hashlib
 import os
 import shutil
 import sys
@@ -7,6 +8,7 @@ from PIL import Image
 
 from pipeline import cli
 from pipeline.params import load_params
+from pipeline.weights import OFFICIAL, Official
 from tests.conftest import ROOT
 
 
@@ -94,3 +96,25 @@ def test_show__before_anything_is_learned_is_one_line(project, monkeypatch, caps
     assert call(monkeypatch, "show", "mine/cats/a.png") == 1
     assert "run `dvc repro refine_parts`" in capsys.readouterr().err
     assert not (project / "parts_of").exists()
+
+
+def test_teacher__pins_the_file_in_the_parameters(project, monkeypatch, capsys):
+    (project / "published.pth").write_bytes(b"weights")
+    address = (project / "published.pth").as_uri()
+    monkeypatch.setitem(OFFICIAL, "tiny", Official(address, "vit_small_patch16_224", 224))
+    assert call(monkeypatch, "teacher", "tiny") == 0
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert f"teacher weights/tiny.pth, vit_small_patch16_224 at 224 pixels, sha256 {digest}" in capsys.readouterr().out
+    group = load_params().teacher
+    assert (group.source, group.sha256, group.image_size) == ("weights/tiny.pth", digest, 224)
+
+    options = ("--architecture", "vit_small_patch14_dinov2", "--image-size", "448")
+    assert call(monkeypatch, "teacher", "published.pth", *options) == 0
+    group = load_params().teacher
+    assert (group.source, group.architecture, group.image_size) == ("published.pth", options[1], 448)
+
+
+def test_teacher__a_file_without_its_architecture_is_refused(project, monkeypatch, capsys):
+    (project / "published.pth").write_bytes(b"weights")
+    assert call(monkeypatch, "teacher", "published.pth") == 1
+    assert capsys.readouterr().err.startswith("error: published.pth: name its timm model")

@@ -15,7 +15,7 @@ GROUP = {
     "parts": 3, "initialisation": "clusters", "token_width": 8, "target_width": 8, "whitening": 0.5, "centre": True,
     "normalise": "parts", "temperature": 1.0, "blur_sigma": 0.0, "foreground": "border", "foreground_clusters": 8,
     "background": "slot", "attention_mass": 0.8, "decoder_size": 12, "decoder_width": 8, "reconstruction_weight": 0.1,
-    "perceptual_weight": 0.0, "equivariance_weight": 0.0,
+    "perceptual": "none", "perceptual_weight": 1.0, "equivariance_weight": 0.0,
     "token_weight": 1.0, "diversity_weight": 0.1, "usage_weight": 0.1, "slot_weight": 1.0,
     "epochs": 10.0, "batch_size": 16, "lr": 3e-3, "weight_decay": 0.01, "warmup_share": 0.1, "clip": 3.0, "seed": 0,
 }  # fmt: skip
@@ -48,9 +48,10 @@ def scene():
     return data, truth
 
 
-def refining(scene, features=None, **changes):
+def refining(scene, features=None, vgg=None, **changes):
     compute = set_up(threads=1, device="cpu", precision="fp32", compile=False, world_size=1)
-    return Refining(scene[0], RefineParams(**{**GROUP, **changes}), last_block={}, features=features, compute=compute)
+    group = RefineParams(**{**GROUP, **changes})
+    return Refining(scene[0], group, last_block={}, features=features, compute=compute, vgg=vgg)
 
 
 @pytest.mark.parametrize("background", ["slot", "none", "attention_mass"])
@@ -126,7 +127,19 @@ def test_refining__perceptual_loss_reaches_the_decoder_through_the_teacher(scene
         pooled = torch.nn.functional.adaptive_avg_pool2d(images, SIDE)
         return images.mean(dim=(2, 3)), pooled.flatten(2).transpose(1, 2) @ weight
 
-    task = refining(scene, features=features, reconstruction_weight=0.0, perceptual_weight=1.0)
+    task = refining(scene, features=features, reconstruction_weight=0.0, perceptual="teacher")
+    before = task.decoder.to_rgb.weight.detach().clone()
+    first = float(task.step(0)["perceptual_loss"])
+    assert not torch.equal(before, task.decoder.to_rgb.weight)
+    for number in range(1, task.steps):
+        last = float(task.step(number)["perceptual_loss"])
+    assert last < first
+
+
+def test_refining__perceptual_loss_of_vgg_compares_the_images(scene):
+    task = refining(
+        scene, vgg=lambda images: [images, images[:, :, ::2, ::2]], reconstruction_weight=0.0, perceptual="vgg16"
+    )
     before = task.decoder.to_rgb.weight.detach().clone()
     first = float(task.step(0)["perceptual_loss"])
     assert not torch.equal(before, task.decoder.to_rgb.weight)
