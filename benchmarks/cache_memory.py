@@ -36,7 +36,7 @@ print(Path("/proc/self/status").read_text())
 main()
 print(Path("/proc/self/status").read_text())
 """
-LABELLING = {"token_layer": "penultimate", "attention_mass": 0.8, "label_background": "slot"}
+LABELLING = {"token_layer": 1, "attention_mass": 0.8, "label_background": "slot"}
 
 
 def prepare(folder: Path, count: int) -> None:

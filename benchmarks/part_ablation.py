@@ -36,30 +36,31 @@ MEASURES = ("nmi_foreground", "ari_foreground", "nmi_foreground_per_image", "for
 Change = Mapping[str, Any]
 
 
-def variants(base: RefineParams, heads: int, width: int) -> dict[str, tuple[str, Change]]:
-    """Name -> (token layer, or "" for the run's own; changes)."""
+def variants(base: RefineParams, heads: int, width: int) -> dict[str, tuple[int | None, Change]]:
+    """Name -> (token layer, or None for the run's own; changes)."""
     as_heads = {"initialisation": "heads", "parts": heads, "token_width": width, "centre": False, "temperature": 1.0}
     return {
-        "default": ("", {}),
-        **{f"diversity {weight:g}": ("", {"diversity_weight": weight}) for weight in (0.0, 0.5, 2.0)},
-        **{f"parts {count}": ("", {"parts": count}) for count in (4, 6, 8, 12) if count != base.parts},
-        "start random": ("", {"initialisation": "random"}),
-        "start heads": ("", as_heads),
-        "start heads, last layer": ("last", as_heads),
-        "last layer": ("last", {}),
-        "normalised over space": ("", {"normalise": "space"}),
-        "no centring": ("", {"centre": False}),
-        "no blur": ("", {"blur_sigma": 0.0}),
-        "background none": ("", {"background": "none", "slot_weight": 0.0}),
-        "background attention_mass": ("", {"background": "attention_mass", "slot_weight": 0.0}),
-        "foreground attention": ("", {"foreground": "attention"}),
-        "foreground all": ("", {"foreground": "all"}),
-        "no token loss": ("", {"token_weight": 0.0}),
-        "no reconstruction": ("", {"reconstruction_weight": 0.0}),
-        "no usage balance": ("", {"usage_weight": 0.0}),
-        "paper's losses alone": ("", {"token_weight": 0.0, "usage_weight": 0.0, "foreground": "all"}),
-        "perceptual 1": ("", {"perceptual": "teacher"}),
-        "equivariance 1": ("", {"equivariance_weight": 1.0}),
+        "default": (None, {}),
+        **{f"diversity {weight:g}": (None, {"diversity_weight": weight}) for weight in (0.0, 0.5, 2.0)},
+        **{f"parts {count}": (None, {"parts": count}) for count in (4, 6, 8, 12) if count != base.parts},
+        "start random": (None, {"initialisation": "random"}),
+        "start heads": (1, as_heads),
+        **{f"token layer {layer}": (layer, {}) for layer in range(4)},
+        "normalised over space": (None, {"normalise": "space"}),
+        "no centring": (None, {"centre": False}),
+        "no blur": (None, {"blur_sigma": 0.0}),
+        "background none": (None, {"background": "none", "slot_weight": 0.0}),
+        "background attention_mass": (None, {"background": "attention_mass", "slot_weight": 0.0}),
+        "foreground attention": (None, {"foreground": "attention"}),
+        "foreground all": (None, {"foreground": "all"}),
+        **{f"border ratio {ratio:g}": (None, {"border_ratio": ratio}) for ratio in (1.0, 0.75, 0.5, 0.35)},
+        **{f"tokens pooled over {pool}": (None, {"token_pooling": pool}) for pool in ("image", "batch")},
+        "no token loss": (None, {"token_weight": 0.0}),
+        "no reconstruction": (None, {"reconstruction_weight": 0.0}),
+        "no usage balance": (None, {"usage_weight": 0.0}),
+        "paper's losses alone": (None, {"token_weight": 0.0, "usage_weight": 0.0, "foreground": "all"}),
+        "perceptual 1": (None, {"perceptual": "teacher"}),
+        "equivariance 1": (None, {"equivariance_weight": 1.0}),
     }
 
 
@@ -80,9 +81,9 @@ class World:
             split: patch_colours(shards, rows, grid)
             for split, shards, rows in (("train", self.train, self.train_rows), ("test", self.test, self.test_rows))
         }
-        self._found: dict[tuple[str, str], Extraction] = {}
+        self._found: dict[tuple[str, int], Extraction] = {}
 
-    def found(self, split: str, layer: str) -> Extraction:
+    def found(self, split: str, layer: int) -> Extraction:
         """The teacher's tokens and attention of a split, tokens as the cache stores them (fp16)."""
         if (split, layer) not in self._found:
             shards, rows = (self.train, self.train_rows) if split == "train" else (self.test, self.test_rows)
@@ -100,9 +101,9 @@ class World:
         images = np.stack([decode_square(self.train.bytes(row), size) for row in self.train_rows])
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
-    def learned(self, layer: str, change: Change, seed: int) -> dict[str, float]:
+    def learned(self, layer: int | None, change: Change, seed: int) -> dict[str, float]:
         """Quality on test of a part learner trained with `change`."""
-        layer = layer or self.params.extract.token_layer
+        layer = self.params.extract.token_layer if layer is None else layer
         group = RefineParams(**{**self.params.refine.model_dump(), **change, "seed": seed})
         found = self.found("train", layer)
         data = PartTokens(

@@ -27,14 +27,18 @@ def slot_loss(slot: Tensor, weight: Tensor) -> Tensor:
     return F.binary_cross_entropy(slot.clamp(EPS, 1 - EPS), 1 - weight)
 
 
-def token_loss(shares: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+def token_loss(shares: Tensor, targets: Tensor, weight: Tensor, *, pooling: str = "image") -> Tensor:
     """Squared error of tokens rebuilt from one pooled token a part: mean over weighted patches and C.
 
-    shares: (B, K, L); targets: (B, L, C), tokens of the frozen teacher. Each part's token is the weighted mean of the
+    shares: (B, K, L); targets: (B, L, C), tokens of the frozen teacher. A part's token is the weighted mean of the
     patches it covers, and a patch is rebuilt as its mixture of parts: low when parts gather patches that are alike.
+    pooling: one token a part and `image`, or one for the whole `batch`: then a part has to be alike in every image.
     """
-    pooling = shares * weight[:, None]
-    pooled = (pooling @ targets) / (pooling.sum(dim=2, keepdim=True) + EPS)
+    covered = shares * weight[:, None]
+    sums, amounts = covered @ targets, covered.sum(dim=2, keepdim=True)
+    if pooling == "batch":
+        sums, amounts = sums.sum(dim=0), amounts.sum(dim=0)
+    pooled = sums / (amounts + EPS)
     errors = (shares.transpose(1, 2) @ pooled - targets).square().mean(dim=2)
     return (errors * weight).sum() / weight.sum().clamp_min(EPS)
 

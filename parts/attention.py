@@ -10,12 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-TOKEN_LAYERS = ("last", "penultimate")
-
 
 class Extraction(NamedTuple):
     """cls_attention (B, H, L); cls_token (B, D) after the final norm; cls_input (B, D) and patch_tokens (B, L, D) of one
-    token layer: after the final norm (`last`), or entering the last block (`penultimate`). All fp32.
+    token layer. All fp32.
     """
 
     cls_attention: Tensor
@@ -24,35 +22,38 @@ class Extraction(NamedTuple):
     patch_tokens: Tensor
 
 
-def extract(vit: nn.Module, images: Tensor, *, token_layer: str = "last") -> tuple[Tensor, Tensor, Tensor]:
+def extract(vit: nn.Module, images: Tensor, *, token_layer: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Class-token attention (B, H, L), class token (B, D) and patch tokens (B, L, D): see `extract_all`."""
     found = extract_all(vit, images, token_layer=token_layer)
     return found.cls_attention, found.cls_token, found.patch_tokens
 
 
 @torch.no_grad()
-def extract_all(vit: nn.Module, images: Tensor, *, token_layer: str = "last") -> Extraction:
+def extract_all(vit: nn.Module, images: Tensor, *, token_layer: int = 0) -> Extraction:
     """What one forward pass says of the images: fp32, no gradient.
 
     vit: a timm VisionTransformer; its mode, its fused flag and its weights stay as they are.
     images: (B, 3, h, w), already normalised.
     The attention is the softmax row of the class token in the last block. Prefix tokens (class, registers)
     take their share of it and are cut off, so that a row sums to less than 1. The class token comes after the
-    final norm; the patch tokens too (`last`), or they are those that enter the last block (`penultimate`).
-    Raises ValueError for a model without class token or plain attention, and for images of another size.
+    final norm; `token_layer` counts from there back to the patch tokens: 0 is after the final norm, n is what enters the
+    n-th block from the end.
+    Raises ValueError for a model without class token or plain attention, for images of another size, and for a token
+    layer that the model does not have.
 
     It is one plain forward: hooks read the class token's query and all keys on their way to the fused kernel,
     and no L x L map is ever made.
     """
     _check(vit, images, token_layer)
-    block = vit.blocks[-1]
-    attention = _attention_of(block)
+    attention = _attention_of(vit.blocks[-1])
     seen: dict[str, Tensor] = {}
     hooks = [
         attention.q_norm.register_forward_hook(lambda _, inputs, query: seen.update(query=query[:, :, :1])),
         attention.k_norm.register_forward_hook(lambda _, inputs, keys: seen.update(keys=keys)),
-        block.register_forward_pre_hook(lambda _, inputs: seen.update(entering=inputs[0])),
     ]
+    if token_layer:
+        block = vit.blocks[-token_layer]
+        hooks.append(block.register_forward_pre_hook(lambda _, inputs: seen.update(entering=inputs[0])))
     try:
         with _evaluating(vit):
             tokens = vit.forward_features(images)
@@ -63,13 +64,13 @@ def extract_all(vit: nn.Module, images: Tensor, *, token_layer: str = "last") ->
     with torch.autocast(images.device.type, enabled=False):
         logits = (seen["query"].float() * attention.scale) @ seen["keys"].float().transpose(-2, -1)
         cls_attention = logits.squeeze(2).softmax(dim=-1)[:, :, prefix:]
-    layer = (tokens if token_layer == "last" else seen["entering"]).float()
+    layer = (seen["entering"] if token_layer else tokens).float()
     return Extraction(cls_attention, tokens[:, 0].float(), layer[:, 0], layer[:, prefix:])
 
 
-def _check(vit: nn.Module, images: Tensor, token_layer: str) -> None:
-    if token_layer not in TOKEN_LAYERS:
-        raise ValueError(f"token_layer is {token_layer!r}: expected one of {', '.join(TOKEN_LAYERS)}")
+def _check(vit: nn.Module, images: Tensor, token_layer: int) -> None:
+    if not 0 <= token_layer <= len(vit.blocks):
+        raise ValueError(f"token_layer is {token_layer}: expected 0 to {len(vit.blocks)}, the number of blocks")
     if getattr(vit, "cls_token", None) is None:
         raise ValueError("the model has no class token; use a ViT that has one (iBOT, DINO, DINOv2, MAE)")
     if images.ndim != 4:

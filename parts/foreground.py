@@ -25,10 +25,11 @@ def attention_foreground(cls_attention: Tensor, mass: float) -> Tensor:
     return torch.zeros_like(attention, dtype=torch.bool).scatter(1, order, before < mass)
 
 
-def border_foreground(clusters: Tensor, grid: tuple[int, int]) -> Tensor:
+def border_foreground(clusters: Tensor, grid: tuple[int, int], ratio: float = 1.0) -> Tensor:
     """True where a patch is of a kind that is rarer at the border of images than elsewhere: (N, L) bool.
 
-    clusters: (N, L) integer ids of kinds of patches, the same kinds in every image.
+    clusters: (N, L) integer ids of kinds of patches, the same kinds in every image. ratio: a kind is foreground when the
+    share of it that lies at the border is less than `ratio` times the border's share of all patches.
     Objects are photographed in the middle; what fills the rim of many images is what they stand before. Kinds decide,
     not places: a patch at the rim is foreground where it looks like what is mostly inside.
     Source: the boundary prior of saliency detection (Wei et al., ECCV 2012), here over a set instead of an image.
@@ -40,5 +41,5 @@ def border_foreground(clusters: Tensor, grid: tuple[int, int]) -> Tensor:
     kinds = int(clusters.max()) + 1
     everywhere = torch.bincount(clusters.flatten(), minlength=kinds).float()
     at_rim = torch.bincount(clusters[:, rim].flatten(), minlength=kinds).float()
-    inner = at_rim / everywhere.clamp_min(1) < rim.float().mean()
+    inner = at_rim / everywhere.clamp_min(1) < ratio * rim.float().mean()
     return inner[clusters]

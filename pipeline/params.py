@@ -114,8 +114,8 @@ class ExtractParams(Group):
     """What is kept of the teacher."""
 
     batch_size: Count
-    token_layer: Literal["last", "penultimate"] = Field(
-        description="patch tokens after the final norm, or those that enter the last block"
+    token_layer: Annotated[int, Field(ge=0)] = Field(
+        description="0: patch tokens after the final norm; n: those that enter the n-th block from the end"
     )
     part_images: Count = Field(description="training images whose patch tokens are kept for part learning")
 
@@ -137,6 +137,9 @@ class RefineParams(Group):
         "that are rarer at the border of images, or all"
     )
     foreground_clusters: Count = Field(description="kinds of patches that `border` tells apart")
+    border_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="for `border`: a kind counts as rare at the border below this share of what chance would put there"
+    )
     background: Literal["none", "attention_mass", "slot"]
     attention_mass: Annotated[float, Field(gt=0, le=1)] = Field(
         description="share of the class token's attention that is foreground, for `attention` and `attention_mass`"
@@ -152,6 +155,9 @@ class RefineParams(Group):
         description="parts of a view against the same view of the parts; one more pass of the teacher a step"
     )
     token_weight: NonNegative = Field(description="reconstruction of the teacher's tokens from part-pooled tokens")
+    token_pooling: Literal["image", "batch"] = Field(
+        description="one pooled token a part for each image, or for the batch: then a part is the same kind everywhere"
+    )
     diversity_weight: NonNegative
     usage_weight: NonNegative = Field(description="balance of the parts over a batch")
     slot_weight: NonNegative = Field(description="cross-entropy of the background slot with what is not foreground")

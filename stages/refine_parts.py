@@ -68,7 +68,7 @@ def needs_teacher(group: RefineParams) -> bool:
     return group.perceptual == "teacher" or group.equivariance_weight > 0
 
 
-def teacher_features(token_layer: str, compute: Compute) -> Features:
+def teacher_features(token_layer: int, compute: Compute) -> Features:
     """The frozen teacher's tokens of images in [0, 1]."""
     from training.teacher import FrozenTeacher
 

@@ -22,7 +22,7 @@ TABLE = {
     "data.val_share": (0.2, ["prepare_data"]),
     "data.max_pixels": (10_000, ["prepare_data"]),
     "teacher.lr": (0.01, ["train_teacher"]),
-    "extract.token_layer": ("last", ["extract_attention"]),
+    "extract.token_layer": (0, ["extract_attention"]),
     "refine.diversity_weight": (0.7, ["refine_parts"]),
     "cache.batch_size": (7, ["cache_masks"]),
     "arms.semmae.gamma": (3.0, ["pretrain@semmae-0", "pretrain@semmae-1", "compare"]),

@@ -65,7 +65,7 @@ class PartTokens:
     cls_attention: Tensor
     pixels: Tensor
     grid: tuple[int, int]
-    token_layer: str
+    token_layer: int
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -180,7 +180,7 @@ class Refining:
             distances(standardise(tokens.float(), centre=group.centre) @ matrix.T + offset, centres).argmin(dim=2)
             for tokens in self.data.tokens.split(CHUNK)
         ]
-        return border_foreground(torch.cat(kinds), self.data.grid)
+        return border_foreground(torch.cat(kinds), self.data.grid, group.border_ratio)
 
     def _start_from_tokens(self, inside: Tensor, everywhere: Tensor, draw: torch.Generator) -> None:
         """Part tokens at random, or at the centres of what is `inside` (n, D); the slot's at the mean of everything."""
@@ -217,7 +217,7 @@ class Refining:
         maps = maps.float()
         shares = memberships(maps[:, : group.parts])
         losses = {
-            "token_loss": token_loss(shares, targets, foreground),
+            "token_loss": token_loss(shares, targets, foreground, pooling=group.token_pooling),
             "usage_loss": usage_loss(shares, foreground),
             "diversity_loss": diversity_loss(maps),
         }

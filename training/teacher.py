@@ -33,18 +33,19 @@ class FrozenTeacher:
         """Images (B, 3, h, w) in [0, 1] -> the teacher's input, on its device."""
         return (images.to(self.device) - self._mean) / self._std
 
-    def tokens(self, images: torch.Tensor, *, token_layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def tokens(self, images: torch.Tensor, *, token_layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Class token (B, D) and patch tokens (B, L, D) of images (B, 3, h, w) in [0, 1] of any size, with gradients to
         the images.
         """
         resized = F.interpolate(images, self.image_size, mode="bilinear", align_corners=False)
         entering: list[torch.Tensor] = []
-        hook = self.vit.blocks[-1].register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
+        block = self.vit.blocks[-max(1, token_layer)]
+        hook = block.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
         try:
             after = self.vit.forward_features(self.normalise(resized))
         finally:
             hook.remove()
-        found = after if token_layer == "last" else entering[0]
+        found = entering[0] if token_layer else after
         return found[:, 0], found[:, self.vit.num_prefix_tokens :]
 
     def header(self) -> dict:

@@ -82,7 +82,7 @@ def test_start_from_heads__logits_are_those_of_the_last_attention():
         torch.nn.init.normal_(norm.weight)
         torch.nn.init.normal_(norm.bias)
     images = torch.randn(5, 3, 12, 12)
-    found = extract_all(vit, images, token_layer="penultimate")
+    found = extract_all(vit, images, token_layer=1)
     model = learner(grid=(3, 3), width=12, num_parts=3, token_width=12, normalise="space", background=True)
     start_from_heads(model, vit.blocks[-1].state_dict(), 3)
     maps = model(found.cls_input, found.patch_tokens).flatten(2)[:, :3]

@@ -35,6 +35,14 @@ def test_token_loss__is_the_variance_within_parts():
     assert token_loss(SHARES, tokens, EVERYWHERE) == pytest.approx(float(within.mean()), rel=1e-4)
 
 
+def test_token_loss__pooled_over_the_batch_is_the_variance_of_a_part_over_all_images():
+    tokens = torch.randn(2, 6, 4)
+    within = torch.stack([tokens[k == LABELS].var(dim=0, correction=0) for k in range(3)])
+    found = token_loss(SHARES, tokens, EVERYWHERE, pooling="batch")
+    assert found == pytest.approx(float(within.mean()), rel=1e-4)
+    assert found > token_loss(SHARES, tokens, EVERYWHERE)
+
+
 def test_token_loss__does_not_look_outside_the_foreground():
     weight = torch.tensor([[1.0, 1, 1, 1, 0, 0], [0.0, 1, 1, 1, 1, 0]])
     tokens = torch.randn(2, 6, 4)

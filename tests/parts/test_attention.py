@@ -55,7 +55,9 @@ def test_extract__equals_unfused_attention(name):
     assert torch.allclose(attention, maps[:, :, 0, prefix:], atol=1e-6)
     assert torch.allclose(cls_token, tokens[:, 0], atol=1e-5)
     assert torch.allclose(patches, tokens[:, prefix:], atol=1e-5)
-    assert torch.allclose(extract(vit, images, token_layer="penultimate")[2], entering[:, prefix:], atol=1e-5)
+    assert torch.allclose(extract(vit, images, token_layer=1)[2], entering[:, prefix:], atol=1e-5)
+    first = vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))
+    assert torch.allclose(extract(vit, images, token_layer=len(vit.blocks))[2], first[:, prefix:], atol=1e-5)
 
 
 def test_extract__dinov2_with_registers_as_timm_builds_it():
@@ -111,10 +113,10 @@ def test_extract__restores_after_a_failure():
 @pytest.mark.parametrize(
     ("options", "images", "layer", "match"),
     [
-        ({"class_token": False, "global_pool": "avg"}, (1, 3, 32, 32), "last", "class token"),
-        ({}, (1, 3, 24, 32), "last", r"\(24, 32\), the model takes \(32, 32\)"),
-        ({}, (3, 32, 32), "last", "expected"),
-        ({}, (1, 3, 32, 32), "first", "token_layer"),
+        ({"class_token": False, "global_pool": "avg"}, (1, 3, 32, 32), 0, "class token"),
+        ({}, (1, 3, 24, 32), 0, r"\(24, 32\), the model takes \(32, 32\)"),
+        ({}, (3, 32, 32), 0, "expected"),
+        ({}, (1, 3, 32, 32), 9, "token_layer"),
     ],
 )
 def test_extract__refuses(options, images, layer, match):

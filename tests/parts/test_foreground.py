@@ -39,3 +39,11 @@ def test_border_foreground__a_kind_spread_evenly_is_background():
     kinds[:, 1, 1] = 1
     found = border_foreground(kinds.flatten(1), (4, 4))
     assert found.sum() == 2
+
+
+def test_border_foreground__a_smaller_ratio_asks_for_kinds_that_keep_away_from_the_border():
+    kinds = torch.zeros(2, 4, 4, dtype=torch.long)
+    kinds[:, 1:3, 1:3] = 1
+    kinds[:, 1, 0] = 1
+    assert torch.equal(border_foreground(kinds.flatten(1), (4, 4), 0.5).view(2, 4, 4), kinds == 1)
+    assert not border_foreground(kinds.flatten(1), (4, 4), 0.2).any(), "a fifth of the kind lies at the border"

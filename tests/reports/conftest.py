@@ -132,7 +132,7 @@ def write_part_model(root, *, background="slot", decodes=True):
         decoder_config = {
             "num_maps": learner.num_maps, "style_width": 24, "grid": list(GRID), "image_size": [16, 16], "width": 8
         }  # fmt: skip
-        labelling = {"token_layer": "penultimate", "attention_mass": 0.6, "label_background": background}
+        labelling = {"token_layer": 1, "attention_mass": 0.6, "label_background": background}
         (root / "part_learner").mkdir(parents=True)
         save_model(root / "part_learner", learner, {**config, **labelling})
         if decodes:

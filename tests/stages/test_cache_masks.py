@@ -28,7 +28,7 @@ from training.teacher import FrozenTeacher
 
 ARCHITECTURE = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 3}
 LEARNER = {"grid": [4, 4], "width": 12, "num_parts": 3, "token_width": 4, "centre": True}
-LABELLING = {"token_layer": "penultimate", "attention_mass": 0.6, "label_background": "attention_mass"}
+LABELLING = {"token_layer": 1, "attention_mass": 0.6, "label_background": "attention_mass"}
 SPLIT_IMAGES = {"train": 40, "val": 5, "test": 9}
 
 
@@ -124,7 +124,7 @@ def test_labels__are_those_of_each_image_alone_and_metrics_count_them(job, run):
         shards = ImageShards(job / "data/shards", split)
         for row, image_id in enumerate(shards.ids):
             pixels = np.array(Image.open(io.BytesIO(shards.bytes(row)))).transpose(2, 0, 1)[None] / 255
-            found = extract_all(teacher.vit, (torch.tensor(pixels).float() - 0.5) / 0.2, token_layer="penultimate")
+            found = extract_all(teacher.vit, (torch.tensor(pixels).float() - 0.5) / 0.2, token_layer=1)
             labels = learner(found.cls_input, found.patch_tokens).argmax(dim=1)[0].numpy()
             expected[int(image_id)] = labels, found.cls_attention.mean(dim=1)[0].numpy()
     assert sorted(expected) == sorted(cache.ids.tolist())

@@ -14,9 +14,10 @@ from training.refining import PartTokens, Refining
 GROUP = {
     "parts": 3, "initialisation": "clusters", "token_width": 8, "target_width": 8, "whitening": 0.5, "centre": True,
     "normalise": "parts", "temperature": 1.0, "blur_sigma": 0.0, "foreground": "border", "foreground_clusters": 8,
+    "border_ratio": 1.0,
     "background": "slot", "attention_mass": 0.8, "decoder_size": 12, "decoder_width": 8, "reconstruction_weight": 0.1,
     "perceptual": "none", "perceptual_weight": 1.0, "equivariance_weight": 0.0,
-    "token_weight": 1.0, "diversity_weight": 0.1, "usage_weight": 0.1, "slot_weight": 1.0,
+    "token_weight": 1.0, "token_pooling": "image", "diversity_weight": 0.1, "usage_weight": 0.1, "slot_weight": 1.0,
     "epochs": 10.0, "batch_size": 16, "lr": 3e-3, "weight_decay": 0.01, "warmup_share": 0.1, "clip": 3.0, "seed": 0,
 }  # fmt: skip
 SIDE, WIDTH, IMAGES = 6, 12, 64
@@ -43,7 +44,7 @@ def scene():
         cls_attention=torch.from_numpy(attention).reshape(IMAGES, 2, -1).half(),
         pixels=torch.from_numpy(draw.integers(0, 255, (IMAGES, 3, 12, 12), dtype=np.uint8)),
         grid=(SIDE, SIDE),
-        token_layer="penultimate",
+        token_layer=1,
     )
     return data, truth
 
