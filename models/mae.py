@@ -14,7 +14,8 @@ class MaskedAutoencoder(VisionTransformer):
 
     Parameter names are those of the published MAE code: its checkpoints load strictly, and the encoder's part loads
     strictly into timm's VisionTransformer.
-    Differs: only visible patches are embedded and only hidden ones are predicted; the loss uses no others.
+    Differs: only visible patches are embedded, only hidden ones are predicted, and the decoder's last block computes no
+    others, since the loss uses none.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class MaskedAutoencoder(VisionTransformer):
         seen = tokens[:, 1:] + pick(positions, visible)
         unseen = self.mask_token + pick(positions, hidden)
         tokens = torch.cat([first, seen, unseen.to(seen.dtype)], dim=1)
-        for block in self.decoder_blocks:
+        for block in self.decoder_blocks[:-1]:
             tokens = block(tokens)
+        for block in self.decoder_blocks[-1:]:
+            tokens = block(tokens, last=hidden.shape[1])
         return self.decoder_pred(self.decoder_norm(tokens[:, -hidden.shape[1] :]))
 
     @torch.no_grad()

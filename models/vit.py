@@ -52,7 +52,10 @@ def sincos_positions(grid: tuple[int, int], width: int) -> torch.Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (B, N, D) -> (B, N, D) through the fused kernel."""
+    """Multi-head self-attention (B, N, D) -> (B, N, D) through the fused kernel.
+
+    With `last`, only the last so many tokens look at all: (B, last, D).
+    """
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -60,11 +63,21 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        batch, count, width = tokens.shape
-        qkv = self.qkv(tokens).reshape(batch, count, 3, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(*qkv.unbind(0))
-        return self.proj(mixed.transpose(1, 2).reshape(batch, count, width))
+    def forward(self, tokens: torch.Tensor, last: int | None = None) -> torch.Tensor:
+        if last is None:
+            return self._attend(*self._heads(self.qkv(tokens), 3))
+        width = tokens.shape[2]
+        queries = F.linear(tokens[:, -last:], self.qkv.weight[:width], self.qkv.bias[:width])
+        others = F.linear(tokens, self.qkv.weight[width:], self.qkv.bias[width:])
+        return self._attend(*self._heads(queries, 1), *self._heads(others, 2))
+
+    def _heads(self, projected: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
+        """(B, N, count * D) as `count` tensors (B, heads, N, D / heads)."""
+        return projected.unflatten(2, (count, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        mixed = F.scaled_dot_product_attention(queries, keys, values)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -80,7 +93,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; `drop_path` is the chance that a row skips a branch while training."""
+    """Pre-norm transformer block (B, N, D) -> (B, N, D); `drop_path` is the chance that a row skips a branch in training.
+
+    With `last`, only the last so many tokens are computed, (B, last, D), from all: what follows uses no others.
+    """
 
     def __init__(self, width: int, num_heads: int, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -90,9 +106,10 @@ class Block(nn.Module):
         self.mlp = Mlp(width)
         self.drop_path = drop_path
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        tokens = tokens + self._drop(self.attn(self.norm1(tokens)))
-        return tokens + self._drop(self.mlp(self.norm2(tokens)))
+    def forward(self, tokens: torch.Tensor, last: int | None = None) -> torch.Tensor:
+        kept = tokens if last is None else tokens[:, -last:]
+        kept = kept + self._drop(self.attn(self.norm1(tokens), last))
+        return kept + self._drop(self.mlp(self.norm2(kept)))
 
     def _drop(self, branch: torch.Tensor) -> torch.Tensor:
         if not self.training or self.drop_path == 0:

@@ -16,15 +16,17 @@ app = typer.Typer(
 
 
 @app.command()
-def preset(name: Annotated[str, typer.Argument(help="quickstart, small, clothing10, ...; `list` names all")]) -> None:
-    """Write params.yaml from a preset."""
+def preset(
+    names: Annotated[list[str], typer.Argument(help="quickstart, small, clothing10 table4, ...; `list` names all")],
+) -> None:
+    """Write params.yaml from a preset, or from one and what others change of it."""
     from pipeline.presets import compose, preset_names, write_params
 
-    if name == "list":
+    if names == ["list"]:
         print("\n".join(preset_names()))
         return
-    write_params(compose(name))
-    print(f"params.yaml: preset {name}; next: dvc repro")
+    write_params(compose(*names))
+    print(f"params.yaml: preset {' '.join(names)}; next: dvc repro")
 
 
 @app.command()

@@ -1,4 +1,7 @@
-"""Presets: `quickstart` states every parameter, each other what it changes of it or of the preset it `extends`."""
+"""Presets: `quickstart` states every parameter, each other what it changes of it or of the preset it `extends`.
+
+Several at once: the first gives the images and the models, those that follow lay their changes over it.
+"""
 
 import io
 import json
@@ -21,20 +24,30 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def compose(name: str) -> Any:
-    """The whole parameter document of a preset, with the base's comments; ValueError for an unknown name or bad value."""
-    if name not in preset_names():
-        raise ValueError(f"preset {name}: unknown; there are {', '.join(preset_names())}")
-    return check(_composed(name), f"preset {name}")
+def compose(*names: str) -> Any:
+    """The whole parameter document of presets, with the base's comments; ValueError for an unknown name or bad value."""
+    for name in names:
+        if name not in preset_names():
+            raise ValueError(f"preset {name}: unknown; there are {', '.join(preset_names())}")
+    whole = _composed(names[0])
+    for name in names[1:]:
+        changes = _read(name)
+        changes.pop("extends", None)
+        _overlay(whole, changes)
+    return check(whole, f"preset {' '.join(names)}")
 
 
 def _composed(name: str) -> Any:
-    document = _yaml().load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    document = _read(name)
     if name == BASE:
         return document
     base = _composed(document.pop("extends", BASE))
     _overlay(base, document)
     return base
+
+
+def _read(name: str) -> Any:
+    return read_document(FOLDER / f"{name}.yaml")
 
 
 def check(document: Any, label: str) -> Any:

@@ -38,6 +38,13 @@ def test_preset__writes_params(project, monkeypatch, capsys):
     assert "next: dvc repro" in capsys.readouterr().out
 
 
+def test_preset__a_second_one_is_laid_over_the_first(project, monkeypatch, capsys):
+    assert call(monkeypatch, "preset", "clothing10", "table4") == 0
+    params = load_params()
+    assert params.data.path == "data/clothing10" and params.teacher.epochs == 12
+    assert params.seeds == [0, 1, 2, 3, 4] and params.pretrain.epochs == 40
+
+
 def test_preset__an_unknown_one_is_one_line_and_exit_1(project, monkeypatch, capsys):
     before = (project / "params.yaml").read_bytes()
     assert call(monkeypatch, "preset", "nonesuch") == 1
