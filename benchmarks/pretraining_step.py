@@ -52,7 +52,8 @@ class Contender:
     def __call__(self) -> None:
         mask = random_mask(len(self.images), LENGTH, ratio=RATIO, generator=self.draw)
         found = self.model(self.images, mask)
-        update(found[0] if isinstance(found, tuple) else found, self.optimizer, clip=CLIP)
+        losses = [found[0] if isinstance(found, tuple) else found]
+        update(losses, self.optimizer, clip=CLIP, scaler=torch.amp.GradScaler(enabled=False))
 
 
 def contenders() -> list[str]:

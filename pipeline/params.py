@@ -296,13 +296,16 @@ class CompareParams(Group):
 
 
 class ComputeParams(Group):
-    """What changes bits without changing the science: tracked, and part of every resume fingerprint."""
+    """What changes bits without changing the science: tracked, and part of the resume fingerprints."""
 
     threads: Count = Field(description="CPU threads a process; 1 and 2 give different bits")
     device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
     compile: bool
-    world_size: Literal[1] = Field(description="processes a training stage")
+    world_size: Count = Field(description="processes of a pretraining; every other stage runs in one")
+    micro_batch: Annotated[int, Field(ge=0)] = Field(
+        description="most images that a process of a pretraining takes at once; 0: its part of the batch"
+    )
 
 
 class Params(Group):
@@ -329,6 +332,8 @@ class Params(Group):
             raise ValueError(f"seeds {self.seeds} holds a seed twice")
         if self.compare.baseline not in self.arms.names:
             raise ValueError(f"compare.baseline {self.compare.baseline} is not one of arms.names {self.arms.names}")
+        if self.compute.world_size > self.pretrain.batch_size:
+            raise ValueError(f"compute.world_size {self.compute.world_size} is more than pretrain.batch_size")
         from_heads = self.refine.initialisation == "heads" and self.teacher.source == "train"
         if from_heads and self.refine.parts != self.teacher.num_heads:
             raise ValueError(

@@ -27,9 +27,12 @@ def run(main: Callable[[], Any]) -> None:
     """Run a stage's `main` and end the process: 0 done, 1 a mistake to mend (one line), 143 terminated.
 
     A ValueError or OSError is something that the user can mend: its message is the line. Its traceback goes to the log
-    folder. Every other exception is our own bug and keeps its traceback.
+    folder. Every other exception is our own bug and keeps its traceback. Of the processes that torchrun starts the first
+    one writes the record, and the others sign what they say with their rank.
     """
     name = os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem)
+    rank = int(os.environ.get("RANK", 0))
+    signed = f"{name} (process {rank})" if rank else name
     started = time.time()
     status = "FAILED"
     try:
@@ -39,23 +42,27 @@ def run(main: Callable[[], Any]) -> None:
         status = "KILLED"
         raise
     except (ValueError, OSError) as error:
-        log = state_folder() / "logs" / f"{name}.traceback"
+        log = state_folder() / "logs" / f"{signed}.traceback"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(traceback.format_exc(), encoding="utf-8")
-        print(f"error: {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {signed}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None
     finally:
-        _write_record(name, started, status)
+        if rank == 0:
+            _write_record(name, started, status)
 
 
 def _write_record(name: str, started: float, status: str) -> None:
-    """What only this execution knows (time, memory): kept outside DVC's outs, so that those depend on inputs alone."""
+    """What only this execution knows (time, memory): kept outside DVC's outs, so that those depend on inputs alone.
+
+    Memory is that of its largest process, CPU time that of all: a stage may leave the work to processes that it starts.
+    """
     record = {
         "stage": name,
         "started": started,
         "seconds": time.time() - started,
-        "peak_mib": peak_mib(),
-        "cpu_seconds": time.process_time(),
+        "peak_mib": max(peak_mib(), _mib(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)),
+        "cpu_seconds": sum(os.times()[:4]),
         "status": status,
         "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
     }
@@ -72,8 +79,11 @@ def peak_mib() -> float:
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return _mib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def _mib(ru_maxrss: int) -> float:
+    return ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def progress(items: Iterable[Item], *, total: int, label: str, unit: int = 1, seconds: float = 10.0) -> Iterator[Item]:

@@ -10,6 +10,7 @@ from pipeline.image_shards import ImageShards
 from pipeline.params import load_params, load_runtime
 from pipeline.stage import run, write_metrics
 from training.compute import set_up
+from training.distributed import join, launched
 from training.encoders import save_model
 from training.loop import train
 from training.masks import ArmMasks
@@ -20,6 +21,8 @@ from training.scratch import Scratch
 def main() -> None:
     """`python -m stages.pretrain ARM SEED`."""
     params, runtime = load_params(), load_runtime()
+    if launched("stages.pretrain", sys.argv[1:], world_size=params.compute.world_size):
+        return
     name, seed = sys.argv[1], int(sys.argv[2])
     job, arm, folder = f"{name}-{seed}", params.arms.definitions[name], Path("arms") / name
     identity = fingerprint(
@@ -28,12 +31,17 @@ def main() -> None:
             "seed": seed,
             "arm": arm.model_dump(),
             "pretrain": params.pretrain.model_dump(),
-            "compute": params.compute.model_dump(),
+            # A checkpoint serves any number of processes and any cut of the batch; they change the last bits alone, and a
+            # run that lost a machine should go on with the others.
+            "compute": params.compute.model_dump(exclude={"world_size", "micro_batch"}),
         },
         inputs=["data/shards", folder],
     )
-    with Scratch(f"pretrain-{job}", identity) as scratch:
-        compute = set_up(**params.compute.model_dump())
+    compute = set_up(**params.compute.model_dump())
+    with (
+        join(compute.world_size, compute.device) as processes,
+        Scratch(f"pretrain-{job}", identity, processes) as scratch,
+    ):
         shards = ImageShards("data/shards", "train")
         images = DecodedImages(shards, params.pretrain.decode_size, workers=runtime.workers, ram_gib=runtime.ram_gib)
         masks = ArmMasks(
@@ -46,18 +54,21 @@ def main() -> None:
             ratio=params.pretrain.mask_ratio,
             hint_share=params.pretrain.hint_share,
         )
-        task = Pretraining(images, masks, params.pretrain, seed=seed, compute=compute)
+        task = Pretraining(images, masks, params.pretrain, seed=seed, compute=compute, processes=processes)
         history = train(
             task.step,
             steps=task.steps,
-            state={"model": task.model, "optimizer": task.optimizer},
+            state={"model": task.model, "optimizer": task.optimizer, "scaler": task.scaler},
             scratch=scratch,
             seed=seed,
             label=f"pretrain {job}",
             batch_size=params.pretrain.batch_size,
             checkpoint_seconds=runtime.checkpoint_seconds,
             log_seconds=runtime.log_seconds,
+            processes=processes,
         )
+        if processes.rank:
+            return
         with whole_folder(Path("pretrained") / job) as target:
             save_model(target, task.model, task.config)
         write_rows(f"history/pretrain/{job}.json", history)

@@ -45,7 +45,7 @@ def main() -> None:
         history = train(
             task.step,
             steps=task.steps,
-            state={"model": task.model, "optimizer": task.optimizer},
+            state={"model": task.model, "optimizer": task.optimizer, "scaler": task.scaler},
             scratch=scratch,
             seed=group.seed,
             label="refine_parts",

@@ -54,6 +54,7 @@ class Distillation:
         self.steps = steps_of(group.epochs, len(images), group.batch_size)
         self.warmup = max(1, round(group.warmup_share * self.steps))
         self.optimizer = AdamW(decay_groups(self.model.student, group.weight_decay), lr=group.lr)
+        self.scaler = compute.scaler()
 
     def step(self, number: int) -> dict[str, float | torch.Tensor]:
         """One update of the student, then of the teacher. Raises CollapseError when the teacher's features collapse."""
@@ -75,7 +76,7 @@ class Distillation:
                 student_temperature=group.student_temperature,
                 teacher_temperature=low + (high - low) * min(1.0, number / self.warmup),
             )
-        norm = update(output.loss, self.optimizer, clip=group.clip)
+        _, norm = update([output.loss], self.optimizer, clip=group.clip, scaler=self.scaler)
         self.model.follow(cosine_between(progress, group.momentum, 1.0))
         if number >= self.warmup and float(output.spread) < COLLAPSED_SPREAD:
             raise CollapseError(

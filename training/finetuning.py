@@ -46,6 +46,7 @@ class Finetuning:
         self.peak = group.base_lr * group.batch_size / 256
         groups = layer_decay_groups(self.model, weight_decay=group.weight_decay, layer_decay=group.layer_decay)
         self.optimizer = AdamW(groups, lr=self.peak)
+        self.scaler = compute.scaler()
         self.mixup = _mixup(group, classes) if group.mixup or group.cutmix else None
 
     def step(self, number: int) -> dict[str, float | torch.Tensor]:
@@ -74,7 +75,7 @@ class Finetuning:
             scores = self.forward(batch.to(self.compute.device))
         smoothing = group.label_smoothing if self.mixup is None else 0.0
         loss = F.cross_entropy(scores.float(), targets.to(self.compute.device), label_smoothing=smoothing)
-        norm = update(loss, self.optimizer, clip=group.clip)
+        _, norm = update([loss], self.optimizer, clip=group.clip, scaler=self.scaler)
         return {"loss": loss.detach(), "lr": rate, "gradient_norm": norm}
 
     @torch.no_grad()

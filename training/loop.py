@@ -3,13 +3,14 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
 
 from pipeline.stage import Meter, Terminated
 from training.adamw import AdamW
+from training.distributed import ALONE, Processes
 from training.randomness import seed_of
 from training.scratch import Scratch
 
@@ -40,6 +41,7 @@ def train(
     batch_size: int,
     checkpoint_seconds: float,
     log_seconds: float,
+    processes: Processes = ALONE,
 ) -> list[dict[str, float]]:
     """Run `step(0) .. step(steps - 1)` and return the history, one row of averaged metrics a logging interval.
 
@@ -48,7 +50,8 @@ def train(
     unbroken run, bit for bit. The global generator, which dropout uses, is seeded from (seed, step) for that reason.
 
     Raises `NonFiniteLoss` after `MAX_SKIPPED` steps without a finite loss in a row (a step itself must not update the
-    weights then, see `update`), and `Terminated` after SIGTERM, when the checkpoint is written.
+    weights then, see `update`), and `Terminated` after SIGTERM, when the checkpoint is written. Of several `processes`
+    each runs this loop, with metrics that are the same in all of them.
     """
     history: list[dict[str, float]] = []
     pending: list[dict[str, float]] = []
@@ -82,7 +85,7 @@ def train(
                 history.append({"step": done, **_average(pending)})
                 pending = []
             meter.advance(batch_size, f"loss {history[-1].get('loss', math.nan):.4f}" if history else "")
-            if termination.requested:
+            if processes.any(termination.requested):
                 save(done)
                 raise Terminated
             if time.monotonic() - saved_at >= checkpoint_seconds:
@@ -94,17 +97,38 @@ def train(
     return history
 
 
-def update(loss: torch.Tensor, optimizer: AdamW, *, clip: float) -> torch.Tensor:
-    """Backward, clip, step; returns the gradient norm. One that is not finite leaves the weights alone."""
+def update(
+    losses: Iterable[torch.Tensor],
+    optimizer: AdamW,
+    *,
+    clip: float,
+    scaler: torch.amp.GradScaler,
+    processes: Processes = ALONE,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Backward, clip, step; returns loss and gradient norm. One that is not finite leaves the weights alone.
+
+    losses: scalars that add up to the loss of the whole batch, over the micro-batches of this process and over all
+    processes; each is made when the last one's graph is gone. fp16's scaler finds its scale by steps that overflow: those
+    count as not finite like any other, and stop the training only when they last.
+    """
     optimizer.zero_grad()
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    total = torch.zeros((), device=weights[0].device)
+    for loss in losses:
+        total = total + loss.detach()
+        if torch.isfinite(loss):
+            scaler.scale(loss).backward()
+    total = processes.sum(total)
     norm = torch.tensor(math.nan)
-    if torch.isfinite(loss):
-        loss.backward()
-        weights = [p for group in optimizer.param_groups for p in group["params"]]
+    # Loss and norm are those of the whole batch, so that all processes take the same decision.
+    if torch.isfinite(total):
+        processes.sum_gradients(weights)
+        scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(weights, clip)
         if torch.isfinite(norm):
             optimizer.step()
-    return norm
+        scaler.update()
+    return total, norm
 
 
 def _average(rows: list[dict[str, float]]) -> dict[str, float]:

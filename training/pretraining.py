@@ -1,5 +1,7 @@
 """Pretraining of one arm: model, optimiser and step. SemMAE and every baseline run this very code."""
 
+from collections.abc import Iterator
+
 import torch
 
 from images.augmentation import crop_images, normalise, random_crops, random_flips
@@ -9,6 +11,7 @@ from models.vit import initialise
 from pipeline.params import PretrainParams
 from training.adamw import AdamW
 from training.compute import Compute
+from training.distributed import ALONE, Processes
 from training.loop import update
 from training.masks import ArmMasks
 from training.randomness import batch_indices, generator, steps_of
@@ -31,9 +34,17 @@ class Pretraining:
     """Model, optimiser and one step; a step is a pure function of its number and of their state."""
 
     def __init__(
-        self, images: DecodedImages, masks: ArmMasks, group: PretrainParams, *, seed: int, compute: Compute
+        self,
+        images: DecodedImages,
+        masks: ArmMasks,
+        group: PretrainParams,
+        *,
+        seed: int,
+        compute: Compute,
+        processes: Processes = ALONE,
     ) -> None:
-        self.images, self.masks, self.group, self.seed, self.compute = images, masks, group, seed, compute
+        self.images, self.masks, self.group, self.seed = images, masks, group, seed
+        self.compute, self.processes = compute, processes
         self.config = {name: getattr(group, name) for name in ARCHITECTURE}
         self.model = MaskedAutoencoder(**self.config)
         initialise(self.model, generator(seed, "weights"))
@@ -43,9 +54,13 @@ class Pretraining:
         self.warmup = round(self.steps * group.warmup_epochs / group.epochs)
         self.peak = group.base_lr * group.batch_size / 256
         self.optimizer = AdamW(decay_groups(self.model, group.weight_decay), lr=self.peak, betas=group.betas)
+        self.scaler = compute.scaler()
 
     def step(self, number: int) -> dict[str, float | torch.Tensor]:
-        """One update. Order, crops and masks have streams of their own: arms of one seed see the same crops."""
+        """One update. Order, crops and masks have streams of their own: arms of one seed see the same crops.
+
+        Each of several processes draws for the whole batch and keeps its part: what is drawn depends on no number of them.
+        """
         group = self.group
         indices = batch_indices(len(self.images), group.batch_size, number, self.seed, "order")
         draw = generator(self.seed, "crops", number)
@@ -62,11 +77,23 @@ class Pretraining:
             progress=number / max(1, self.steps - 1),
             generator=generator(self.seed, "masks", number),
         )
-        pixels = torch.from_numpy(self.images.pixels[indices])
-        batch = normalise(crop_images(pixels, boxes, flips, self.model.image_size)).to(self.compute.device)
+        part = self.processes.part(group.batch_size)
+        pixels = torch.from_numpy(self.images.pixels[indices[part]])
+        batch = normalise(crop_images(pixels, boxes[part], flips[part], self.model.image_size))
         rate = warmup_cosine(number, steps=self.steps, warmup_steps=self.warmup, peak=self.peak)
         set_lr(self.optimizer, rate)
-        with self.compute.autocast():
-            loss, _ = self.forward(batch, mask.to(self.compute.device))
-        norm = update(loss, self.optimizer, clip=group.clip)
-        return {"loss": loss.detach(), "lr": rate, "gradient_norm": norm, **logged}
+        losses = self.losses(batch, mask[part])
+        loss, norm = update(losses, self.optimizer, clip=group.clip, scaler=self.scaler, processes=self.processes)
+        return {"loss": loss, "lr": rate, "gradient_norm": norm, **logged}
+
+    def losses(self, batch: torch.Tensor, mask: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Each micro-batch's share of the whole batch's mean loss, the last and smaller one's too.
+
+        batch: (n, 3, h, w) and mask: (n, L) bool, True is hidden: this process's part of the batch. All rows of a batch
+        hide equally many patches, so that a share is that of the images.
+        """
+        size = self.compute.micro_batch or len(batch)
+        for images, hidden in zip(batch.split(size), mask.split(size), strict=True):
+            with self.compute.autocast():
+                loss, _ = self.forward(images.to(self.compute.device), hidden.to(self.compute.device))
+            yield loss * (len(images) / self.group.batch_size)

@@ -152,6 +152,7 @@ class Refining:
         self.model = torch.nn.ModuleDict({"learner": self.learner, "decoder": self.decoder}).to(compute.device)
         self.steps = steps_of(group.epochs, len(data), group.batch_size)
         self.optimizer = AdamW(decay_groups(self.model, group.weight_decay), lr=group.lr)
+        self.scaler = compute.scaler()
 
     def _start(self, last_block: Mapping[str, Tensor]) -> None:
         """Foreground, the components that make the token targets, and the weights of step 0."""
@@ -242,7 +243,7 @@ class Refining:
         warmup = round(self.steps * group.warmup_share)
         rate = warmup_cosine(number, steps=self.steps, warmup_steps=warmup, peak=group.lr)
         set_lr(self.optimizer, rate)
-        norm = update(loss, self.optimizer, clip=group.clip)
+        _, norm = update([loss], self.optimizer, clip=group.clip, scaler=self.scaler)
         return {
             "loss": loss.detach(),
             "lr": rate,

@@ -1,5 +1,6 @@
 """Resume state: a git-ignored folder a job, named by the job's fingerprint, removed when the job's outs are written."""
 
+import io
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from pipeline.files import state_folder, whole_file
 from pipeline.locks import lock
+from training.distributed import ALONE, Processes
 
 
 class Scratch:
@@ -17,23 +19,27 @@ class Scratch:
 
     Used as a context manager around the whole stage: leaving it without an error removes the folder, for then the outs
     are written; leaving it with an error or a kill keeps it for the next try. The kernel releases the lock of a killed
-    process. Raises ValueError when another process works on the very same job.
+    process. Raises ValueError when another process works on the very same job. Of `processes` that work on it together
+    the first alone touches the folder.
     """
 
-    def __init__(self, job: str, fingerprint: str) -> None:
-        self.folder = state_folder() / "scratch" / job / fingerprint
-        self._lock = lock(self.folder, job)
+    def __init__(self, job: str, fingerprint: str, processes: Processes = ALONE) -> None:
+        self.folder, self.processes = state_folder() / "scratch" / job / fingerprint, processes
+        self._lock = None if processes.rank else lock(self.folder, job)
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the checkpoint whole or not at all."""
+        if self._lock is None:
+            return
         with whole_file(self.checkpoint) as file:
             torch.save(state, file)
 
     def load(self) -> dict[str, Any] | None:
         """The checkpoint of an earlier try, or None. Only tensors and plain values are read, never code."""
-        if not self.checkpoint.is_file():
-            return None
-        return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        found = self._lock is not None and self.checkpoint.is_file()
+        # Sent as bytes: the other processes may be on machines that do not see the folder.
+        content = self.processes.from_first(self.checkpoint.read_bytes() if found else None)
+        return None if content is None else torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
     @property
     def checkpoint(self) -> Path:
@@ -46,6 +52,8 @@ class Scratch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._lock is None:
+            return
         if kind is None:
             shutil.rmtree(self.folder)
             if not os.listdir(self.folder.parent):

@@ -33,7 +33,8 @@ def load_changed(tmp_path, changes):
         ({"pretrain.image_size": 64}, "image_size 64 must be divisible by patch_size 5"),
         ({"refine.initialisation": "heads", "refine.parts": 5}, "refine.parts 5 with initialisation heads"),
         ({"teacher.source": "weights.pth"}, "name its sha256"),
-        ({"compute.world_size": 2}, "compute.world_size: got 2"),
+        ({"compute.world_size": 0}, "compute.world_size: got 0"),
+        ({"compute.world_size": 65}, "compute.world_size 65 is more than pretrain.batch_size"),
     ],
 )
 def test_load_params__a_fault_is_one_line_with_its_key(tmp_path, changes, message):

@@ -42,8 +42,8 @@ class Job:
         loss = (self.model(x) - x.sum(1, keepdim=True)).square().mean()
         if number in self.nan_at:
             loss = loss * float("nan")
-        norm = update(loss, self.optimizer, clip=1.0)
-        return {"loss": loss.detach(), "gradient_norm": norm}
+        total, norm = update([loss], self.optimizer, clip=1.0, scaler=torch.amp.GradScaler("cpu", enabled=False))
+        return {"loss": total, "gradient_norm": norm}
 
     def run(self, steps=40, fingerprint="a", checkpoint_seconds=0.0):
         with Scratch("job", fingerprint) as place:
@@ -184,3 +184,49 @@ def test_scratch__a_checkpoint_with_code_in_it_is_refused():
     place.checkpoint.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(Exception, match=r"(?i)weights.only"):
         place.load()
+
+
+def gradients(losses, **changes):
+    """Weights after one update by losses(model, x), with plain steps so that nothing hides the gradient."""
+    model = torch.nn.Linear(4, 1)
+    torch.nn.init.constant_(model.weight, 0.3)
+    torch.nn.init.zeros_(model.bias)
+    optimizer = AdamW([{"params": model.parameters(), "weight_decay": 0.0}], lr=0.01)
+    scaler = changes.pop("scaler", torch.amp.GradScaler("cpu", enabled=False))
+    x = torch.randn(7, 4, generator=generator(0, "x"))
+    total, norm = update(losses(model, x), optimizer, clip=1e9, scaler=scaler)
+    return total, norm, model
+
+
+def test_update__micro_batches_add_up_to_the_batch():
+    whole = gradients(lambda model, x: [model(x).square().mean()])
+    parts = gradients(lambda model, x: (model(some).square().sum() / 7 for some in x.split(3)))
+    for one, other in zip(whole[:2], parts[:2], strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(whole[2].weight.grad, parts[2].weight.grad)
+
+
+def test_update__scaling_changes_neither_norm_nor_weights():
+    plain = gradients(lambda model, x: [model(x).square().mean()])
+    scaled = gradients(
+        lambda model, x: [model(x).square().mean()], scaler=torch.amp.GradScaler("cpu", init_scale=1024.0)
+    )
+    assert plain[1] == scaled[1]
+    assert torch.equal(plain[2].weight, scaled[2].weight)
+
+
+def test_update__an_overflow_of_the_scaled_gradient_leaves_the_weights_and_lowers_the_scale():
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    total, norm, model = gradients(lambda model, x: [(100 * model(x)).square().mean()], scaler=scaler)
+    assert torch.isfinite(total) and not torch.isfinite(norm)
+    assert bool((model.weight == 0.3).all())
+    assert scaler.get_scale() == 2.0**126
+    again = torch.amp.GradScaler("cpu")
+    again.load_state_dict(scaler.state_dict())
+    assert again.get_scale() == 2.0**126
+
+
+def test_update__one_non_finite_micro_batch_spoils_the_step():
+    total, norm, model = gradients(lambda model, x: [model(x).mean(), model(x).mean() * float("nan")])
+    assert not torch.isfinite(total) and not torch.isfinite(norm)
+    assert bool((model.weight == 0.3).all())
