@@ -4,21 +4,18 @@ Each in a process of its own, on random pictures of 32 pixels and a tiny teacher
 to have several, since what the stage holds is a shard's.
 """
 
-import hashlib
-import io
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
+from benchmarks.random_images import write_random_images
 from models.part_learner import PartLearner
 from models.teachers import build
-from pipeline.image_shards import ImageShardWriter, list_shards
+from pipeline.image_shards import list_shards
 from pipeline.presets import compose, write_params
 from stages.train_teacher import write_teacher
 from training.encoders import save_model
@@ -41,16 +38,7 @@ LABELLING = {"token_layer": 1, "attention_mass": 0.8, "label_background": "slot"
 
 def prepare(folder: Path, count: int) -> None:
     """Write all that the stage reads: `count` images, a teacher, a part learner, parameters."""
-    generator = np.random.default_rng(0)
-    with ImageShardWriter(folder / "data/shards", classes=["a"], has_masks=False, shard_bytes=SHARD_BYTES) as writer:
-        for number in range(count):
-            buffer = io.BytesIO()
-            Image.fromarray(generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(buffer, "png")
-            digest = hashlib.sha256(buffer.getvalue()).digest()
-            image_id = int.from_bytes(digest[:8], "big")
-            writer.add(
-                "train", image_id=image_id, label=0, sha256=digest, image=buffer.getvalue(), path=f"{number}.png"
-            )
+    write_random_images(folder / "data/shards", count, SIZE, shard_bytes=SHARD_BYTES)
     torch.manual_seed(0)
     vit = build(ARCHITECTURE, SIZE)
     write_teacher(folder / "teacher", vit, ARCHITECTURE, source="random", mean=(0.5,) * 3, std=(0.25,) * 3)

@@ -1,0 +1,28 @@
+"""Image shards of random pictures, for benchmarks that need images and not what is on them."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.image_shards import ImageShardWriter
+
+
+def write_random_images(folder: Path, count: int, size: int, *, shard_bytes: int = 2**26) -> None:
+    """Write `count` training images of `size` pixels and one class as image shards, the same ones each time."""
+    generator = np.random.default_rng(0)
+    with ImageShardWriter(folder, classes=["a"], has_masks=False, shard_bytes=shard_bytes) as writer:
+        for number in range(count):
+            buffer = io.BytesIO()
+            Image.fromarray(generator.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(buffer, "png")
+            digest = hashlib.sha256(buffer.getvalue()).digest()
+            writer.add(
+                "train",
+                image_id=int.from_bytes(digest[:8], "big"),
+                label=0,
+                sha256=digest,
+                image=buffer.getvalue(),
+                path=f"{number}.png",
+            )
