@@ -6,7 +6,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: run test lint bench deps clean
+.PHONY: run test lint bench chaos deps clean
 
 run: $(VENV)/ready
 	semmae check
@@ -24,6 +24,10 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,bench]'
 	@for name in masking pretraining_step processes extraction cache_memory; do python -m benchmarks.$$name || exit 1; echo; done
+
+# Kill every training stage at twenty moments, and compare the bits of what it makes when run again.
+chaos: $(VENV)/ready
+	pytest tests/test_resume.py --kills 20
 
 # Rewrite the code dependencies in dvc.yaml from the imports.
 deps: $(VENV)/ready

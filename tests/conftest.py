@@ -38,6 +38,10 @@ TINY = {
 }  # fmt: skip
 
 
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=1, help="how many times test_resume.py kills each stage")
+
+
 def expand(stages=None, params=None):
     """(stage name as DVC prints it, module, arguments) of every job of dvc.yaml, in the order of the file."""
     stages = stages or read_yaml(ROOT / "dvc.yaml")["stages"]

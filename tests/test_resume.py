@@ -1,5 +1,9 @@
-"""A training stage that is killed with -9 under `dvc repro` and run again gives the bits of the unbroken run."""
+"""A training stage that is killed with -9 under `dvc repro` and run again gives the bits of the unbroken run.
 
+`pytest tests/test_resume.py --kills 20` (`make chaos`) kills each stage at twenty moments instead of one.
+"""
+
+import json
 import os
 import random
 import shutil
@@ -56,17 +60,30 @@ def wait_for_checkpoints(process, folder, count):
         time.sleep(0.0005)
 
 
+def moment_of_kill(history, key):
+    """(checkpoints to wait for, seconds after the last) drawn from all of a run but its last steps, which may end it."""
+    draw = random.Random(key)
+    return draw.randint(1, max(1, json.loads(history.read_text())[-1]["step"] * 2 // 3)), draw.uniform(0, 0.02)
+
+
+def pytest_generate_tests(metafunc):
+    if "kill" in metafunc.fixturenames:
+        metafunc.parametrize("kill", range(metafunc.config.getoption("--kills")))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_kill__resumes_to_the_bits_of_the_unbroken_run(copied_world, stage):
+def test_kill__resumes_to_the_bits_of_the_unbroken_run(copied_world, stage, kill):
     outs = [copied_world / out for out in STAGES[stage]]
     unbroken = [digest_of(out) for out in outs]
+    checkpoints, delay = moment_of_kill(outs[1], f"{stage} {kill}")
     for out in outs:
         shutil.rmtree(out) if out.is_dir() else out.unlink()
     runtime = (copied_world / "runtime.yaml").read_text().replace("checkpoint_seconds: 30", "checkpoint_seconds: 0")
     (copied_world / "runtime.yaml").write_text(runtime)
     process = start(copied_world, stage)
-    wait_for_checkpoints(process, copied_world, random.Random(stage).randint(1, 6))
+    wait_for_checkpoints(process, copied_world, checkpoints)
+    time.sleep(delay)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not any(out.exists() for out in outs)
