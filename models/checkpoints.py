@@ -85,7 +85,7 @@ def vit_state(content: Mapping[str, Any], *, branch: str = "teacher") -> dict[st
     branch: `student` or `teacher`, where a checkpoint holds both. Raises ValueError where there is no ViT, more than
     one, no such branch, or a key that is neither the ViT's nor a head's.
     """
-    weights = {name: value for name, value in _unwrap(content, branch).items() if isinstance(value, Tensor)}
+    weights = tensors_of(content, branch=branch)
     anchors = [name for name in weights if name.endswith(ANCHOR)]
     if len(anchors) != 1:
         found = f"{len(anchors)} of them" if anchors else f"keys such as {some(weights)}"
@@ -105,26 +105,35 @@ def vit_state(content: Mapping[str, Any], *, branch: str = "teacher") -> dict[st
     return state
 
 
+def tensors_of(content: Mapping[str, Any], *, branch: str = "teacher") -> dict[str, Tensor]:
+    """All tensors of the network in the content of any known layout, under the names they have there."""
+    return {name: value for name, value in _unwrap(content, branch).items() if isinstance(value, Tensor)}
+
+
 def load_state(vit: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load `vit_state`'s result into a timm VisionTransformer, its positions resampled to the model's grid.
 
     Raises ValueError that names missing, unexpected and mis-shaped keys; then the model is unchanged.
     """
     fitted = fit_positions(state, vit)
-    expected = vit.state_dict()
+    refuse_misfits(fitted, vit.state_dict())
+    vit.load_state_dict(fitted)
+
+
+def refuse_misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """ValueError that names the missing, unexpected and mis-shaped keys of a state, if there are any."""
     faults = {
-        "missing": [name for name in expected if name not in fitted],
-        "unexpected": [name for name in fitted if name not in expected],
+        "missing": [name for name in expected if name not in state],
+        "unexpected": [name for name in state if name not in expected],
         "mis-shaped": [
-            f"{name} {list(fitted[name].shape)} instead of {list(value.shape)}"
+            f"{name} {list(state[name].shape)} instead of {list(value.shape)}"
             for name, value in expected.items()
-            if name in fitted and fitted[name].shape != value.shape
+            if name in state and state[name].shape != value.shape
         ],
     }
     if any(faults.values()):
         told = "; ".join(f"{kind}: {some(names)}" for kind, names in faults.items() if names)
         raise ValueError(f"weights do not fit the architecture: {told}")
-    vit.load_state_dict(fitted)
 
 
 def fit_positions(state: Mapping[str, Tensor], vit: nn.Module) -> dict[str, Tensor]:

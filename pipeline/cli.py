@@ -96,6 +96,20 @@ def teacher(
 
 
 @app.command()
+def start(checkpoint: Annotated[Path, typer.Argument(help="a file of MAE, SemMAE, or of `semmae export`")]) -> None:
+    """Start pretraining from a checkpoint: params.yaml names it and its sha256. With pretrain.epochs 0 it is only evaluated."""
+    from pipeline.files import sha256_of
+    from pipeline.presets import check, read_document, write_params
+
+    if not checkpoint.is_file():
+        raise ValueError(f"{checkpoint}: no such checkpoint file")
+    document = read_document()
+    document["pretrain"].update(start=str(checkpoint), start_sha256=sha256_of(checkpoint))
+    write_params(check(document, "params.yaml"))
+    print(f"params.yaml: pretraining starts from {checkpoint}; next: dvc repro")
+
+
+@app.command()
 def check() -> None:
     """Check parameters and data folder before any work."""
     from images.sources import unhashable_entries, write_listing
@@ -152,6 +166,24 @@ def show(
             is_whole = False
             print(f"error: {shown.source}: {shown.problem}", file=sys.stderr)
     raise SystemExit(not is_whole)
+
+
+@app.command()
+def export(
+    job: Annotated[str, typer.Argument(help="ARM-SEED, for example semmae-0")],
+    layout: Annotated[
+        str, typer.Option("--format", help="timm, hf (transformers' ViTMAE) or mae (its published code)")
+    ],
+    out: Annotated[Path | None, typer.Option(help="new folder; default exported/ARM-SEED-FORMAT")] = None,
+    finetuned: Annotated[bool, typer.Option(help="the fine-tuned classifier; timm alone")] = False,
+) -> None:
+    """Write a run's weights as another package reads them, with a model card."""
+    from pipeline.params import load_params
+    from training.exporting import export as write
+
+    target = out or Path("exported") / f"{job}-{'classifier' if finetuned else layout}"
+    write(job, layout, target, load_params(), finetuned=finetuned)
+    print(f"{target}: weights, configuration and card")
 
 
 @app.command()

@@ -220,6 +220,8 @@ class ArmsParams(BaseModel):
 class PretrainParams(Group):
     """Masked autoencoding (He et al., CVPR 2022), the same for every arm."""
 
+    start: str = Field(description="checkpoint of MAE or SemMAE to start from, or empty for random weights")
+    start_sha256: Sha256 = Field(description="of that file; empty without one")
     decode_size: Count = Field(description="pixels of the square that images are decoded to; crops are taken from it")
     image_size: Count = Field(description="pixels")
     patch_size: Count = Field(description="pixels")
@@ -231,7 +233,7 @@ class PretrainParams(Group):
     decoder_num_heads: Count
     norm_pix_loss: bool
     mask_ratio: OpenShare
-    epochs: Positive
+    epochs: NonNegative = Field(description="0 takes the weights of `start` as they are")
     warmup_epochs: NonNegative
     batch_size: Count
     base_lr: Positive = Field(description="for a batch of 256, scaled linearly")
@@ -245,6 +247,10 @@ class PretrainParams(Group):
 
     @model_validator(mode="after")
     def _check(self) -> "PretrainParams":
+        if bool(self.start) != bool(self.start_sha256):
+            raise ValueError(f"start {self.start!r} and start_sha256 {self.start_sha256!r}: name both or neither")
+        if self.epochs == 0 and not self.start:
+            raise ValueError("epochs 0 needs a checkpoint to start from; name one in start, or train for some epochs")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} must be divisible by patch_size {self.patch_size}")
         if self.width % self.num_heads or self.decoder_width % self.decoder_num_heads:

@@ -77,7 +77,10 @@ def main() -> None:
 
 def summary(history: list[dict[str, float]], *, images: int) -> dict[str, float]:
     """Loss of the last interval and, for arms with part labels, the first and last spread of the hidden ratio."""
-    metrics = {"images": images, "skipped_steps_share": sum(row["skipped"] for row in history) / len(history)}
+    metrics: dict[str, float] = {"images": images}
+    if not history:
+        return metrics
+    metrics["skipped_steps_share"] = sum(row["skipped"] for row in history) / len(history)
     if "loss" in history[-1]:
         metrics["loss"] = history[-1]["loss"]
     if "hidden_ratio_std" in history[0]:

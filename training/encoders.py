@@ -19,7 +19,13 @@ ENCODER_KEYS = ("image_size", "patch_size", "width", "depth", "num_heads")
 
 def save_model(folder: Path, model: torch.nn.Module, config: Mapping[str, Any]) -> None:
     """Write weights and configuration into an existing folder."""
-    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+    save_state(folder, model.state_dict(), config)
+
+
+def save_state(folder: Path, state: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> None:
+    """The same for a state. The file says that it is torch's, which transformers insists on."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     write_json(folder / CONFIG, dict(config))
 
 

@@ -6,7 +6,9 @@ import torch
 
 from images.augmentation import crop_images, normalise, random_crops, random_flips
 from images.dataset import DecodedImages
+from models.checkpoints import read_checkpoint
 from models.mae import MaskedAutoencoder
+from models.start import start_from
 from models.vit import initialise
 from pipeline.params import PretrainParams
 from training.adamw import AdamW
@@ -48,13 +50,24 @@ class Pretraining:
         self.config = {name: getattr(group, name) for name in ARCHITECTURE}
         self.model = MaskedAutoencoder(**self.config)
         initialise(self.model, generator(seed, "weights"))
+        if group.start:
+            self._start(group.start, group.start_sha256)
         self.model.to(compute.device)
         self.forward = torch.compile(self.model) if compute.compile else self.model
-        self.steps = steps_of(group.epochs, len(images), group.batch_size)
-        self.warmup = round(self.steps * group.warmup_epochs / group.epochs)
+        self.steps = steps_of(group.epochs, len(images), group.batch_size) if group.epochs else 0
+        self.warmup = round(self.steps * group.warmup_epochs / group.epochs) if group.epochs else 0
         self.peak = group.base_lr * group.batch_size / 256
         self.optimizer = AdamW(decay_groups(self.model, group.weight_decay), lr=self.peak, betas=group.betas)
         self.scaler = compute.scaler()
+
+    def _start(self, path: str, sha256: str) -> None:
+        try:
+            has_decoder = start_from(self.model, read_checkpoint(path, sha256=sha256))
+        except ValueError as error:
+            raise ValueError(f"pretrain.start {path}: {error}") from None
+        print(
+            f"starts from {path}" + ("" if has_decoder else ", which has no decoder: that starts from random weights")
+        )
 
     def step(self, number: int) -> dict[str, float | torch.Tensor]:
         """One update. Order, crops and masks have streams of their own: arms of one seed see the same crops.

@@ -1,0 +1,76 @@
+"""The card of exported weights: what they are, what they were made from, how they score. All of it read from the run."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import read_json
+from pipeline.fingerprint import digest_of
+from pipeline.params import Params
+
+LOADING = {
+    "timm": 'import timm\n\nmodel = timm.create_model("local-dir:FOLDER", pretrained=True)',
+    "hf": 'from transformers import ViTMAEModel\n\nmodel = ViTMAEModel.from_pretrained("FOLDER")',
+    "mae": 'from safetensors.torch import load_file\n\nstate = load_file("FOLDER/model.safetensors")',
+}
+MEASURES = ("pretrain", "probe", "finetune")
+
+
+def card(job: str, layout: str, params: Params, root: Path = Path()) -> str:
+    """Markdown for ARM-SEED below `root`, in a layout of `LOADING`. No date and no machine: the same run, the same card."""
+    arm_name, seed = job.rsplit("-", 1)
+    arm = params.arms.definitions[arm_name]
+    origin: dict[str, Any] = {"data": read_json(root / "data" / "shards" / "manifest.json")["data_digest"]}
+    if arm.parts != "none" or arm.mask.startswith("attmask"):
+        origin["teacher"] = read_json(root / "teacher" / "config.json")["digest"]
+    if arm.parts == "learned":
+        origin["part learner"] = digest_of(root / "part_learner")
+    origin["weights"] = digest_of(root / "pretrained" / job)
+    metrics = {}
+    for stage in MEASURES:
+        path = root / "metrics" / stage / f"{job}.json"
+        if path.is_file():
+            metrics.update({f"{stage}: {name}": value for name, value in read_json(path).items()})
+    settings = {"arm": arm.model_dump(), "seed": int(seed), "pretrain": params.pretrain.model_dump()}
+    return "\n".join(
+        [
+            "---",
+            "library_name: " + {"hf": "transformers"}.get(layout, layout),
+            "pipeline_tag: image-feature-extraction",
+            "---",
+            "",
+            f"# {job}",
+            "",
+            f"A masked autoencoder (He et al., CVPR 2022) pretrained with the masks of the arm `{arm_name}`; SemMAE's are",
+            "those of Li et al., NeurIPS 2022. Input: RGB in [0, 1], normalised by ImageNet's mean and standard deviation.",
+            "",
+            "The licence of these weights is for you to state: it depends on the images that they were made from.",
+            "",
+            "```python",
+            LOADING[layout],
+            "```",
+            "",
+            "| made from | sha256 |",
+            "|---|---|",
+            *(f"| {name} | `{digest}` |" for name, digest in origin.items()),
+            "",
+            "| measured | value |",
+            "|---|---|",
+            *(f"| {name} | {_number(value)} |" for name, value in metrics.items()),
+            "",
+            "```json",
+            json.dumps(settings, indent=2),
+            "```",
+            "",
+        ]
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def jobs(root: Path, folder: str) -> Mapping[str, Path]:
+    """ARM-SEED -> the folder of its weights, of all that are finished."""
+    return {path.parent.name: path.parent for path in sorted((root / folder).glob("*/config.json"))}

@@ -1,0 +1,36 @@
+"""Weights of a finished run in the layout of another package, with a card that says what they are."""
+
+from pathlib import Path
+
+from models.layouts import to_hf, to_mae, to_timm
+from pipeline.files import whole_folder, write_text
+from pipeline.model_card import LOADING, card, jobs
+from pipeline.params import Params
+from training.encoders import load_weights, save_state
+
+LAYOUTS = {"timm": to_timm, "hf": to_hf, "mae": to_mae}
+assert LAYOUTS.keys() == LOADING.keys()
+
+
+def export(
+    job: str, layout: str, target: Path, params: Params, *, finetuned: bool = False, root: Path = Path()
+) -> None:
+    """Write the weights of ARM-SEED and their card into the new folder `target`, which appears whole.
+
+    layout: `timm` (the encoder; with `finetuned` the classifier), `hf` (transformers' ViTMAE) or `mae` (the published MAE
+    code's names). Raises ValueError for an unknown job or layout, and for a target that exists.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"format {layout}: expected one of {', '.join(LAYOUTS)}")
+    if finetuned and layout != "timm":
+        raise ValueError(f"format {layout}: has no classifier; export a fine-tuned model with --format timm")
+    known = jobs(root, "finetuned" if finetuned else "pretrained")
+    if job not in known:
+        there = ", ".join(known) or "none yet; run `dvc repro`"
+        raise ValueError(f"{job}: no such run; there are {there}")
+    if target.exists():
+        raise ValueError(f"{target}: is there already; name another folder with --out, or remove it")
+    weights, described = LAYOUTS[layout](*load_weights(known[job]))
+    with whole_folder(target) as folder:
+        save_state(folder, weights, described)
+        write_text(folder / "README.md", card(job, layout, params, root))
