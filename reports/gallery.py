@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from reports.map_tiles import MapTile, head_tiles, map_tiles
 from reports.pictures import enlarge, hide, only_part, paint_parts, strip
 from reports.samples import TILE, Samples
+from training.snapshots import MOMENTS
 
 IGNORED_LABEL = 255
 MOST_PARTS = 12
+SNAPSHOT_HEADS = ["target", "masked", *(f"{100 * moment:.0f} %" for moment in MOMENTS)]
 
 
 class Strip(NamedTuple):
@@ -127,4 +130,19 @@ def reconstruction_strips(
     for arm, images in predictions.items():
         tiles = [enlarge(image, TILE) for image in images]
         rows.append(Strip(arm.replace("_", " "), strip(tiles), f"What {arm} predicts, visible patches pasted in"))
+    return rows
+
+
+def snapshot_strips(arm: str, snapshots: Mapping[str, torch.Tensor], grid: tuple[int, int]) -> list[Strip]:
+    """One training image a row: as it is, masked, and as the arm rebuilds it at one moment of training after the other.
+
+    snapshots: as `training.snapshots.read_snapshots` returns them.
+    """
+    rows = []
+    moments = snapshots["reconstructions"].permute(1, 0, 3, 4, 2).numpy()
+    for image, mask, found in zip(snapshots["images"], snapshots["mask"], moments, strict=True):
+        tile = enlarge(image.permute(1, 2, 0).numpy(), TILE)
+        masked = hide(tile, mask.bool().unflatten(0, grid).numpy())
+        tiles = [tile, masked, *(enlarge(picture, TILE) for picture in found)]
+        rows.append(Strip("", strip(tiles), f"{arm}: a training image, masked, and rebuilt at {len(found)} moments"))
     return rows

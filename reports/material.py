@@ -22,6 +22,7 @@ from reports.dissection import Dissection, dissect, load_decoder
 from reports.dissection import inputs_of as teacher_inputs
 from reports.figures import Chart
 from reports.gallery import (
+    SNAPSHOT_HEADS,
     PartMaps,
     Strip,
     head_strips,
@@ -32,6 +33,7 @@ from reports.gallery import (
     reconstruction_strips,
     share_strips,
     single_part_strips,
+    snapshot_strips,
 )
 from reports.map_tiles import part_colours
 from reports.mask_statistics import POINTS, draw, hidden_spread, open_masks, shown_progress, whole_images
@@ -41,6 +43,7 @@ from reports.results import Results
 from reports.samples import Samples, choose
 from training.part_model import FrozenParts
 from training.randomness import generator
+from training.snapshots import read_snapshots
 from training.teacher import FrozenTeacher
 
 # Images that get a picture of their own among the files, and that heads and maps are shown of on the page.
@@ -77,6 +80,7 @@ class Material:
     charts: Mapping[str, Chart]
     pictures: Mapping[str, Sequence[Strip]]
     masks: Mapping[str, Sequence[Strip]]
+    snapshots: Mapping[str, Sequence[Strip]]
     portraits: Sequence[bytes]
 
     @property
@@ -163,6 +167,10 @@ def gather(
             **_reconstructions(samples, models, maps[LEARNED], ratio=ratio, device=device),
         },
         masks=masks,
+        snapshots={
+            arm: snapshot_strips(arm, read_snapshots(root / "pretrained" / f"{arm}-{results.seeds[0]}"), grid)
+            for arm in results.arms
+        },
         portraits=[
             portrait(tile, seen, place, title=f"A test image: {samples.classes[place]}")
             for place, tile in enumerate(samples.tiles[:PORTRAITS])
@@ -285,4 +293,6 @@ def sheets(material: Material) -> dict[str, bytes]:
     for arm, rows in material.masks.items():
         strips = [(row.label, row.pixels) for row in rows]
         files[f"masks_{arm}"] = figures.sheet(strips, heads=material.moment_labels(arm))
+    for arm, rows in material.snapshots.items():
+        files[f"snapshots_{arm}"] = figures.sheet([(row.label, row.pixels) for row in rows], heads=SNAPSHOT_HEADS)
     return files

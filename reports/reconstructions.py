@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from images.augmentation import IMAGENET_MEAN, IMAGENET_STD, crop_images, normalise
+from images.augmentation import crop_images, normalise, to_bytes
 from images.decoding import decode_square
 from models.mae import MaskedAutoencoder
 from reports.mask_statistics import whole_images
@@ -40,6 +40,4 @@ def reconstruct(model: MaskedAutoencoder, images: torch.Tensor, mask: torch.Tens
 
 def to_pixels(images: torch.Tensor) -> list[np.ndarray]:
     """Normalised images (n, 3, h, w) as n arrays (h, w, 3) uint8."""
-    std, mean = torch.tensor(IMAGENET_STD)[:, None, None], torch.tensor(IMAGENET_MEAN)[:, None, None]
-    bytes_ = ((images.cpu() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
-    return list(bytes_.permute(0, 2, 3, 1).numpy())
+    return list(to_bytes(images.cpu()).permute(0, 2, 3, 1).numpy())

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from reports.comparison import percent
-from reports.gallery import Strip
+from reports.gallery import SNAPSHOT_HEADS, Strip
 from reports.mask_statistics import POINTS
 from reports.material import Material
 from reports.page import Cell, Section, chart, chip, details, group, paragraph, strips, table
@@ -181,6 +181,9 @@ def reconstructions(material: Material) -> Section:
     )
     html += "<h3>Random masks</h3>\n" + strips(_encoded(material.pictures["reconstructions"]))
     html += "<h3>Whole parts hidden</h3>\n" + strips(_encoded(material.pictures["reconstructions_parts"]))
+    html += "<h3>Over training</h3>\n" + paragraph("Training images under random masks, by the share of training done.")
+    for arm, rows in material.snapshots.items():
+        html += details(words(arm), strips(_encoded(rows), heads=SNAPSHOT_HEADS))
     return Section("reconstructions", "Reconstructions", "Reconstructions", html)
 
 

@@ -69,7 +69,12 @@ def main() -> None:
         history = train(
             task.step,
             steps=task.steps,
-            state={"model": task.model, "optimizer": task.optimizer, "scaler": task.scaler},
+            state={
+                "model": task.model,
+                "optimizer": task.optimizer,
+                "scaler": task.scaler,
+                "snapshots": task.snapshots,
+            },
             scratch=scratch,
             seed=seed,
             label=f"pretrain {job}",
@@ -82,6 +87,7 @@ def main() -> None:
             return
         with whole_folder(Path("pretrained") / job) as target:
             save_model(target, task.model, task.config)
+            task.snapshots.write(target)
         write_rows(f"history/pretrain/{job}.json", history)
         write_metrics(f"metrics/pretrain/{job}.json", summary(history, images=task.steps * params.pretrain.batch_size))
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from images.augmentation import crop_images, normalise, random_crops, random_flips, snapped
@@ -11,6 +12,7 @@ from models.checkpoints import read_checkpoint
 from models.mae import MaskedAutoencoder
 from models.start import start_from
 from models.vit import initialise
+from parts.masking import random_mask
 from pipeline.params import PretrainParams
 from training.adamw import AdamW
 from training.compute import Compute
@@ -19,6 +21,9 @@ from training.loop import update
 from training.masks import ArmMasks
 from training.randomness import generator, steps_of
 from training.schedules import decay_groups, set_lr, warmup_cosine
+from training.snapshots import Snapshots
+
+SHOWN = 4
 
 ARCHITECTURE = (
     "image_size",
@@ -70,8 +75,21 @@ class Pretraining:
         self.peak = group.base_lr * group.batch_size / 256
         self.optimizer = AdamW(decay_groups(self.model, group.weight_decay), lr=self.peak, betas=group.betas)
         self.scaler = compute.scaler()
+        self.snapshots = self._snapshots()
         self.order = images.order(seed, "order")
         self.inputs = ReadAhead(self.prepare, steps=self.steps, workers=workers, prefetch=prefetch)
+
+    def _snapshots(self) -> Snapshots:
+        """Of the first training images, whole, under masks that are the same for every arm."""
+        batch = self.images.batch(np.arange(min(SHOWN, len(self.images))))
+        count = len(batch.rows)
+        whole, upright = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(count, 4), torch.zeros(count, dtype=torch.bool)
+        views = normalise(crop_images(batch.pixels, whole, upright, self.model.image_size))
+        draw = generator("snapshots")
+        mask = random_mask(count, self.model.num_patches, ratio=self.group.mask_ratio, generator=draw)
+        snapshots = Snapshots(views, mask, steps=self.steps)
+        snapshots.take(0, self.model)
+        return snapshots
 
     def _start(self, path: str, sha256: str) -> None:
         try:
@@ -117,6 +135,7 @@ class Pretraining:
         set_lr(self.optimizer, rate)
         losses = self.losses(inputs.images, inputs.mask)
         loss, norm = update(losses, self.optimizer, clip=self.group.clip, scaler=self.scaler, processes=self.processes)
+        self.snapshots.take(number + 1, self.model)
         return {"loss": loss, "lr": rate, "gradient_norm": norm, **inputs.logged}
 
     def losses(self, batch: torch.Tensor, mask: torch.Tensor) -> Iterator[torch.Tensor]:

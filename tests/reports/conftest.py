@@ -13,6 +13,7 @@ from models.part_decoder import PartDecoder
 from models.part_learner import PartLearner
 from models.teachers import build
 from models.vit import initialise
+from parts.masking import random_mask
 from pipeline.files import write_json, write_rows
 from pipeline.image_shards import ImageShardWriter
 from pipeline.params import Arm
@@ -20,6 +21,7 @@ from pipeline.shards import MaskCacheWriter
 from reports import figures
 from stages.train_teacher import write_teacher
 from training.encoders import save_model
+from training.snapshots import Snapshots
 
 ARMS = {
     "semmae": Arm(mask="parts", parts="learned", schedule="intra_to_inter", gamma=2.0, background="part"),
@@ -115,6 +117,11 @@ def write_models(root, arms, seeds, config):
             folder = root / "pretrained" / f"{arm}-{seed}"
             folder.mkdir(parents=True)
             save_model(folder, model, config)
+            length = model.num_patches
+            mask = random_mask(2, length, ratio=0.75, generator=torch.Generator().manual_seed(0))
+            snapshots = Snapshots(torch.randn(2, 3, *model.image_size), mask, steps=0)
+            snapshots.take(0, model)
+            snapshots.write(folder)
 
 
 def write_part_model(root, *, background="slot", decodes=True):

@@ -121,7 +121,14 @@ def test_gather__images_without_masks_and_a_model_on_another_grid(tmp_path, monk
 def test_sheets__cover_charts_pictures_and_masks(files):
     names = set(files)
     assert {"accuracies", "differences", "hidden_ratio", "pretraining_loss", "parts", "single_parts"} <= names
-    assert {"reconstructions", "reconstructions_parts", "masks_semmae", "masks_mae", "part_quality"} <= names
+    assert {
+        "reconstructions",
+        "reconstructions_parts",
+        "masks_semmae",
+        "masks_mae",
+        "snapshots_mae",
+        "part_quality",
+    } <= names
     assert {"heads", "part_maps", "rebuilt", "teacher_losses", "part_losses", "image_0", "image_2"} <= names
 
 

@@ -1,0 +1,52 @@
+"""What a masked autoencoder makes of the same images as training goes on: reconstructions at fixed moments."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from images.augmentation import to_bytes
+from models.mae import MaskedAutoencoder
+
+MOMENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+FILE = "snapshots.safetensors"
+
+
+class Snapshots:
+    """Reconstructions of n images at shares `MOMENTS` of the training; part of what a checkpoint holds.
+
+    images: (n, 3, h, w) normalised; mask: (n, L) bool, True is hidden; both fixed. Making one changes nothing of the model and
+    draws no random number.
+    """
+
+    def __init__(self, images: torch.Tensor, mask: torch.Tensor, *, steps: int) -> None:
+        self.images, self.mask = images, mask
+        self._due = [round(moment * steps) for moment in MOMENTS]
+        self._pixels = torch.zeros(len(MOMENTS), *images.shape, dtype=torch.uint8)
+
+    def take(self, done: int, model: MaskedAutoencoder) -> None:
+        """Look at the model after `done` steps, where a moment falls on it."""
+        if done in self._due:
+            device = next(model.parameters()).device
+            found = to_bytes(model.reconstruct(self.images.to(device), self.mask.to(device)).float()).cpu()
+            for place, due in enumerate(self._due):
+                if due == done:
+                    self._pixels[place] = found
+
+    def write(self, folder: Path) -> None:
+        """Write images, masks and reconstructions into an existing folder."""
+        state = {"images": to_bytes(self.images), "mask": self.mask.to(torch.uint8), "reconstructions": self._pixels}
+        save_file({name: value.contiguous() for name, value in state.items()}, folder / FILE)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The reconstructions so far."""
+        return {"reconstructions": self._pixels}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from `state_dict`'s."""
+        self._pixels = state["reconstructions"]
+
+
+def read_snapshots(folder: Path) -> dict[str, torch.Tensor]:
+    """images (n, 3, h, w) uint8, mask (n, L) uint8, 1 is hidden, reconstructions (len(MOMENTS), n, 3, h, w) uint8."""
+    return load_file(folder / FILE)
