@@ -17,8 +17,8 @@ from models.part_learner import PartLearner
 from models.teachers import build
 from pipeline.image_shards import list_shards
 from pipeline.presets import compose, write_params
-from stages.train_teacher import write_teacher
 from training.encoders import save_model
+from training.teacher import write_teacher
 
 ROOT = Path(__file__).parents[1]
 COUNTS = (1_000, 10_000)

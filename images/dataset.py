@@ -1,11 +1,13 @@
-"""A split of the image shards, decoded once into memory."""
+"""A split of the image shards as squares: decoded once into memory, or batch by batch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import torch
 
 from images.decoding import decode_mask_square, square_and_aspect
+from images.stream import ReadAhead
 from pipeline.image_shards import ImageShards
 
 # Images that one task decodes: neighbours in a file, so that a row group is read once.
@@ -41,6 +43,52 @@ class DecodedImages:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+class WholeImages:
+    """Images of a split as squares of `size` pixels, decoded when a pass comes to them: a few batches are in memory.
+
+    most: leaves all but the first so many rows out; ids are hashes, so those are as good as drawn. labels: (N,) int64 of the
+    rows that are left.
+    """
+
+    def __init__(self, shards: ImageShards, size: int, *, workers: int, most: int | None = None) -> None:
+        self.shards, self.size, self.workers = shards, size, workers
+        count = len(shards) if most is None else min(most, len(shards))
+        self.labels = shards.labels[:count]
+        self._rows = shards.storage[shards.storage < count]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(
+        self,
+        function: Callable[[torch.Tensor], torch.Tensor],
+        batch_size: int,
+        advance: Callable[[int], object] = lambda images: None,
+    ) -> torch.Tensor:
+        """What `function` makes of batches (B, 3, size, size) uint8, (B, ...), put together by row: (N, ...) on the CPU.
+
+        Each byte of the shards is read once. `advance` is told of images that are done.
+        """
+        chunks = [self._rows[start : start + batch_size] for start in range(0, len(self), batch_size)]
+        decoded = ReadAhead(
+            lambda number: self._decode(chunks[number]), steps=len(chunks), workers=self.workers, prefetch=self.workers
+        )
+        whole: torch.Tensor | None = None
+        for number, rows in enumerate(chunks):
+            found = function(torch.from_numpy(decoded(number))).cpu()
+            if whole is None:
+                whole = torch.empty(len(self), *found.shape[1:], dtype=found.dtype)
+            whole[torch.from_numpy(rows)] = found
+            advance(len(rows))
+        if whole is None:
+            raise ValueError(f"{self.shards.folder}: split {self.shards.split} has no image")
+        return whole
+
+    def _decode(self, rows: np.ndarray) -> np.ndarray:
+        squares = [square_and_aspect(self.shards.bytes(int(row)), self.size)[0] for row in rows]
+        return np.stack(squares).transpose(0, 3, 1, 2).copy()
 
 
 def decoded_masks(shards: ImageShards, rows: np.ndarray, size: int) -> np.ndarray:

@@ -96,6 +96,7 @@ class TeacherParams(Group):
     clip: Positive = Field(description="largest gradient norm")
     seed: Seed
     neighbours: Count = Field(description="k of the kNN accuracy that is reported")
+    knn_images: Count = Field(description="most training images, and most test images, that it is taken over")
 
     @model_validator(mode="after")
     def _check(self) -> "TeacherParams":

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from images.dataset import DecodedImages
+from images.dataset import WholeImages
 from images.stream import TrainingImages
 from pipeline.files import whole_folder, write_rows
 from pipeline.fingerprint import fingerprint
@@ -57,13 +57,8 @@ def main() -> None:
             checkpoint_seconds=runtime.checkpoint_seconds,
             log_seconds=runtime.log_seconds,
         )
-        test = DecodedImages(
-            ImageShards("data/shards", "test"),
-            task.model.image_size[0],
-            workers=runtime.workers,
-            ram_gib=runtime.ram_gib,
-        )
-        predicted = task.predict(test.pixels, group.batch_size)
+        test = WholeImages(ImageShards("data/shards", "test"), task.model.image_size[0], workers=runtime.workers)
+        predicted = test.gather(task.predict, group.batch_size).numpy()
         with whole_folder(Path("finetuned") / job) as target:
             save_model(target, task.model, task.config)
         write_rows(f"history/finetune/{job}.json", history)

@@ -1,12 +1,13 @@
 """Frozen features of one arm and seed: kNN and an exact linear probe in one process."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from images.dataset import DecodedImages
+from images.dataset import WholeImages
 from pipeline.image_shards import ImageShards
 from pipeline.params import load_params, load_runtime
 from pipeline.stage import Meter, run, write_metrics
@@ -24,18 +25,15 @@ def main() -> None:
     params, runtime = load_params(), load_runtime()
     job = f"{sys.argv[1]}-{sys.argv[2]}"
     compute = set_up(**params.compute.model_dump())
-    encoder = load_encoder(Path("pretrained") / job)
+    encoder = load_encoder(Path("pretrained") / job).to(compute.device)
     inputs, labels = {}, {}
     for split in SPLITS:
         shards = ImageShards("data/shards", split)
-        images = DecodedImages(shards, encoder.image_size[0], workers=runtime.workers, ram_gib=runtime.ram_gib)
+        images = WholeImages(shards, encoder.image_size[0], workers=runtime.workers)
         meter = Meter(len(images), label=f"probe {job}: {split} features", seconds=runtime.log_seconds)
-        batches = []
-        for batch in features(encoder, images.pixels, batch_size=params.probe.batch_size, device=compute.device):
-            batches.append(batch)
-            meter.advance(len(batch))
+        inputs[split] = images.gather(partial(features, encoder), params.probe.batch_size, meter.advance)
         meter.close()
-        inputs[split], labels[split] = torch.cat(batches), np.asarray(images.labels)
+        labels[split] = images.labels
     write_metrics(
         f"metrics/probe/{job}.json",
         evaluate(inputs, labels, num_classes=len(shards.classes), **params.probe.model_dump()),

@@ -1,7 +1,5 @@
 """Training of the iBOT teacher: model, optimiser and step."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
@@ -112,16 +110,3 @@ class Distillation:
         ratio = low + (high - low) * float(torch.rand((), generator=draw))
         mask = block_mask(count, self.grid, ratio=min(max(ratio, 0.01), 0.99), generator=draw)
         return mask & (torch.rand(count, 1, generator=draw) < self.group.mask_probability)
-
-
-@torch.no_grad()
-def whole_image_features(
-    vit: torch.nn.Module, pixels: np.ndarray, *, batch_size: int, prepare: Callable[[torch.Tensor], torch.Tensor]
-) -> torch.Tensor:
-    """Class tokens (N, D) fp32 of whole images (N, 3, h, w) uint8; `prepare` normalises floats in [0, 1]."""
-    device = next(vit.parameters()).device
-    rows = []
-    for start in range(0, len(pixels), batch_size):
-        batch = torch.from_numpy(pixels[start : start + batch_size]).float() / 255
-        rows.append(vit.forward_features(prepare(batch).to(device))[:, 0].float().cpu())
-    return torch.cat(rows)

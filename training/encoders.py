@@ -1,10 +1,9 @@
 """Trained networks on disk: safetensors beside the configuration that rebuilds them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -63,14 +62,10 @@ def load_encoder(folder: str | Path) -> VisionTransformer:
 
 
 @torch.no_grad()
-def features(
-    encoder: VisionTransformer, pixels: np.ndarray, *, batch_size: int, device: torch.device
-) -> Iterator[torch.Tensor]:
-    """Mean of the patch tokens after the final norm, a batch at a time: (n, D) fp32 on the CPU.
+def features(encoder: VisionTransformer, pixels: torch.Tensor) -> torch.Tensor:
+    """Mean of the patch tokens after the final norm: (B, D) fp32.
 
-    pixels: (N, 3, h, w) uint8 at the encoder's size. The mean is what MAE-like encoders are fine-tuned on.
+    pixels: (B, 3, h, w) uint8 at the encoder's size. The mean is what MAE-like encoders are fine-tuned on.
     """
-    encoder.to(device)
-    for start in range(0, len(pixels), batch_size):
-        batch = torch.from_numpy(pixels[start : start + batch_size]).to(device).float() / 255
-        yield encoder.encode(normalise(batch))[:, 1:].mean(dim=1).float().cpu()
+    device = next(encoder.parameters()).device
+    return encoder.encode(normalise(pixels.to(device).float() / 255))[:, 1:].mean(dim=1).float()

@@ -88,14 +88,10 @@ class Finetuning:
         return {"loss": loss.detach(), "lr": rate, "gradient_norm": norm}
 
     @torch.no_grad()
-    def predict(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
-        """Classes (N,) of whole images (N, 3, h, w) uint8 at the encoder's size."""
+    def predict(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Classes (B,) of whole images (B, 3, h, w) uint8 at the encoder's size."""
         self.model.eval()
-        predicted = []
-        for start in range(0, len(pixels), batch_size):
-            batch = torch.from_numpy(pixels[start : start + batch_size]).float() / 255
-            predicted.append(self.model(normalise(batch).to(self.compute.device)).argmax(dim=1).cpu())
-        return torch.cat(predicted).numpy()
+        return self.model(normalise(pixels.to(self.compute.device).float() / 255)).argmax(dim=1)
 
 
 def _mixup(group: FinetuneParams, classes: int) -> object:

@@ -1,4 +1,4 @@
-"""The frozen teacher of the streaming stages: its folder, its input, and batches of shards as it wants them."""
+"""The teacher's folder: written, read as the frozen teacher of the streaming stages."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from images.decoding import decode_square
-from models.teachers import load_teacher, read_config
+from models.teachers import CONFIG, WEIGHTS, load_teacher, read_config
+from pipeline.files import sha256_of, whole_folder, write_json
 from pipeline.image_shards import ImageShards
 
 SPLITS = ("train", "val", "test")
@@ -66,3 +68,26 @@ class FrozenTeacher:
             for start in range(0, len(shards), batch_size):
                 rows = range(start, min(start + batch_size, len(shards)))
                 yield shards.ids[rows.start : rows.stop], self.decode([shards.bytes(row) for row in rows])
+
+
+def write_teacher(
+    folder: Path, vit: torch.nn.Module, architecture: dict, *, source: str, mean: tuple, std: tuple
+) -> None:
+    """Write weights and config.json: what `models.teachers.load_teacher` reads."""
+    with whole_folder(folder) as target:
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in vit.state_dict().items()}, target / WEIGHTS
+        )
+        height, width = vit.patch_embed.img_size
+        write_json(
+            target / CONFIG,
+            {
+                "architecture": architecture,
+                "image_size": height if height == width else [height, width],
+                "patch_size": vit.patch_embed.patch_size[0],
+                "mean": list(mean),
+                "std": list(std),
+                "digest": sha256_of(target / WEIGHTS),
+                "source": source,
+            },
+        )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from images.dataset import DecodedImages, decoded_masks
+from images.dataset import DecodedImages, WholeImages, decoded_masks
 from images.decoding import decode_square
 from images.items import id_of
 from pipeline.image_shards import ImageShards, ImageShardWriter
@@ -56,6 +56,23 @@ def test_decoded_images__number_of_workers_changes_nothing(shards):
 def test_decoded_images__too_large_a_set_is_refused_with_the_number(shards):
     with pytest.raises(ValueError, match=r"150 images of 1000 x 1000 pixels need 0\.42 GiB.*ram_gib.*0\.1"):
         DecodedImages(shards, 1000, workers=1, ram_gib=0.1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_gather__puts_what_batches_give_together_by_row(shards, workers):
+    images, seen = WholeImages(shards, 6, workers=workers), []
+    found = images.gather(lambda pixels: pixels.float().mean(dim=(2, 3)), 16, seen.append)
+    assert found.shape == (150, 3) and sum(seen) == 150
+    squares = DecodedImages(shards, 6, workers=1, ram_gib=1.0).pixels
+    assert np.allclose(found.numpy(), squares.mean(axis=(2, 3)), atol=1e-3)
+    assert np.array_equal(images.labels, shards.labels)
+
+
+def test_gather__of_some_takes_the_first_rows(shards):
+    images = WholeImages(shards, 6, workers=0, most=20)
+    squares = DecodedImages(shards, 6, workers=1, ram_gib=1.0).pixels[:20]
+    assert len(images) == 20
+    assert np.array_equal(images.gather(lambda pixels: pixels, 7).numpy(), squares)
 
 
 def test_decoded_masks__turn_with_their_images(shards):

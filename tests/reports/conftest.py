@@ -19,9 +19,9 @@ from pipeline.image_shards import ImageShardWriter
 from pipeline.params import Arm
 from pipeline.shards import MaskCacheWriter
 from reports import figures
-from stages.train_teacher import write_teacher
 from training.encoders import save_model
 from training.snapshots import Snapshots
+from training.teacher import write_teacher
 
 ARMS = {
     "semmae": Arm(mask="parts", parts="learned", schedule="intra_to_inter", gamma=2.0, background="part"),

@@ -21,10 +21,9 @@ from pipeline.files import read_json, write_text
 from pipeline.image_shards import SPLITS, ImageShards, ImageShardWriter, list_shards
 from pipeline.presets import compose, write_params
 from pipeline.shards import MaskCache
-from stages.train_teacher import write_teacher
 from tests.conftest import ROOT, TINY, run_stage
 from training.encoders import save_model
-from training.teacher import FrozenTeacher
+from training.teacher import FrozenTeacher, write_teacher
 
 ARCHITECTURE = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 3}
 LEARNER = {"grid": [4, 4], "width": 12, "num_parts": 3, "token_width": 4, "centre": True}

@@ -4,7 +4,7 @@ import torch
 
 from pipeline.params import TeacherParams
 from training.compute import set_up
-from training.distilling import CollapseError, Distillation, whole_image_features
+from training.distilling import CollapseError, Distillation
 
 GROUP = {
     "source": "train", "sha256": "", "architecture": "", "branch": "teacher", "image_size": 32, "patch_size": 8, "width": 24,
@@ -12,7 +12,7 @@ GROUP = {
     "global_size": 24, "local_crops": 1, "local_size": 16, "global_scale": (0.5, 1.0), "local_scale": (0.2, 0.5),
     "colour_jitter": 0.2, "prototypes": 16, "head_width": 16, "student_temperature": 0.1,
     "teacher_temperature": (0.02, 0.02), "momentum": 0.9, "mask_ratio": (0.1, 0.5), "mask_probability": 0.5, "clip": 3.0,
-    "seed": 0, "neighbours": 3,
+    "seed": 0, "neighbours": 3, "knn_images": 9,
 }  # fmt: skip
 
 
@@ -71,14 +71,3 @@ def test_masks__hide_a_share_of_some_views():
     assert 0.4 < float((hidden > 0).float().mean()) < 0.6
     assert hidden[hidden > 0].unique().numel() == 1
     assert 0.2 < float(hidden.max()) < 0.45
-
-
-def test_whole_image_features__do_not_depend_on_the_batch():
-    task = distillation()
-    vit = task.model.teacher.vit.eval()
-    found = [
-        whole_image_features(vit, task.images.pixels, batch_size=size, prepare=lambda batch: batch * 2 - 1)
-        for size in (5, 16)
-    ]
-    assert found[0].shape == (16, 24)
-    torch.testing.assert_close(*found)

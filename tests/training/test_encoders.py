@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from images.augmentation import normalise
 from models.classifier import Classifier
 from models.mae import MaskedAutoencoder
 from models.vit import initialise
@@ -41,11 +42,11 @@ def test_load_weights__a_truncated_file_is_named(saved):
         load_weights(saved[0])
 
 
-def test_features__do_not_depend_on_the_batch_size(saved):
-    pixels = np.random.default_rng(0).integers(0, 256, (7, 3, 32, 32)).astype(np.uint8)
+def test_features__do_not_depend_on_the_batch(saved):
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (7, 3, 32, 32)).astype(np.uint8))
     encoder = load_encoder(saved[0])
-    whole, parts = (
-        torch.cat(list(features(encoder, pixels, batch_size=n, device=torch.device("cpu")))) for n in (7, 3)
-    )
+    whole, parts = features(encoder, pixels), torch.cat([features(encoder, some) for some in pixels.split(3)])
     assert whole.shape == (7, 24)
     torch.testing.assert_close(whole, parts)
+    tokens = encoder.encode(normalise(pixels.float() / 255))
+    torch.testing.assert_close(whole, tokens[:, 1:].mean(dim=1))
