@@ -25,7 +25,8 @@ def main() -> None:
     crop = {name: getattr(params.pretrain, name) for name in ("decode_size", "crop_ratio")}
     identity = fingerprint(
         "stages.finetune",
-        params={"seed": seed, "finetune": group.model_dump(), **crop, "compute": params.compute.model_dump()},
+        params={"seed": seed, "finetune": group.model_dump(), **crop},
+        compute=params.compute,
         inputs=["data/shards", folder],
     )
     with Scratch(f"finetune-{job}", identity) as scratch:
