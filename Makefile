@@ -23,7 +23,7 @@ lint: $(VENV)/ready
 # Measure on this machine what the requirements bound; prints tables and writes nothing.
 bench: $(VENV)/ready
 	pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,bench]'
-	@for name in masking pretraining_step processes extraction cache_memory; do python -m benchmarks.$$name || exit 1; echo; done
+	@for name in masking input pretraining_step processes extraction cache_memory; do python -m benchmarks.$$name || exit 1; echo; done
 
 # Kill every training stage at twenty moments, and compare the bits of what it makes when run again.
 chaos: $(VENV)/ready

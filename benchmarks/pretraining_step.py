@@ -71,7 +71,7 @@ def parts_of_a_step(ours: Contender) -> dict[str, Callable[[], object]]:
     tokens = torch.randn(batch, 1 + visible.shape[1], model.width, generator=draw, requires_grad=True)
     predictions = torch.randn(batch, hidden.shape[1], patches.shape[2], generator=draw, requires_grad=True)
     labels = torch.randint(0, PARTS + 1, (batch, LENGTH), generator=draw)
-    pixels = torch.randint(0, 256, (batch, 3, 256, 256), dtype=torch.uint8, generator=draw)
+    pixels = list(torch.randint(0, 256, (batch, 256, 256, 3), dtype=torch.uint8, generator=draw).numpy())
 
     def embedding() -> None:
         model.patch_embed(patchify(images, model.patch_size).take_along_dim(visible[:, :, None], 1)).sum().backward()

@@ -6,7 +6,11 @@ where the flip is True. Pixels are RGB; float pixels are in [0, 1]. Randomness c
 tensors that no argument places live on its device.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -30,7 +34,7 @@ def random_crops(
     aspect: (batch,) width / height of each original, since a stored square says nothing of it.
     A crop that does not fit is drawn again, up to ten times; then it is the largest centred one within `ratio`.
     Raises ValueError on a scale outside (0, 1], a ratio that is not positive, or a range that falls.
-    Differs: sizes and places are not rounded to whole pixels.
+    Differs: sizes and places are not rounded to whole pixels; `snapped` does.
     """
     if not 0 < scale[0] <= scale[1] <= 1:
         raise ValueError(f"crop scale is {tuple(scale)}: expected area shares 0 < low <= high <= 1")
@@ -60,24 +64,48 @@ def random_flips(batch: int, generator: torch.Generator) -> Tensor:
     return torch.rand(batch, device=generator.device, generator=generator) < 0.5
 
 
-def crop_images(images: Tensor, boxes: Tensor, flips: Tensor, size: tuple[int, int]) -> Tensor:
-    """The views of images as (B, 3, h, w) float32 in [0, 1].
+def snapped(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """The boxes (B, 4) moved to whole pixels of images of `sizes` (B, 2) height and width; at least one pixel is left.
 
-    images: (B, 3, H, W) uint8; boxes (B, 4); flips (B,) bool; size (h, w) pixels.
-    Bilinear with a triangle filter that widens when the view is smaller than its box, so nothing aliases.
-    Differs: Pillow and torchvision crop first; here the filter sees the pixels just outside the box.
+    What is cut from the pixels by such a box, and from a part map, is the very same share of the image.
     """
-    return crop_maps(images, boxes, flips, size).div_(255).clamp_(0, 1)
+    first, extent = boxes[:, :2], boxes[:, 2:]
+    sizes = sizes.to(boxes.device)
+    start = torch.minimum((first * sizes).round(), sizes - 1.0)
+    end = torch.maximum(((first + extent) * sizes).round(), start + 1)
+    return torch.cat([start / sizes, (end - start) / sizes], dim=1).to(boxes.dtype)
+
+
+def crop_images(images: Sequence[np.ndarray], boxes: Tensor, flips: Tensor, size: tuple[int, int]) -> Tensor:
+    """The views of images as (B, 3, h, w) float32 in [0, 1], on the CPU.
+
+    images: B arrays (H, W, 3) uint8, of any sizes; boxes (B, 4), rounded to whole pixels (see `snapped`); flips (B,) bool;
+    size (h, w) pixels. Bicubic, with a filter that widens when the view is smaller than its box, so nothing aliases; what
+    comes out depends on no other image of the batch. Source: MAE appendix A.1, torchvision's RandomResizedCrop.
+    """
+    views = torch.empty(len(images), 3, *size, dtype=torch.uint8)
+    for image, box, flip, view in zip(images, boxes.tolist(), flips.tolist(), views, strict=True):
+        height, width = image.shape[:2]
+        top, left = min(round(box[0] * height), height - 1), min(round(box[1] * width), width - 1)
+        bottom = max(round((box[0] + box[2]) * height), top + 1)
+        right = max(round((box[1] + box[3]) * width), left + 1)
+        # One image at a time and in bytes: torch has a fast path for exactly this, six times that of batched products.
+        cut = torch.from_numpy(image[top:bottom, left:right]).permute(2, 0, 1)[None]
+        resized = F.interpolate(cut, size, mode="bicubic", antialias=True)[0]
+        view.copy_(resized.flip(2) if flip else resized)
+    return views.float().div_(255)
 
 
 def crop_maps(maps: Tensor, boxes: Tensor, flips: Tensor, size: tuple[int, int]) -> Tensor:
-    """The views of maps (B, C, H, W) of any values as (B, C, h, w) float32; the other arguments as in `crop_images`."""
+    """The views of maps (B, C, H, W) of any values as (B, C, h, w) float32; boxes (B, 4), flips (B,), size (h, w).
+
+    Bilinear with a triangle filter that widens when the view is smaller than its box, anywhere between the pixels.
+    """
     height, width = size
     top, left, box_height, box_width = boxes.to(maps.device, torch.float32).unbind(dim=1)
     flips = flips.to(maps.device)
     # Two batched matrix products: as fast as grid_sample on a CPU at small sizes, though that has no filter, and the
-    # same few calls on any device. Resizing image by image is faster on a CPU at 224 pixels (1.5 ms against 5), but
-    # rounds the box to whole pixels, so that labels would no longer lie exactly on theirs.
+    # same few calls on any device.
     rows = _triangle_weights(top, box_height, torch.zeros_like(flips), height, maps.shape[2])
     columns = _triangle_weights(left, box_width, flips, width, maps.shape[3])
     narrowed = torch.bmm(maps.to(torch.float32).flatten(1, 2), columns.mT).unflatten(1, maps.shape[1:3])
@@ -104,7 +132,7 @@ def normalise(images: Tensor) -> Tensor:
     """Pixels in [0, 1], (..., 3, h, w), with ImageNet's mean taken off and divided by its standard deviation."""
     mean = torch.tensor(IMAGENET_MEAN, dtype=images.dtype, device=images.device)[:, None, None]
     std = torch.tensor(IMAGENET_STD, dtype=images.dtype, device=images.device)[:, None, None]
-    return (images - mean) / std
+    return (images - mean).div_(std)
 
 
 def jitter_colours(

@@ -119,6 +119,47 @@ def square_and_aspect(data: bytes, size: int) -> tuple[np.ndarray, float]:
     return np.asarray(_turned(square, geometry.turn, image.format)), geometry.width / geometry.height
 
 
+class Decoded(NamedTuple):
+    """A whole upright picture: size (height, width) in pixels, width / height of the original, and (h, w, 3) uint8 RGB."""
+
+    size: tuple[int, int]
+    aspect: float
+    pixels: np.ndarray | None
+
+
+def decode_at_least(data: bytes, size: int) -> Decoded:
+    """The picture with at least `size` pixels on either side where it has them, and less than twice that on one side.
+
+    data: a file that `inspect` has accepted. It is made smaller by a whole number alone: a JPEG first while it is decoded
+    (1/2, 1/4 or 1/8), which costs less than decoding it whole, then by means of squares of pixels.
+    """
+    image, geometry = _drafted(data, size)
+    _load(image)
+    picture = _to_rgb(image)
+    picture = _turned(picture.reduce(_factor(picture.size, size)), geometry.turn, image.format)
+    return Decoded((picture.height, picture.width), geometry.width / geometry.height, np.array(picture))
+
+
+def size_at_least(data: bytes, size: int) -> Decoded:
+    """What `decode_at_least` returns, without the pixels: only the head of the file is read."""
+    image, geometry = _drafted(data, size)
+    factor = _factor(image.size, size)
+    width, height = (-(-length // factor) for length in image.size)
+    turned = geometry.turn >= 5 and image.format != "TIFF"
+    return Decoded((width, height) if turned else (height, width), geometry.width / geometry.height, None)
+
+
+def _drafted(data: bytes, size: int) -> tuple[ImageFile.ImageFile, Geometry]:
+    image = _open(data, None)
+    geometry = _geometry(image)
+    image.draft("RGB", (size, size))
+    return image, geometry
+
+
+def _factor(lengths: tuple[int, int], size: int) -> int:
+    return max(1, min(lengths) // size)
+
+
 def inspect_mask(mask: bytes, geometry: Geometry, *, max_pixels: int) -> int:
     """Largest label of a mask that fits the picture of `geometry`; -1 where no pixel has one (all 255).
 

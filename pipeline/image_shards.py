@@ -7,6 +7,7 @@ mask {bytes, path}. Bytes are those of the source files. pandas, pyarrow, duckdb
 import hashlib
 import json
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +25,7 @@ VERSION = 1
 SPLITS = ("train", "val", "test")
 # Reading one image reads its row group, so a group is small in rows and in bytes.
 GROUP_ROWS, GROUP_BYTES = 64, 2**19
+HELD_GROUPS = 16
 # `ImageShards` has a method of this name.
 Encoded = bytes
 
@@ -224,7 +226,8 @@ class ImageShards:
     """One split of a folder of image shards. Rows are numbered by ascending id, whatever shard they lie in.
 
     So nothing that is computed from row numbers depends on the order in which the images were prepared. `storage` lists
-    the row numbers in the order of the files, for a pass that reads each byte once.
+    the row numbers in the order of the files, for a pass that reads each byte once; `group_sizes` are those of its row
+    groups, the least that is read at a time.
 
     Opening checks the presence and size of every shard of the split; a missing, truncated or damaged one is a
     ValueError that names it. Files are memory-mapped, and threads may read at once.
@@ -237,16 +240,21 @@ class ImageShards:
             raise ValueError(f"{self.folder}: no split {split}; there are {', '.join(self.manifest['splits'])}")
         self.classes: list[str] = self.manifest["classes"]
         self.has_masks: bool = self.manifest["has_masks"]
-        self._local = threading.local()
+        # How many row groups are kept: as many as threads read at once, or as a shuffling reader comes back to.
+        self.held_groups = HELD_GROUPS
+        self._held: OrderedDict[tuple[int, int], dict[str, dict[str, pa.Array]]] = OrderedDict()
+        self._files: dict[int, pq.ParquetFile] = {}
+        self._lock = threading.Lock()
         self._paths: list[Path] = []
         self._footers: list[pq.FileMetaData] = []
-        ids, labels, places = [], [], []
+        ids, labels, places, counts = [], [], [], []
         for number, shard in enumerate(self.manifest["splits"][split]["shards"]):
             path = _present(self.folder, shard)
             table, footer = _index_of(path)
             ids.append(values_of(table["id"]))
             labels.append(values_of(table["label"]))
             sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+            counts.extend(sizes)
             rows = np.concatenate([np.arange(size) for size in sizes])
             groups = np.repeat(np.arange(len(sizes)), sizes)
             places.append(np.stack([np.full(len(rows), number), groups, rows], axis=1))
@@ -256,6 +264,7 @@ class ImageShards:
         order = np.argsort(all_ids, kind="stable")
         self.ids: np.ndarray = all_ids[order]
         self.labels: np.ndarray = np.concatenate([np.empty(0, np.int64), *labels])[order]
+        self.group_sizes: np.ndarray = np.array(counts, dtype=np.int64)
         self.storage: np.ndarray = np.argsort(order, kind="stable")
         self._places = np.concatenate([np.empty((0, 3), np.int64), *places])[order]
 
@@ -288,26 +297,32 @@ class ImageShards:
         return self._group(int(shard), int(group))[column][field][int(place)].as_py()
 
     def _group(self, shard: int, group: int) -> dict[str, dict[str, pa.Array]]:
-        """The columns of one row group. Each thread has its own file handles and keeps the group it read last."""
-        if getattr(self._local, "key", None) != (shard, group):
-            files = self._local.__dict__.setdefault("files", {})
-            path = self._paths[shard]
-            columns = ["image", "mask"] if self.has_masks else ["image"]
-            try:
-                if shard not in files:
-                    files[shard] = pq.ParquetFile(
-                        path,
-                        metadata=self._footers[shard],
-                        memory_map=True,
-                        pre_buffer=False,
-                        page_checksum_verification=True,
-                    )
-                table = files[shard].read_row_group(group, columns=columns, use_threads=False)
-            except (OSError, pa.ArrowException) as error:
-                raise _damaged(path, error) from None
-            self._local.columns = {name: _fields(table[name].combine_chunks()) for name in columns}
-            self._local.key = (shard, group)
-        return self._local.columns
+        """The columns of one row group; those that were used last are kept."""
+        with self._lock:
+            held = self._held.get((shard, group))
+            if held is None:
+                held = self._held[shard, group] = self._read(shard, group)
+            self._held.move_to_end((shard, group))
+            while len(self._held) > self.held_groups:
+                self._held.popitem(last=False)
+            return held
+
+    def _read(self, shard: int, group: int) -> dict[str, dict[str, pa.Array]]:
+        path = self._paths[shard]
+        columns = ["image", "mask"] if self.has_masks else ["image"]
+        try:
+            if shard not in self._files:
+                self._files[shard] = pq.ParquetFile(
+                    path,
+                    metadata=self._footers[shard],
+                    memory_map=True,
+                    pre_buffer=False,
+                    page_checksum_verification=True,
+                )
+            table = self._files[shard].read_row_group(group, columns=columns, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(path, error) from None
+        return {name: _fields(table[name].combine_chunks()) for name in columns}
 
 
 _MEND = "delete the folder and run `dvc repro`"

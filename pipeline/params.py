@@ -222,7 +222,8 @@ class PretrainParams(Group):
 
     start: str = Field(description="checkpoint of MAE or SemMAE to start from, or empty for random weights")
     start_sha256: Sha256 = Field(description="of that file; empty without one")
-    decode_size: Count = Field(description="pixels of the square that images are decoded to; crops are taken from it")
+    decode_size: Count = Field(description="pixels that either side of an image keeps when it is decoded for crops")
+    shuffle_images: Count = Field(description="images that are shuffled among each other; a larger set by its files")
     image_size: Count = Field(description="pixels")
     patch_size: Count = Field(description="pixels")
     width: Count

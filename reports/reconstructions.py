@@ -24,7 +24,7 @@ def load_autoencoder(folder: Path) -> MaskedAutoencoder:
 def inputs_of(model: MaskedAutoencoder, encoded: Sequence[bytes]) -> torch.Tensor:
     """Whole images at the model's size, normalised: (n, 3, h, w)."""
     side = max(model.image_size)
-    pixels = torch.from_numpy(np.stack([decode_square(data, side).transpose(2, 0, 1) for data in encoded]))
+    pixels = [decode_square(data, side) for data in encoded]
     return normalise(crop_images(pixels, *whole_images(len(encoded)), model.image_size))
 
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from images.dataset import DecodedImages
+from images.stream import TrainingImages
 from pipeline.files import whole_folder, write_rows
 from pipeline.fingerprint import fingerprint
 from pipeline.image_shards import ImageShards
@@ -22,7 +23,7 @@ def main() -> None:
     params, runtime, group = load_params(), load_runtime(), load_params().finetune
     job, seed = f"{sys.argv[1]}-{sys.argv[2]}", int(sys.argv[2])
     folder = Path("pretrained") / job
-    crop = {name: getattr(params.pretrain, name) for name in ("decode_size", "crop_ratio")}
+    crop = {name: getattr(params.pretrain, name) for name in ("decode_size", "shuffle_images", "crop_ratio")}
     identity = fingerprint(
         "stages.finetune",
         params={"seed": seed, "finetune": group.model_dump(), **crop},
@@ -31,9 +32,10 @@ def main() -> None:
     )
     with Scratch(f"finetune-{job}", identity) as scratch:
         compute = set_up(**params.compute.model_dump())
-        workers = {"workers": runtime.workers, "ram_gib": runtime.ram_gib}
         shards = ImageShards("data/shards", "train")
-        images = DecodedImages(shards, params.pretrain.decode_size, **workers)
+        images = TrainingImages(
+            shards, params.pretrain.decode_size, window=params.pretrain.shuffle_images, ram_gib=runtime.ram_gib
+        )
         task = Finetuning(
             images,
             folder,
@@ -42,6 +44,8 @@ def main() -> None:
             crop_ratio=params.pretrain.crop_ratio,
             seed=seed,
             compute=compute,
+            workers=runtime.workers,
+            prefetch=runtime.prefetch,
         )
         history = train(
             task.step,
@@ -54,7 +58,12 @@ def main() -> None:
             checkpoint_seconds=runtime.checkpoint_seconds,
             log_seconds=runtime.log_seconds,
         )
-        test = DecodedImages(ImageShards("data/shards", "test"), task.model.image_size[0], **workers)
+        test = DecodedImages(
+            ImageShards("data/shards", "test"),
+            task.model.image_size[0],
+            workers=runtime.workers,
+            ram_gib=runtime.ram_gib,
+        )
         predicted = task.predict(test.pixels, group.batch_size)
         with whole_folder(Path("finetuned") / job) as target:
             save_model(target, task.model, task.config)

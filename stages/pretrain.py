@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from images.dataset import DecodedImages
+from images.stream import TrainingImages
 from pipeline.files import whole_folder, write_rows
 from pipeline.fingerprint import fingerprint
 from pipeline.image_shards import ImageShards
@@ -31,7 +31,9 @@ def main() -> None:
         Scratch(f"pretrain-{job}", identity(params, name, seed), processes) as scratch,
     ):
         shards = ImageShards("data/shards", "train")
-        images = DecodedImages(shards, params.pretrain.decode_size, workers=runtime.workers, ram_gib=runtime.ram_gib)
+        images = TrainingImages(
+            shards, params.pretrain.decode_size, window=params.pretrain.shuffle_images, ram_gib=runtime.ram_gib
+        )
         masks = ArmMasks(
             folder,
             ids=images.ids,
@@ -42,7 +44,16 @@ def main() -> None:
             ratio=params.pretrain.mask_ratio,
             hint_share=params.pretrain.hint_share,
         )
-        task = Pretraining(images, masks, params.pretrain, seed=seed, compute=compute, processes=processes)
+        task = Pretraining(
+            images,
+            masks,
+            params.pretrain,
+            seed=seed,
+            compute=compute,
+            workers=runtime.workers,
+            prefetch=runtime.prefetch,
+            processes=processes,
+        )
         history = train(
             task.step,
             steps=task.steps,

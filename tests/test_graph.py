@@ -30,6 +30,7 @@ TABLE = {
     "pretrain.epochs": (7, PRETRAIN),
     "pretrain.mask_ratio": (0.5, [*PRETRAIN, "compare"]),
     "pretrain.start_sha256": ("0" * 64, PRETRAIN),
+    "pretrain.shuffle_images": (40, [*PRETRAIN, *FINETUNE]),
     "pretrain.decode_size": (40, [*PRETRAIN, *FINETUNE]),
     "probe.neighbours": ([3], PROBE),
     "finetune.epochs": (7, FINETUNE),

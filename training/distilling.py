@@ -91,9 +91,8 @@ class Distillation:
         count = len(indices)
         aspect = torch.from_numpy(self.images.aspect[indices])
         boxes = random_crops(count, scale=scale, ratio=CROP_RATIO, aspect=aspect, generator=draw)
-        crops = crop_images(
-            torch.from_numpy(self.images.pixels[indices]), boxes, random_flips(count, draw), (size, size)
-        )
+        pixels = self.images.pixels[indices].transpose(0, 2, 3, 1)
+        crops = crop_images(list(pixels), boxes, random_flips(count, draw), (size, size))
         jitter = self.group.colour_jitter
         if jitter:
             crops = jitter_colours(

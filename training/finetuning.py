@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from images.augmentation import crop_images, normalise, random_crops, random_flips
-from images.dataset import DecodedImages
+from images.stream import ReadAhead, TrainingImages
 from models.classifier import Classifier, layer_decay_groups
 from models.vit import initialise
 from pipeline.params import FinetuneParams
@@ -15,7 +15,7 @@ from training.adamw import AdamW
 from training.compute import Compute
 from training.encoders import ENCODER_KEYS, load_encoder, load_weights
 from training.loop import update
-from training.randomness import batch_indices, generator, steps_of
+from training.randomness import generator, seed_of, steps_of
 from training.schedules import set_lr, warmup_cosine
 
 
@@ -24,7 +24,7 @@ class Finetuning:
 
     def __init__(
         self,
-        images: DecodedImages,
+        images: TrainingImages,
         folder: Path,
         group: FinetuneParams,
         *,
@@ -32,6 +32,8 @@ class Finetuning:
         crop_ratio: tuple,
         seed: int,
         compute: Compute,
+        workers: int = 0,
+        prefetch: int = 0,
     ) -> None:
         self.images, self.group, self.seed, self.compute, self.crop_ratio = images, group, seed, compute, crop_ratio
         _, config = load_weights(folder)
@@ -47,27 +49,34 @@ class Finetuning:
         groups = layer_decay_groups(self.model, weight_decay=group.weight_decay, layer_decay=group.layer_decay)
         self.optimizer = AdamW(groups, lr=self.peak)
         self.scaler = compute.scaler()
+        self.order = images.order(seed, "finetune order")
+        self.inputs = ReadAhead(self.prepare, steps=self.steps, workers=workers, prefetch=prefetch)
         self.mixup = _mixup(group, classes) if group.mixup or group.cutmix else None
+
+    def prepare(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views (B, 3, h, w), normalised, and classes (B,) of step `number`."""
+        group = self.group
+        batch = self.images.batch(self.order.rows(number * group.batch_size, group.batch_size))
+        draw = generator(self.seed, "finetune crops", number)
+        boxes = random_crops(
+            group.batch_size,
+            scale=group.crop_scale,
+            ratio=self.crop_ratio,
+            aspect=torch.from_numpy(batch.aspect),
+            generator=draw,
+        )
+        views = crop_images(batch.pixels, boxes, random_flips(group.batch_size, draw), self.model.image_size)
+        return normalise(views), torch.from_numpy(self.images.labels[batch.rows])
 
     def step(self, number: int) -> dict[str, float | torch.Tensor]:
         """One update on a batch of random crops."""
         group = self.group
-        indices = batch_indices(len(self.images), group.batch_size, number, self.seed, "finetune order")
-        draw = generator(self.seed, "finetune crops", number)
-        aspect = torch.from_numpy(self.images.aspect[indices])
-        boxes = random_crops(
-            group.batch_size, scale=group.crop_scale, ratio=self.crop_ratio, aspect=aspect, generator=draw
-        )
-        flips = random_flips(group.batch_size, draw)
-        batch = normalise(
-            crop_images(torch.from_numpy(self.images.pixels[indices]), boxes, flips, self.model.image_size)
-        )
-        targets = F.one_hot(torch.from_numpy(self.images.labels[indices]), self.config["num_classes"]).float()
+        batch, labels = self.inputs(number)
+        targets = F.one_hot(labels, self.config["num_classes"]).float()
         if self.mixup is not None:
-            np.random.seed(
-                int(torch.randint(2**31, (), generator=draw))
-            )  # timm's Mixup draws from NumPy's global state
-            batch, targets = self.mixup(batch, targets.argmax(dim=1))
+            # timm's Mixup draws from NumPy's global state.
+            np.random.seed(seed_of(self.seed, "mixup", number) % 2**32)
+            batch, targets = self.mixup(batch, labels)
         rate = warmup_cosine(number, steps=self.steps, warmup_steps=self.warmup, peak=self.peak)
         set_lr(self.optimizer, rate)
         self.model.train()

@@ -1,11 +1,12 @@
 """Pretraining of one arm: model, optimiser and step. SemMAE and every baseline run this very code."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 
-from images.augmentation import crop_images, normalise, random_crops, random_flips
-from images.dataset import DecodedImages
+from images.augmentation import crop_images, normalise, random_crops, random_flips, snapped
+from images.stream import ReadAhead, TrainingImages
 from models.checkpoints import read_checkpoint
 from models.mae import MaskedAutoencoder
 from models.start import start_from
@@ -16,7 +17,7 @@ from training.compute import Compute
 from training.distributed import ALONE, Processes
 from training.loop import update
 from training.masks import ArmMasks
-from training.randomness import batch_indices, generator, steps_of
+from training.randomness import generator, steps_of
 from training.schedules import decay_groups, set_lr, warmup_cosine
 
 ARCHITECTURE = (
@@ -32,17 +33,27 @@ ARCHITECTURE = (
 )
 
 
+class Inputs(NamedTuple):
+    """This process's part of a step: images (n, 3, h, w) normalised, mask (n, L) bool, True is hidden; what to log of all."""
+
+    images: torch.Tensor
+    mask: torch.Tensor
+    logged: Mapping[str, float]
+
+
 class Pretraining:
     """Model, optimiser and one step; a step is a pure function of its number and of their state."""
 
     def __init__(
         self,
-        images: DecodedImages,
+        images: TrainingImages,
         masks: ArmMasks,
         group: PretrainParams,
         *,
         seed: int,
         compute: Compute,
+        workers: int = 0,
+        prefetch: int = 0,
         processes: Processes = ALONE,
     ) -> None:
         self.images, self.masks, self.group, self.seed = images, masks, group, seed
@@ -59,6 +70,8 @@ class Pretraining:
         self.peak = group.base_lr * group.batch_size / 256
         self.optimizer = AdamW(decay_groups(self.model, group.weight_decay), lr=self.peak, betas=group.betas)
         self.scaler = compute.scaler()
+        self.order = images.order(seed, "order")
+        self.inputs = ReadAhead(self.prepare, steps=self.steps, workers=workers, prefetch=prefetch)
 
     def _start(self, path: str, sha256: str) -> None:
         try:
@@ -69,35 +82,42 @@ class Pretraining:
             f"starts from {path}" + ("" if has_decoder else ", which has no decoder: that starts from random weights")
         )
 
-    def step(self, number: int) -> dict[str, float | torch.Tensor]:
-        """One update. Order, crops and masks have streams of their own: arms of one seed see the same crops.
+    def prepare(self, number: int) -> "Inputs":
+        """What step `number` sees. Order, crops and masks have streams of their own: arms of one seed see the same crops.
 
         Each of several processes draws for the whole batch and keeps its part: what is drawn depends on no number of them.
         """
-        group = self.group
-        indices = batch_indices(len(self.images), group.batch_size, number, self.seed, "order")
+        group, part = self.group, self.processes.part(self.group.batch_size)
+        batch = self.images.batch(self.order.rows(number * group.batch_size, group.batch_size), part)
         draw = generator(self.seed, "crops", number)
-        aspect = torch.from_numpy(self.images.aspect[indices])
         boxes = random_crops(
-            group.batch_size, scale=group.crop_scale, ratio=group.crop_ratio, aspect=aspect, generator=draw
+            group.batch_size,
+            scale=group.crop_scale,
+            ratio=group.crop_ratio,
+            aspect=torch.from_numpy(batch.aspect),
+            generator=draw,
         )
+        boxes = snapped(boxes, torch.from_numpy(batch.sizes))
         flips = random_flips(group.batch_size, draw) if group.flip else torch.zeros(group.batch_size, dtype=torch.bool)
         mask, logged = self.masks.draw(
-            indices,
+            batch.rows,
             boxes=boxes,
             flips=flips,
             grid=self.model.grid,
             progress=number / max(1, self.steps - 1),
             generator=generator(self.seed, "masks", number),
         )
-        part = self.processes.part(group.batch_size)
-        pixels = torch.from_numpy(self.images.pixels[indices[part]])
-        batch = normalise(crop_images(pixels, boxes[part], flips[part], self.model.image_size))
+        views = normalise(crop_images(batch.pixels, boxes[part], flips[part], self.model.image_size))
+        return Inputs(views, mask[part], logged)
+
+    def step(self, number: int) -> dict[str, float | torch.Tensor]:
+        """One update."""
+        inputs = self.inputs(number)
         rate = warmup_cosine(number, steps=self.steps, warmup_steps=self.warmup, peak=self.peak)
         set_lr(self.optimizer, rate)
-        losses = self.losses(batch, mask[part])
-        loss, norm = update(losses, self.optimizer, clip=group.clip, scaler=self.scaler, processes=self.processes)
-        return {"loss": loss, "lr": rate, "gradient_norm": norm, **logged}
+        losses = self.losses(inputs.images, inputs.mask)
+        loss, norm = update(losses, self.optimizer, clip=self.group.clip, scaler=self.scaler, processes=self.processes)
+        return {"loss": loss, "lr": rate, "gradient_norm": norm, **inputs.logged}
 
     def losses(self, batch: torch.Tensor, mask: torch.Tensor) -> Iterator[torch.Tensor]:
         """Each micro-batch's share of the whole batch's mean loss, the last and smaller one's too.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from images.augmentation import crop_images, crop_maps, random_crops, random_flips
+from images.augmentation import crop_images, crop_maps, random_crops, random_flips, snapped
 from images.decoding import decode_square
 from models.part_decoder import PartDecoder, initialise_decoder
 from models.part_learner import PartLearner, start_from_centres, start_from_heads
@@ -264,9 +264,11 @@ class Refining:
         assert self.features is not None
         draw, batch = generator(self.group.seed, "equivariance", number), len(pixels)
         boxes = random_crops(batch, scale=VIEW_SCALE, ratio=VIEW_RATIO, aspect=torch.ones(batch), generator=draw)
-        flips = random_flips(batch, draw)
+        size = tuple(pixels.shape[2:])
+        boxes, flips = snapped(boxes, torch.tensor([size])), random_flips(batch, draw)
+        views = crop_images(list(pixels.permute(0, 2, 3, 1).numpy()), boxes, flips, size)
         with torch.no_grad():
-            view = self.features(crop_images(pixels, boxes, flips, pixels.shape[2:]).to(maps.device))
+            view = self.features(views.to(maps.device))
         return equivariance_loss(
             memberships(self.learner(*view)), memberships(crop_maps(maps, boxes, flips, maps.shape[2:]))
         )

@@ -1,17 +1,21 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from images.augmentation import (
     blur_images,
     crop_images,
     crop_labels,
+    crop_maps,
     jitter_colours,
     normalise,
     random_crops,
     random_flips,
+    snapped,
     solarise,
 )
 
@@ -79,32 +83,67 @@ def test_random_views__depend_on_the_generator_alone():
     assert abs(random_flips(10000, seeded()).float().mean() - 0.5) < 0.02
 
 
+def arrays(images):
+    """Images (B, 3, H, W) as `crop_images` takes them."""
+    return list(images.permute(0, 2, 3, 1).numpy())
+
+
+def by_pillow(image, box, size):
+    """A box of whole pixels (top, left, bottom, right) resized to (h, w): (3, h, w) float in [0, 1]."""
+    top, left, bottom, right = box
+    resized = Image.fromarray(image[top:bottom, left:right]).resize(size[::-1], Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255
+
+
+def assert_close_to_pillow(ours, theirs):
+    """Within a grey level but for a few pixels: what overshoots is clipped after the first of two passes in one of them."""
+    distance = (ours - theirs).abs() * 255
+    assert distance.quantile(0.95) < 1.01 and distance.mean() < 0.6
+
+
 def test_crop_images__the_whole_image_at_its_own_size_is_the_image():
     images = noise(1, 12, 17)
-    assert torch.allclose(crop_images(images, WHOLE, NO_FLIP, (12, 17)), images / 255, atol=1e-6)
-    assert torch.allclose(crop_images(images, WHOLE, ~NO_FLIP, (12, 17)), images.flip(-1) / 255, atol=1e-6)
+    assert torch.equal(crop_images(arrays(images), WHOLE, NO_FLIP, (12, 17)), images / 255)
+    assert torch.equal(crop_images(arrays(images), WHOLE, ~NO_FLIP, (12, 17)), images.flip(-1) / 255)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (31, 50), (96, 20), (8, 8)])
-def test_crop_images__resizes_like_antialiased_bilinear(size):
-    images = noise(2, 40, 48)
-    expected = F.interpolate(images / 255, size=size, mode="bilinear", antialias=True, align_corners=False)
-    ours = crop_images(images, WHOLE.expand(2, 4), NO_FLIP.expand(2), size)
-    assert torch.allclose(ours, expected, atol=1e-4)
+def test_crop_images__resizes_like_pillow(size):
+    (image,) = arrays(noise(1, 40, 48))
+    ours = crop_images([image], WHOLE, NO_FLIP, size)[0]
+    assert_close_to_pillow(ours, by_pillow(image, (0, 0, 40, 48), size))
 
 
-def test_crop_images__each_image_has_its_own_box():
-    images = noise(3, 32, 32)
-    boxes = torch.tensor([[0, 0, 0.5, 0.5], [0.25, 0.5, 0.5, 0.25], [0.5, 0.25, 0.25, 0.75]])
-    flips = torch.tensor([False, True, False])
+def test_crop_images__images_of_any_sizes_each_with_its_own_box():
+    images = [arrays(noise(1, height, width))[0] for height, width in ((32, 32), (20, 44), (9, 64))]
+    boxes = crops(3, scale=(0.1, 0.6), ratio=(0.5, 2.0))
+    sizes = torch.tensor([image.shape[:2] for image in images])
+    boxes, flips = snapped(boxes, sizes), torch.tensor([False, True, False])
     ours = crop_images(images, boxes, flips, (16, 16))
-    for image, box, flip, view in zip(images, boxes, flips, ours, strict=True):
-        top, left, height, width = (box * 32).int().tolist()
-        cut = image[None, :, top : top + height, left : left + width] / 255
-        expected = F.interpolate(cut, size=(16, 16), mode="bilinear", antialias=True, align_corners=False)[0]
-        expected = expected.flip(-1) if flip else expected
-        # At the border of the box, ours sees the pixels outside of it.
-        assert torch.allclose(view[:, 2:-2, 2:-2], expected[:, 2:-2, 2:-2], atol=1e-4)
+    for image, box, flip, view, size in zip(images, boxes, flips, ours, sizes, strict=True):
+        pixels = torch.cat([box[:2] * size, (box[:2] + box[2:]) * size])
+        assert torch.allclose(pixels, pixels.round(), atol=1e-4)
+        expected = by_pillow(image, pixels.round().int().tolist(), (16, 16))
+        assert_close_to_pillow(view, expected.flip(-1) if flip else expected)
+    alone = crop_images(images[1:2], boxes[1:2], flips[1:2], (16, 16))
+    assert torch.equal(alone[0], ours[1])
+
+
+def test_snapped__leaves_at_least_a_pixel_inside_and_moves_by_half_a_pixel_at_most():
+    boxes = crops(2000, scale=(0.001, 1.0), ratio=(0.1, 10.0))
+    sizes = torch.randint(1, 40, (2000, 2), generator=seeded())
+    found = snapped(boxes, sizes)
+    first, extent = found[:, :2] * sizes, found[:, 2:] * sizes
+    assert torch.allclose(first, first.round(), atol=1e-4) and torch.allclose(extent, extent.round(), atol=1e-4)
+    assert (extent > 0.99).all() and (first >= 0).all() and (first + extent <= sizes + 1e-4).all()
+    moved = (found[:, :2] - boxes[:, :2]).abs() * sizes
+    assert (moved[extent > 1.5] <= 0.5 + 1e-4).all()
+
+
+def test_crop_maps__resizes_like_antialiased_bilinear():
+    maps = noise(2, 40, 48)
+    expected = F.interpolate(maps.float(), size=(31, 20), mode="bilinear", antialias=True, align_corners=False)
+    assert torch.allclose(crop_maps(maps, WHOLE.expand(2, 4), NO_FLIP.expand(2), (31, 20)), expected, atol=0.03)
 
 
 def test_crop_labels__the_whole_map_on_its_own_grid_is_the_map():
@@ -129,8 +168,9 @@ def test_crop_labels__follow_their_pixels(teacher_grid, grid):
     assert pixels.shape[2:] == side
 
     boxes = crops(batch, scale=(0.1, 1.0), ratio=(0.5, 2.0), aspect=1.3)
+    boxes = snapped(boxes, torch.tensor([side]).expand(batch, 2))
     flips = random_flips(batch, seeded())
-    view = crop_images(pixels, boxes, flips, (grid[0] * patch, grid[1] * patch))
+    view = crop_images(arrays(pixels), boxes, flips, (grid[0] * patch, grid[1] * patch))
     shares = torch.cat([view, 1 - view.sum(1, keepdim=True)], dim=1)
     by_patch = shares.unflatten(3, (grid[1], patch)).unflatten(2, (grid[0], patch))
     middle = slice(patch // 2 - 1, patch // 2 + 1)

@@ -1,0 +1,99 @@
+"""Training images as they are asked for: decoded ahead of time, kept where the memory allows."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from images.decoding import Decoded, decode_at_least, size_at_least
+from images.order import ShuffledOrder
+from pipeline.image_shards import ImageShards
+
+Made = TypeVar("Made")
+
+
+class Batch(NamedTuple):
+    """B images of a step, of which a part is decoded.
+
+    rows: (B,) of the split. sizes: (B, 2) height and width in pixels, as decoded. aspect: (B,) float32 width / height of
+    the originals. pixels: those of the part, each (h, w, 3) uint8 RGB.
+    """
+
+    rows: np.ndarray
+    sizes: np.ndarray
+    aspect: np.ndarray
+    pixels: list[np.ndarray]
+
+
+class TrainingImages:
+    """The images of a split: whole, upright, at least `size` pixels on either side where they have them.
+
+    ids (N,) uint64 and labels (N,) int64 by row. An image is decoded when it is first asked for, and kept while there is
+    room: what a batch holds is the same whether it was kept or not. Memory: `ram_gib` of decoded images at most, and the
+    encoded images of two windows of the order. Threads may ask at once.
+    """
+
+    def __init__(self, shards: ImageShards, size: int, *, window: int, ram_gib: float) -> None:
+        self.shards, self.size, self.window = shards, size, window
+        self.ids, self.labels = shards.ids, shards.labels
+        self._room = int(ram_gib * 2**30)
+        self._kept: dict[int, Decoded] = {}
+        self._guard = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def order(self, *key: int | str) -> ShuffledOrder:
+        """The shuffled order named by `key`; the shards keep as much as a reader in that order comes back to."""
+        order = ShuffledOrder(self.shards.storage, self.shards.group_sizes, window=self.window, key=key)
+        self.shards.held_groups = max(self.shards.held_groups, order.groups_held)
+        return order
+
+    def batch(self, rows: np.ndarray, part: slice = slice(None)) -> Batch:
+        """The images of `rows` (B,); those outside of `part` are measured and not decoded."""
+        own = range(len(rows))[part]
+        found = [self._get(int(row), place in own) for place, row in enumerate(rows)]
+        return Batch(
+            rows,
+            np.array([image.size for image in found]),
+            np.array([image.aspect for image in found], dtype=np.float32),
+            [image.pixels for image in found[part] if image.pixels is not None],
+        )
+
+    def _get(self, row: int, is_own: bool) -> Decoded:
+        kept = self._kept.get(row)
+        if kept is not None:
+            return kept
+        data = self.shards.bytes(row)
+        if not is_own:
+            return size_at_least(data, self.size)
+        image = decode_at_least(data, self.size)
+        assert image.pixels is not None
+        with self._guard:
+            if row not in self._kept and image.pixels.nbytes <= self._room:
+                self._kept[row] = image
+                self._room -= image.pixels.nbytes
+        return image
+
+
+class ReadAhead(Generic[Made]):
+    """What `make(step)` returns, made by `workers` threads up to `prefetch` steps before it is asked for.
+
+    `make` must depend on nothing but the step, and steps are asked for in rising order; without workers it is called when
+    asked. An error in it is raised by the step that it belongs to.
+    """
+
+    def __init__(self, make: Callable[[int], Made], *, steps: int, workers: int, prefetch: int) -> None:
+        self.make, self.steps, self.prefetch = make, steps, prefetch
+        self._pool = ThreadPoolExecutor(workers) if workers else None
+        self._waiting: dict[int, Future[Made]] = {}
+
+    def __call__(self, step: int) -> Made:
+        if self._pool is None:
+            return self.make(step)
+        for number in range(step, min(self.steps, step + self.prefetch + 1)):
+            if number not in self._waiting:
+                self._waiting[number] = self._pool.submit(self.make, number)
+        return self._waiting.pop(step).result()
