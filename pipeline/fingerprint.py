@@ -9,8 +9,11 @@ from typing import Any
 
 from pipeline.files import sha256_of
 from pipeline.imports import code_files
+from pipeline.params import ComputeParams
 
 LIBRARIES = ("torch", "timm", "numpy", "pillow")
+# How the batch of a pretraining is shared among processes and cut, which changes the last bits alone.
+SHARING = {"world_size", "micro_batch"}
 
 
 def digest_of(path: str | Path) -> str:
@@ -33,15 +36,17 @@ def digest_of(path: str | Path) -> str:
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
-def fingerprint(module: str, *, params: Mapping[str, Any], inputs: Iterable[str | Path]) -> str:
+def fingerprint(module: str, *, params: Mapping[str, Any], compute: ComputeParams, inputs: Iterable[str | Path]) -> str:
     """32 hexadecimal digits over code, parameters, inputs and library versions of the job that `module` runs.
 
-    Resume state is kept under this name: a job with any other code, parameter or input cannot find it.
+    Resume state is kept under this name: a job with any other code, parameter or input cannot find it. `SHARING` is left
+    out: a run that lost a machine goes on with the others, to the bits of an unbroken run only with as many processes
+    as before, and no other stage starts anew for it.
     """
     parts = {
         "module": module,
         "code": {path: sha256_of(path) for path in code_files(module)},
-        "params": dict(params),
+        "params": {**params, "compute": compute.model_dump(exclude=SHARING)},
         "inputs": {str(path): digest_of(path) for path in inputs},
         "libraries": {name: version(name) for name in LIBRARIES},
     }

@@ -31,7 +31,7 @@ def run(main: Callable[[], Any]) -> None:
     one writes the record, and the others sign what they say with their rank.
     """
     name = os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem)
-    rank = int(os.environ.get("RANK", 0))
+    rank = torchrun_rank() or 0
     signed = f"{name} (process {rank})" if rank else name
     started = time.time()
     status = "FAILED"
@@ -50,6 +50,14 @@ def run(main: Callable[[], Any]) -> None:
     finally:
         if rank == 0:
             _write_record(name, started, status)
+
+
+def torchrun_rank() -> int | None:
+    """Rank of this process among those that torchrun started, or None where it did not start this one.
+
+    `RANK` alone says nothing: operators of clusters set it to the number of the machine.
+    """
+    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
 def _write_record(name: str, started: float, status: str) -> None:

@@ -22,11 +22,8 @@ def main() -> None:
     compute = set_up(**params.compute.model_dump())
     job = fingerprint(
         "stages.cache_masks",
-        params={
-            "cache": params.cache.model_dump(),
-            "compute": params.compute.model_dump(),
-            "device": compute.device.type,
-        },
+        params={"cache": params.cache.model_dump(), "device": compute.device.type},
+        compute=params.compute,
         inputs=["teacher", "part_learner"],
     )
     shards = list_shards("data/shards")

@@ -26,7 +26,8 @@ def main() -> None:
     crop = {name: getattr(params.pretrain, name) for name in ("decode_size", "shuffle_images", "crop_ratio")}
     identity = fingerprint(
         "stages.finetune",
-        params={"seed": seed, "finetune": group.model_dump(), **crop, "compute": params.compute.model_dump()},
+        params={"seed": seed, "finetune": group.model_dump(), **crop},
+        compute=params.compute,
         inputs=["data/shards", folder],
     )
     with Scratch(f"finetune-{job}", identity) as scratch:

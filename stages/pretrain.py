@@ -7,7 +7,7 @@ from images.stream import TrainingImages
 from pipeline.files import whole_folder, write_rows
 from pipeline.fingerprint import fingerprint
 from pipeline.image_shards import ImageShards
-from pipeline.params import load_params, load_runtime
+from pipeline.params import Params, load_params, load_runtime
 from pipeline.stage import run, write_metrics
 from training.compute import set_up
 from training.distributed import join, launched
@@ -25,22 +25,10 @@ def main() -> None:
         return
     name, seed = sys.argv[1], int(sys.argv[2])
     job, arm, folder = f"{name}-{seed}", params.arms.definitions[name], Path("arms") / name
-    identity = fingerprint(
-        "stages.pretrain",
-        params={
-            "seed": seed,
-            "arm": arm.model_dump(),
-            "pretrain": params.pretrain.model_dump(),
-            # A checkpoint serves any number of processes and any cut of the batch; they change the last bits alone, and a
-            # run that lost a machine should go on with the others.
-            "compute": params.compute.model_dump(exclude={"world_size", "micro_batch"}),
-        },
-        inputs=["data/shards", folder],
-    )
     compute = set_up(**params.compute.model_dump())
     with (
         join(compute.world_size, compute.device) as processes,
-        Scratch(f"pretrain-{job}", identity, processes) as scratch,
+        Scratch(f"pretrain-{job}", identity(params, name, seed), processes) as scratch,
     ):
         shards = ImageShards("data/shards", "train")
         images = TrainingImages(
@@ -90,6 +78,20 @@ def main() -> None:
             task.snapshots.write(target)
         write_rows(f"history/pretrain/{job}.json", history)
         write_metrics(f"metrics/pretrain/{job}.json", summary(history, images=task.steps * params.pretrain.batch_size))
+
+
+def identity(params: Params, name: str, seed: int) -> str:
+    """Fingerprint of the job: everything that its result depends on."""
+    return fingerprint(
+        "stages.pretrain",
+        params={
+            "seed": seed,
+            "arm": params.arms.definitions[name].model_dump(),
+            "pretrain": params.pretrain.model_dump(),
+        },
+        compute=params.compute,
+        inputs=["data/shards", Path("arms") / name],
+    )
 
 
 def summary(history: list[dict[str, float]], *, images: int) -> dict[str, float]:

@@ -22,7 +22,8 @@ def main() -> None:
     group = params.refine
     job = fingerprint(
         "stages.refine_parts",
-        params={"refine": group.model_dump(), "compute": params.compute.model_dump()},
+        params={"refine": group.model_dump()},
+        compute=params.compute,
         inputs=["data/shards", "teacher", "attention/all", "attention/tokens"],
     )
     with Scratch("refine_parts", job) as scratch:

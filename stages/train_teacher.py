@@ -27,7 +27,8 @@ def main() -> None:
     group = params.teacher
     job = fingerprint(
         "stages.train_teacher",
-        params={"teacher": group.model_dump(), "compute": params.compute.model_dump()},
+        params={"teacher": group.model_dump()},
+        compute=params.compute,
         inputs=["data/shards"],
     )
     with Scratch("train_teacher", job) as scratch:

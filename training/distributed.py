@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.stage import Terminated
+from pipeline.stage import Terminated, torchrun_rank
 
 # Opened here, because nothing may be opened between fork and exec.
 _LIBC = ctypes.CDLL(None)
@@ -39,7 +39,8 @@ class Processes:
         """Sum over the processes, of the same bits in each."""
         if self.world_size > 1:
             value = value.clone()
-            torch.distributed.all_reduce(value)
+            with _lost_is_an_error():
+                torch.distributed.all_reduce(value)
         return value
 
     def sum_gradients(self, weights: Iterable[torch.Tensor]) -> None:
@@ -60,14 +61,19 @@ class Processes:
         if self.world_size == 1:
             return content
         size = torch.tensor(-1 if content is None else len(content), device=self.device)
-        torch.distributed.broadcast(size, 0)
-        if size < 0:
-            return None
-        if self.rank:
-            content = bytes(int(size))
-        sent = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.device)
-        torch.distributed.broadcast(sent, 0)
+        with _lost_is_an_error():
+            torch.distributed.broadcast(size, 0)
+            if size < 0:
+                return None
+            if self.rank:
+                content = bytes(int(size))
+            sent = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.device)
+            torch.distributed.broadcast(sent, 0)
         return sent.cpu().numpy().tobytes()
+
+    def agree(self, content: bytes) -> bool:
+        """Whether all processes give the same; the answer is the same in all of them."""
+        return not self.any(self.from_first(content) != content)
 
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -77,9 +83,10 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 def join(world_size: int, device: torch.device) -> Iterator[Processes]:
     """The group of the processes that torchrun started, or this one alone; only the process of rank 0 prints.
 
-    Raises ValueError when torchrun started another number than `world_size`, which the parameters name.
+    Raises ValueError when torchrun started another number than `world_size`, which the parameters name, and when this
+    machine has fewer CUDA devices than processes.
     """
-    started = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+    started = 1 if torchrun_rank() is None else int(os.environ["WORLD_SIZE"])
     if started != world_size:
         raise ValueError(f"compute.world_size: got {world_size}, but torchrun started {started}; let them agree")
     if world_size == 1:
@@ -87,7 +94,13 @@ def join(world_size: int, device: torch.device) -> Iterator[Processes]:
         return
     _die_with_parent()
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local, devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= devices:
+            raise ValueError(
+                f"compute.world_size: got {world_size}, more than a process for each of the {devices} CUDA devices of "
+                "this machine; lower it, or use compute.device cpu"
+            )
+        torch.cuda.set_device(local)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         rank = torch.distributed.get_rank()
@@ -105,7 +118,7 @@ def launched(module: str, arguments: list[str], *, world_size: int) -> bool:
     A single process does, and so does one that torchrun has started. SIGTERM goes on to the processes, which save what
     they have; they do not outlive this one. Raises `Terminated` after SIGTERM, and ValueError when one of them failed.
     """
-    if world_size == 1 or "RANK" in os.environ:
+    if world_size == 1 or torchrun_rank() is not None:
         return False
     command = [sys.executable, "-m", *torchrun(os.environ, world_size=world_size), "-m", module, *arguments]
     # Otherwise torchrun sets one thread and says so; each process sets what the parameters name.
@@ -143,13 +156,25 @@ def torchrun(environment: Mapping[str, str], *, world_size: int) -> list[str]:
 
     On several nodes torchrun's own variables (PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR, ...) say where the others are.
     """
-    nodes = int(environment.get("PET_NNODES", 1))
+    given = environment.get("PET_NNODES", "1")
+    if not given.isdecimal() or int(given) < 1:
+        raise ValueError(f"PET_NNODES: got {given}, expected the number of nodes; it cannot change during a run")
+    nodes = int(given)
     if world_size % nodes:
         raise ValueError(
             f"compute.world_size: got {world_size}, expected a multiple of the {nodes} nodes of PET_NNODES"
         )
     standalone = ["--standalone"] if nodes == 1 else []
     return ["torch.distributed.run", *standalone, f"--nproc-per-node={world_size // nodes}"]
+
+
+@contextlib.contextmanager
+def _lost_is_an_error() -> Iterator[None]:
+    """The end of another process, which torch reports as RuntimeError, as an error of one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionError("lost the other processes; what the first of them to end printed says why") from error
 
 
 def _die_with_parent() -> None:

@@ -61,11 +61,16 @@ def train(
         for name, part in state.items():
             part.load_state_dict(saved["state"][name])
         start, lost, history, pending = saved["step"], saved["lost"], saved["history"], saved["pending"]
-        print(f"{label}: resumes at step {start} of {steps}", flush=True)
+        before = saved["processes"]
+        changed = (
+            "" if before == processes.world_size else f"; processes until then {before}, now {processes.world_size}"
+        )
+        print(f"{label}: resumes at step {start} of {steps}{changed}", flush=True)
 
     def save(done: int) -> None:
         parts = {name: part.state_dict() for name, part in state.items()}
-        scratch.save({"step": done, "lost": lost, "state": parts, "history": history, "pending": pending})
+        progress = {"step": done, "lost": lost, "history": history, "pending": pending}
+        scratch.save({**progress, "state": parts, "processes": processes.world_size})
 
     every = max(1, steps // HISTORY_POINTS)
     meter = Meter(steps * batch_size, label=label, done=start * batch_size, seconds=log_seconds)

@@ -20,11 +20,17 @@ class Scratch:
     Used as a context manager around the whole stage: leaving it without an error removes the folder, for then the outs
     are written; leaving it with an error or a kill keeps it for the next try. The kernel releases the lock of a killed
     process. Raises ValueError when another process works on the very same job. Of `processes` that work on it together
-    the first alone touches the folder.
+    the first alone touches the folder; all raise ValueError where one has another fingerprint, as on a machine with
+    other images.
     """
 
     def __init__(self, job: str, fingerprint: str, processes: Processes = ALONE) -> None:
         self.folder, self.processes = state_folder() / "scratch" / job / fingerprint, processes
+        if not processes.agree(fingerprint.encode()):
+            raise ValueError(
+                f"{job}: the processes differ in job, code, parameters, inputs or library versions; bring all machines to "
+                "the same commit and data, and start the same job on each"
+            )
         self._lock = None if processes.rank else lock(self.folder, job)
 
     def save(self, state: dict[str, Any]) -> None:

@@ -1,0 +1,26 @@
+import pytest
+import torch
+
+from training.compute import Compute, set_up
+
+CPU = {"threads": 1, "device": "cpu", "compile": False, "world_size": 1, "micro_batch": 0}
+
+
+def test_set_up__a_cpu_computes_in_fp32_unless_told_otherwise():
+    assert set_up(**CPU, precision="auto").precision == "fp32"
+    assert set_up(**CPU, precision="bf16").precision == "bf16"
+
+
+def test_set_up__fp16_on_a_cpu_is_refused_in_one_line():
+    with pytest.raises(ValueError, match=r"^compute.precision: got fp16, which needs a CUDA device; use .*$"):
+        set_up(**CPU, precision="fp16")
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_compute__autocast_multiplies_in_the_precision(precision, dtype):
+    compute = Compute(torch.device("cpu"), precision, compile=False, world_size=1, micro_batch=0)
+    with compute.autocast():
+        assert torch.nn.functional.linear(torch.ones(2, 3), torch.ones(4, 3)).dtype == dtype
+    assert compute.scaler().is_enabled() == (precision == "fp16")
