@@ -261,13 +261,14 @@ class PretrainParams(Group):
 
 
 class ProbeParams(Group):
-    """Frozen features: kNN and an exact linear probe."""
+    """Frozen features: kNN and an exact linear probe, from all labels and from few."""
 
     batch_size: Count
     neighbours: list[Count] = Field(min_length=1, description="k of kNN; the first is the headline")
     knn_temperature: Positive
     penalties: list[Positive] = Field(min_length=1, description="C of the logistic regression, chosen on val")
     max_iterations: Count
+    low_shot: list[OpenShare] = Field(description="shares of the training labels, of every class, for a probe each")
 
 
 class FinetuneParams(Group):

@@ -63,6 +63,8 @@ def label_of(name: str) -> str:
     """A metric's name as people read it."""
     if name.startswith("knn_accuracy_k"):
         return f"kNN, k = {name.removeprefix('knn_accuracy_k')}"
+    if name.startswith("low_shot_"):
+        return f"linear probe, {name.removeprefix('low_shot_').removesuffix('_accuracy')} % of the labels"
     return LABELS.get(name, words(name))
 
 

@@ -1,4 +1,4 @@
-"""Frozen features of one arm and seed: kNN and an exact linear probe in one process."""
+"""Frozen features of one arm and seed: kNN, an exact linear probe, and the same from few labels, in one process."""
 
 import sys
 from functools import partial
@@ -15,7 +15,8 @@ from training.accuracy import accuracy, class_accuracy
 from training.compute import set_up
 from training.encoders import features, load_encoder
 from training.knn import knn_predict
-from training.linear import fit_linear_probe
+from training.linear import few_of_each, fit_linear_probe
+from training.randomness import generator
 
 SPLITS = ("train", "val", "test")
 
@@ -23,7 +24,7 @@ SPLITS = ("train", "val", "test")
 def main() -> None:
     """`python -m stages.probe ARM SEED`."""
     params, runtime = load_params(), load_runtime()
-    job = f"{sys.argv[1]}-{sys.argv[2]}"
+    job, seed = f"{sys.argv[1]}-{sys.argv[2]}", int(sys.argv[2])
     compute = set_up(**params.compute.model_dump())
     encoder = load_encoder(Path("pretrained") / job).to(compute.device)
     inputs, labels = {}, {}
@@ -36,7 +37,7 @@ def main() -> None:
         labels[split] = images.labels
     write_metrics(
         f"metrics/probe/{job}.json",
-        evaluate(inputs, labels, num_classes=len(shards.classes), **params.probe.model_dump()),
+        evaluate(inputs, labels, num_classes=len(shards.classes), seed=seed, **params.probe.model_dump()),
     )
 
 
@@ -45,15 +46,18 @@ def evaluate(
     labels: dict[str, np.ndarray],
     *,
     num_classes: int,
+    seed: int,
     neighbours: list[int],
     knn_temperature: float,
     penalties: list[float],
     max_iterations: int,
+    low_shot: list[float],
     batch_size: int,
 ) -> dict[str, float]:
     """Accuracies on test; the penalty is chosen on val, and the test labels are used once.
 
-    inputs: (N, D) features of each split; labels: (N,) class indices.
+    inputs: (N, D) features of each split; labels: (N,) class indices. seed: draws the few labelled images, the same ones
+    for every arm.
     """
     truth, metrics = labels["test"], {"test_images": len(labels["test"])}
     for k in neighbours:
@@ -72,6 +76,11 @@ def evaluate(
     metrics["linear_accuracy"] = accuracy(predicted, truth)
     metrics["linear_class_accuracy"] = class_accuracy(predicted, truth)
     metrics["penalty"] = penalty
+    for share in low_shot:
+        rows = few_of_each(labels["train"], share, generator(seed, "low shot", str(share)))
+        few = {name: {**values, "train": values["train"][rows]} for name, values in (("x", arrays), ("y", labels))}
+        predicted, _ = fit_linear_probe(few["x"], few["y"], penalties=penalties, max_iterations=max_iterations)
+        metrics[f"low_shot_{100 * share:g}_accuracy"] = accuracy(predicted, truth)
     return metrics
 
 

@@ -31,7 +31,7 @@ TINY = {
         "decode_size": 32, "image_size": 32, "patch_size": 8, "width": 16, "depth": 1, "num_heads": 2, "decoder_width": 16,
         "decoder_depth": 1, "decoder_num_heads": 2, "epochs": 5, "batch_size": 8,
     },
-    "probe": {"batch_size": 16, "neighbours": [5, 1], "penalties": [0.1, 1.0], "max_iterations": 20},
+    "probe": {"batch_size": 16, "neighbours": [5, 1], "penalties": [0.1, 1.0], "max_iterations": 20, "low_shot": [0.2]},
     "finetune": {"epochs": 4, "batch_size": 8},
     "compare": {"pictures": 3, "mask_images": 20},
     "compute": {"threads": 1, "device": "cpu"},

@@ -33,6 +33,7 @@ TABLE = {
     "pretrain.shuffle_images": (40, [*PRETRAIN, *FINETUNE]),
     "pretrain.decode_size": (40, [*PRETRAIN, *FINETUNE]),
     "probe.neighbours": ([3], PROBE),
+    "probe.low_shot": ([0.5], PROBE),
     "finetune.epochs": (7, FINETUNE),
     "quality.seed": (3, ["evaluate_parts@masks"]),
     "compare.confidence": (0.9, ["compare"]),

@@ -38,6 +38,16 @@ def fit_linear_probe(
     return classify(scaled["test"], best[2]), best[1]
 
 
+def few_of_each(labels: np.ndarray, share: float, draw: torch.Generator) -> np.ndarray:
+    """Rows of a share of every class of labels (N,), at least one of each, in rising order."""
+    shuffled = torch.randperm(len(labels), generator=draw).numpy()
+    kept = []
+    for label in np.unique(labels):
+        of_class = shuffled[labels[shuffled] == label]
+        kept.append(of_class[: max(1, round(share * len(of_class)))])
+    return np.sort(np.concatenate(kept))
+
+
 def classify(features: Tensor, weights: Tensor) -> np.ndarray:
     """Classes (N,) of the largest score."""
     return (features @ weights[:, :-1].T + weights[:, -1]).argmax(dim=1).numpy()

@@ -5,7 +5,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from training.accuracy import accuracy, class_accuracy
-from training.linear import classify, fit_linear_probe, fit_logistic
+from training.linear import classify, few_of_each, fit_linear_probe, fit_logistic
 
 
 def blobs(count, seed, spread=1.0):
@@ -32,6 +32,17 @@ def test_fit_linear_probe__never_looks_at_test_labels():
     second = fit_linear_probe(inputs, labels, penalties=[0.1, 1.0], max_iterations=50)
     assert np.array_equal(first[0], second[0])
     assert first[1] == second[1]
+
+
+def test_few_of_each__is_a_share_of_every_class_and_depends_on_the_generator_alone():
+    labels = np.repeat([0, 1, 2], [200, 50, 3])
+    rows = few_of_each(labels, 0.1, torch.Generator().manual_seed(0))
+    assert np.bincount(labels[rows]).tolist() == [20, 5, 1]
+    assert len(set(rows.tolist())) == 26
+    assert np.array_equal(rows, few_of_each(labels, 0.1, torch.Generator().manual_seed(0)))
+    assert not np.array_equal(rows, few_of_each(labels, 0.1, torch.Generator().manual_seed(1)))
+    seen = {int(row) for seed in range(200) for row in few_of_each(labels, 0.1, torch.Generator().manual_seed(seed))}
+    assert len(seen) == 253, "every image has its turn"
 
 
 def test_class_accuracy__weighs_classes_equally():
