@@ -3,6 +3,8 @@
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from images.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from images.dataset import DecodedImages, WholeImages
 from models.teachers import architecture_of, build, load_teacher, statistics_of
@@ -15,7 +17,7 @@ from pipeline.stage import run, write_metrics
 from training.compute import set_up
 from training.distilling import Distillation
 from training.loop import train
-from training.randomness import generator
+from training.randomness import generator, seed_of
 from training.scratch import Scratch
 from training.teacher import write_teacher
 from training.teacher_quality import knn_accuracy
@@ -72,6 +74,8 @@ def main() -> None:
             )
             for split in ("train", "test")
         ]
+        # timm draws what `initialise` leaves, the positions, from the global generator, whose state depends on the training.
+        torch.manual_seed(seed_of(group.seed, "untrained"))
         untrained = build(architecture, group.image_size).eval()
         initialise(untrained, generator(group.seed, "untrained"))
         measure = partial(knn_accuracy, splits=splits, k=group.neighbours, mean=mean, std=std)
