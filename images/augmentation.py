@@ -220,3 +220,8 @@ def _grey(images: Tensor) -> Tensor:
     """The luma of RGB images: (..., 1, h, w)."""
     weights = torch.tensor(LUMA, dtype=images.dtype, device=images.device)[:, None, None]
     return (images * weights).sum(dim=-3, keepdim=True)
+
+
+def whole_images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boxes (count, 4) and flips (count,) that leave an image as it is."""
+    return torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(count, 4), torch.zeros(count, dtype=torch.bool)

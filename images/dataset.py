@@ -71,13 +71,9 @@ class WholeImages:
 
         Each byte of the shards is read once. `advance` is told of images that are done.
         """
-        chunks = [self._rows[start : start + batch_size] for start in range(0, len(self), batch_size)]
-        decoded = ReadAhead(
-            lambda number: self._decode(chunks[number]), steps=len(chunks), workers=self.workers, prefetch=self.workers
-        )
         whole: torch.Tensor | None = None
-        for number, rows in enumerate(chunks):
-            found = function(torch.from_numpy(decoded(number))).cpu()
+        for rows, pixels in self.batches(batch_size):
+            found = function(pixels).cpu()
             if whole is None:
                 whole = torch.empty(len(self), *found.shape[1:], dtype=found.dtype)
             whole[torch.from_numpy(rows)] = found
@@ -85,6 +81,15 @@ class WholeImages:
         if whole is None:
             raise ValueError(f"{self.shards.folder}: split {self.shards.split} has no image")
         return whole
+
+    def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """(rows (B,), images (B, 3, size, size) uint8) of every image once, in the order of the files."""
+        chunks = [self._rows[start : start + batch_size] for start in range(0, len(self), batch_size)]
+        decoded = ReadAhead(
+            lambda number: self._decode(chunks[number]), steps=len(chunks), workers=self.workers, prefetch=self.workers
+        )
+        for number, rows in enumerate(chunks):
+            yield rows, torch.from_numpy(decoded(number))
 
     def _decode(self, rows: np.ndarray) -> np.ndarray:
         squares = [square_and_aspect(self.shards.bytes(int(row)), self.size)[0] for row in rows]

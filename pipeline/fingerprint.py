@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import sha256_of
+from pipeline.groups import ComputeParams
 from pipeline.imports import code_files
-from pipeline.params import ComputeParams
 
 LIBRARIES = ("torch", "timm", "numpy", "pillow")
 # How the batch of a pretraining is shared among processes and cut, which changes the last bits alone.

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from reports.results import HEADLINE, Results, label_of
 from reports.statistics import (
     BASELINE,
@@ -17,6 +19,7 @@ from reports.statistics import (
     ONE_SEED,
     Estimate,
     accuracy_error,
+    bootstrap_interval,
     chance_of_agreement,
     estimate,
     paired_difference,
@@ -25,6 +28,7 @@ from reports.statistics import (
 
 NUMBERS = (
     "mean", "se", "low", "high", "difference", "difference_se", "difference_low", "difference_high",
+    "images_low", "images_high",
 )  # fmt: skip
 
 
@@ -33,6 +37,7 @@ class Row:
     """One arm under one protocol: shares in [0, 1]; the difference is arm - baseline, paired by seed.
 
     Standard errors and intervals are None with one seed; all that is about the difference is None for the baseline.
+    images_low, images_high: bootstrap interval of the difference over test images, None where no predictions are kept.
     """
 
     arm: str
@@ -49,6 +54,8 @@ class Row:
     difference_se: float | None
     difference_low: float | None
     difference_high: float | None
+    images_low: float | None
+    images_high: float | None
     verdict: str
     values: tuple[float, ...]
 
@@ -58,23 +65,25 @@ class Row:
         return self.arm == self.baseline
 
 
-def compare(results: Results, *, baseline: str, confidence: float) -> list[Row]:
+def compare(results: Results, *, baseline: str, confidence: float, resamples: int) -> list[Row]:
     """A row for every arm and protocol: arms in their given order, protocols headline first."""
     return [
-        _row(results, arm, name, baseline=baseline, confidence=confidence)
+        _row(results, arm, name, baseline=baseline, confidence=confidence, resamples=resamples)
         for arm in results.arms
         for name in results.names
     ]
 
 
-def _row(results: Results, arm: str, name: str, *, baseline: str, confidence: float) -> Row:
+def _row(results: Results, arm: str, name: str, *, baseline: str, confidence: float, resamples: int) -> Row:
     values, reference = results.values(arm, name), results.values(baseline, name)
     own = estimate(values, confidence=confidence)
     apart: Estimate | None = None
     word = BASELINE
+    over_images: tuple[float | None, float | None] = (None, None)
     if arm != baseline:
         apart = paired_difference(values, reference, confidence=confidence)
         word = verdict(values, reference, confidence=confidence)
+        over_images = _over_images(results.correct(arm, name), results.correct(baseline, name), confidence, resamples)
     return Row(
         arm=arm,
         protocol=name,
@@ -90,9 +99,20 @@ def _row(results: Results, arm: str, name: str, *, baseline: str, confidence: fl
         difference_se=apart and apart.se,
         difference_low=apart and apart.low,
         difference_high=apart and apart.high,
+        images_low=over_images[0],
+        images_high=over_images[1],
         verdict=word,
         values=tuple(values),
     )
+
+
+def _over_images(
+    mine: np.ndarray | None, theirs: np.ndarray | None, confidence: float, resamples: int
+) -> tuple[float | None, float | None]:
+    if mine is None or theirs is None:
+        return None, None
+    apart = mine - theirs
+    return bootstrap_interval(apart[~np.isnan(apart)], confidence=confidence, resamples=resamples)
 
 
 def flat_metrics(rows: Iterable[Row]) -> dict[str, float]:

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
@@ -24,6 +25,8 @@ LIGHT = {"ink": "#1d2430", "soft": "#6b7280", "line": "#d9dde4", "paper": "#ffff
 DARK = {"ink": "#e7eaf0", "soft": "#9aa3b2", "line": "#343b48", "paper": "#191e27"}
 # Losses whose largest is more than this many times the smallest are drawn on a logarithmic axis.
 LINEAR_RANGE = 20
+# Of a confusion matrix: characters of a class name, and classes up to which the cells bear their number.
+LONGEST_NAME, FEW_CLASSES = 14, 12
 # The baseline is grey; the first other arm is the one the eye should find.
 BASELINE_COLOUR = "#8b93a1"
 ARM_COLOURS = ("#5b6cf0", "#e8842c", "#18a57b", "#d64b8a", "#a06be0", "#c2a20b", "#2aa5d8")
@@ -188,6 +191,33 @@ def spreads(by_arm: Mapping[str, Sequence[float]], progress: Sequence[float], co
         _legend(axes, list(by_arm), colours)
 
     return chart(draw)
+
+
+def confusion(counts: np.ndarray, classes: Sequence[str]) -> Chart:
+    """How often each true class (row) is called each class (column), in % of the row. counts: (C, C)."""
+    shares = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    names = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…" for name in classes]
+
+    def draw(axes: Axes, ink: Mapping[str, str]) -> None:
+        shades = LinearSegmentedColormap.from_list("shades", [ink["paper"], ARM_COLOURS[0]])
+        axes.imshow(shares, cmap=shades, vmin=0, vmax=100)
+        places = range(len(classes))
+        # A file name may hold dollars, which would start a formula.
+        axes.set_xticks(places, names, rotation=60, ha="right", rotation_mode="anchor", parse_math=False)
+        axes.set_yticks(places, names, parse_math=False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
+        axes.set_xlabel("called")
+        axes.set_ylabel("true")
+        if len(classes) <= FEW_CLASSES:
+            for row, column in np.argwhere(shares >= 0.5):
+                strong = shares[row, column] > 60
+                axes.text(
+                    column, row, f"{shares[row, column]:.0f}", ha="center", va="center", fontsize=7.5,
+                    color="#ffffff" if strong else ink["ink"],
+                )  # fmt: skip
+
+    return chart(draw, height=WIDTH)
 
 
 def part_quality(values: Mapping[str, Mapping[str, float]], measures: Mapping[str, str], *, lead: str) -> Chart:

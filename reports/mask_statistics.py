@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from images.augmentation import crop_labels
+from images.augmentation import crop_labels, whole_images
 from parts.masking import hidden_ratio_std
-from pipeline.params import Arm
+from pipeline.groups import Arm
 from training.masks import ArmMasks
 from training.randomness import generator
 
@@ -32,11 +32,6 @@ def open_masks(folder: Path, *, arm: Arm, ids: np.ndarray, ratio: float, hint_sh
         ratio=ratio,
         hint_share=hint_share,
     )
-
-
-def whole_images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Boxes (count, 4) and flips (count,) that leave an image as it is."""
-    return torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(count, 4), torch.zeros(count, dtype=torch.bool)
 
 
 def draw(

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from images.augmentation import crop_labels
+from images.augmentation import crop_labels, whole_images
 from models.mae import MaskedAutoencoder
 from parts.masking import random_mask, semantic_mask
+from pipeline.groups import Arm
 from pipeline.image_shards import ImageShards
-from pipeline.params import Arm
 from pipeline.shards import MaskCache
 from reports import figures
 from reports.comparison import Row, headline
@@ -36,7 +36,7 @@ from reports.gallery import (
     snapshot_strips,
 )
 from reports.map_tiles import part_colours
-from reports.mask_statistics import POINTS, draw, hidden_spread, open_masks, shown_progress, whole_images
+from reports.mask_statistics import POINTS, draw, hidden_spread, open_masks, shown_progress
 from reports.portrait import portrait
 from reports.reconstructions import inputs_of, load_autoencoder, reconstruct
 from reports.results import Results
@@ -48,6 +48,8 @@ from training.teacher import FrozenTeacher
 
 # Images that get a picture of their own among the files, and that heads and maps are shown of on the page.
 PORTRAITS, COMPARED = 3, 4
+# More rows of a confusion matrix than these cannot be read; the predictions hold them all.
+MOST_CLASSES = 30
 # The colours of the legend are these parts'; raw and true ones have their own.
 LEARNED = "learned parts"
 DRAWN_MEASURES = {"nmi_foreground": "over the set", "nmi_foreground_per_image": "per image"}
@@ -120,15 +122,18 @@ def gather(
     learned = MaskCache(root / "masks/learned")
     num_parts = learned.header["num_parts"]
     samples = choose(test, pictures)
-    models = {
-        arm: load_autoencoder(root / "pretrained" / f"{arm}-{results.seeds[0]}").to(device) for arm in results.arms
-    }
-    grid = models[results.arms[0]].grid
+    trained = [name for name, arm in arms.items() if arm.mask != "none"]
+    if not trained:
+        raise ValueError(f"arms.names {list(arms)}: every arm is without masks; add one that is pretrained")
+    models = {arm: load_autoencoder(root / "pretrained" / f"{arm}-{results.seeds[0]}").to(device) for arm in trained}
+    grid = models[trained[0]].grid
     counted = train.ids[:mask_images]
     labels = learned.rows(counted)
     moments = shown_progress(next((arm.gamma for arm in arms.values() if arm.mask == "parts"), 1.0))
     spreads, masks, alphas = {}, {}, {}
     for name, arm in arms.items():
+        if arm.mask == "none":
+            continue
         options = {"arm": arm, "ratio": ratio, "hint_share": hint_share}
         drawn = open_masks(root / "arms" / name, ids=counted, **options)
         spreads[name] = hidden_spread(drawn, labels, num_parts=num_parts, grid=grid, seeds=results.seeds)
@@ -159,7 +164,9 @@ def gather(
         part_measures=part_measures,
         moments=moments,
         alphas=alphas,
-        charts=_charts(results, rows, spreads=spreads, colours=colours, part_measures=part_measures),
+        charts=_charts(
+            results, rows, spreads=spreads, colours=colours, part_measures=part_measures, classes=test.classes
+        ),
         pictures={
             "parts": part_strips(samples, maps),
             "single_parts": single_part_strips(samples.tiles, maps[LEARNED]),
@@ -169,7 +176,7 @@ def gather(
         masks=masks,
         snapshots={
             arm: snapshot_strips(arm, read_snapshots(root / "pretrained" / f"{arm}-{results.seeds[0]}"), grid)
-            for arm in results.arms
+            for arm in trained
         },
         portraits=[
             portrait(tile, seen, place, title=f"A test image: {samples.classes[place]}")
@@ -240,9 +247,14 @@ def _charts(
     spreads: Mapping[str, Sequence[float]],
     colours: Mapping[str, str],
     part_measures: Mapping[str, Mapping[str, float]],
+    classes: Sequence[str],
 ) -> dict[str, Chart]:
     told = headline(rows)
     charts = {"accuracies": figures.accuracies(told, colours)}
+    for arm in (rows[0].baseline, next((row.arm for row in rows if not row.is_baseline), None)):
+        counts = results.confusion(arm, "finetune_accuracy", len(classes)) if arm else None
+        if counts is not None and 1 < len(classes) <= MOST_CLASSES:
+            charts[f"confusion_{arm}"] = figures.confusion(counts, classes)
     if any(not row.is_baseline for row in told):
         charts["differences"] = figures.differences(told, colours)
     charts["hidden_ratio"] = figures.spreads(spreads, POINTS, colours)
@@ -250,7 +262,9 @@ def _charts(
         ("pretraining_loss", results.histories, "loss on hidden patches"),
         ("finetuning_loss", results.finetune_histories, "loss on training images"),
     ):
-        runs = {arm: [found[arm, seed] for seed in results.seeds] for arm in results.arms}
+        runs = {
+            arm: [found[arm, seed] for seed in results.seeds] for arm in results.arms if found[arm, results.seeds[0]]
+        }
         charts[name] = figures.curves(runs, colours, label=label)
     for name, history in (("teacher_losses", results.teacher_history), ("part_losses", results.refine_history)):
         if history:

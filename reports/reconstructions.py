@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from images.augmentation import crop_images, normalise, to_bytes
+from images.augmentation import crop_images, normalise, to_bytes, whole_images
 from images.decoding import decode_square
 from models.mae import MaskedAutoencoder
-from reports.mask_statistics import whole_images
 from training.encoders import load_weights
 
 

@@ -1,9 +1,14 @@
 """The files that a comparison is made of: exactly those of its arms and seeds, and no others."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pipeline.predictions import Predictions
 
 from pipeline.files import read_json
 
@@ -20,7 +25,7 @@ class Results:
 
     protocols: the metrics of probe and finetune by job. pretrain: the metrics of pretraining by job. histories and
     finetune_histories: the rows of the training loop by job. teacher_history, refine_history: those of the teacher
-    (none where it was a checkpoint) and of part learning.
+    (none where it was a checkpoint) and of part learning. predictions: by job and stage, probe or finetune.
     """
 
     arms: tuple[str, ...]
@@ -36,6 +41,7 @@ class Results:
     test_images: int
     teacher_history: Sequence[Numbers] = ()
     refine_history: Sequence[Numbers] = ()
+    predictions: Mapping[Job, Mapping[str, "Predictions"]] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -47,6 +53,30 @@ class Results:
         """One metric of an arm, a number a seed, in the order of the seeds."""
         return [self.protocols[arm, seed][name] for seed in self.seeds]
 
+    def confusion(self, arm: str, name: str, classes: int) -> np.ndarray | None:
+        """(C, C) how often each true class (row) was called each class (column), over all seeds; None without predictions."""
+        counts = np.zeros((classes, classes), dtype=np.int64)
+        for seed in self.seeds:
+            for predictions in self.predictions.get((arm, seed), {}).values():
+                if name in predictions.classes:
+                    np.add.at(counts, (predictions.labels, predictions.classes[name]), 1)
+        return counts if counts.any() else None
+
+    def correct(self, arm: str, name: str) -> np.ndarray | None:
+        """(N,) share of the seeds that get each test image right, NaN where none was asked; None without predictions."""
+        found = [
+            predictions.correct(name)
+            for seed in self.seeds
+            for predictions in self.predictions.get((arm, seed), {}).values()
+            if name in predictions.classes
+        ]
+        if not found:
+            return None
+        told = np.stack(found)
+        asked = ~np.isnan(told)
+        counts = asked.sum(axis=0)
+        return np.where(counts, np.where(asked, told, 0).sum(axis=0) / np.maximum(counts, 1), np.nan)
+
 
 # What the headline of the comparison is about, in the order in which it is told.
 HEADLINE = ("finetune_accuracy", "linear_accuracy", "knn_accuracy")
@@ -56,6 +86,8 @@ LABELS = {
     "knn_accuracy": "kNN",
     "finetune_class_accuracy": "fine-tuning, class mean",
     "linear_class_accuracy": "linear probe, class mean",
+    "occluded_part_accuracy": "linear probe, one part away",
+    "occluded_random_accuracy": "linear probe, as many random patches away",
 }
 
 
@@ -84,6 +116,9 @@ def read_results(root: Path, *, arms: Sequence[str], seeds: Sequence[int], part_
     Raises ValueError, one line that names the file, when one is missing or damaged, or when the jobs of a comparison
     were not measured alike: other metrics, or other test images.
     """
+    # pyarrow, which the reader of a finished table does not need.
+    from pipeline.predictions import read_predictions
+
     jobs = [(arm, seed) for arm in arms for seed in seeds]
 
     def of_jobs(folder: str) -> dict[Job, Any]:
@@ -108,6 +143,13 @@ def read_results(root: Path, *, arms: Sequence[str], seeds: Sequence[int], part_
         refine=read_json(root / "metrics/refine_parts.json"),
         parts=read_json(root / "metrics/evaluate_parts.json") if part_truth else {},
         test_images=counts[0],
+        predictions={
+            (arm, seed): {
+                stage: read_predictions(root / "predictions" / stage / f"{arm}-{seed}.parquet")
+                for stage in ("probe", "finetune")
+            }
+            for arm, seed in jobs
+        },
         teacher_history=read_json(root / "history/train_teacher.json"),
         refine_history=read_json(root / "history/refine_parts.json"),
     )

@@ -9,6 +9,11 @@ from reports.page import Cell, Section, arm_cell, chart, details, group, paragra
 from reports.results import label_of, words
 from reports.statistics import ENOUGH_SEEDS, HIGHER, LOWER
 
+LONG_CAPTION = (
+    "Accuracies in %, differences and their intervals in points: Student-t over seeds, and bootstrap over test images with "
+    "the networks as they are."
+)
+
 
 def scores(material: Material) -> Section:
     """Table, charts, and what the words mean."""
@@ -43,9 +48,23 @@ def scores(material: Material) -> Section:
             )
         )
     html += group(pieces, style="charts")
+    html += _confusions(material)
     html += details("All protocols, intervals and seeds", _long_table(material))
     html += details("How to read the verdicts", paragraph(_reading(told[0])))
     return Section("comparison", "Accuracy by arm", "Accuracy", html)
+
+
+def _confusions(material: Material) -> str:
+    """Confusion matrices of the fine-tuned classifiers, where there are few classes."""
+    pieces = []
+    for name, found in material.charts.items():
+        arm = words(name.removeprefix("confusion_"))
+        if name.startswith("confusion_"):
+            told = (
+                f"{arm}, fine-tuned: true classes (rows) and what they are called (columns), % of the row, all seeds."
+            )
+            pieces.append(chart(found, alt=f"Confusion matrix. {told}", caption=told))
+    return group(pieces, style="charts") if pieces else ""
 
 
 def _reading(row: Row) -> str:
@@ -67,20 +86,27 @@ def _long_table(material: Material) -> str:
             Cell(escape(label_of(row.protocol)), style="text"),
             Cell(percent(row.mean, row.se), row.mean),
             Cell(points(row.difference), "" if row.difference is None else row.difference, _tone(row)),
-            Cell(_interval(row), "" if row.difference_low is None else row.difference_low),
+            Cell(
+                _interval(row.difference_low, row.difference_high),
+                "" if row.difference_low is None else row.difference_low,
+            ),
+            Cell(_interval(row.images_low, row.images_high), "" if row.images_low is None else row.images_low),
             Cell(escape(row.verdict), style=f"text {_tone(row)}".strip()),
             *(Cell(percent(value), value) for value in row.values),
         ]
         for row in material.rows
     ]
-    columns = ["arm", "protocol", "mean ± se", "difference", "interval", "verdict", *seeds]
-    return table(columns, body, caption="Accuracies in %, differences and their intervals in points.", style="dense")
+    columns = ["arm", "protocol", "mean ± se", "difference", "over seeds", "over images", "verdict", *seeds]
+    return table(
+        columns,
+        body,
+        caption=LONG_CAPTION,
+        style="dense",
+    )
 
 
-def _interval(row: Row) -> str:
-    if row.difference_low is None:
-        return "–"
-    return f"{points(row.difference_low)} to {points(row.difference_high)}"
+def _interval(low: float | None, high: float | None) -> str:
+    return "–" if low is None else f"{points(low)} to {points(high)}"
 
 
 def _score_cell(row: Row) -> Cell:

@@ -21,7 +21,7 @@ def main() -> None:
     compute = set_up(**params.compute.model_dump())
     names, group = params.arms.names, params.compare
     results = read_results(Path(), arms=names, seeds=params.seeds, part_truth=bool(params.data.part_truth))
-    rows = compare(results, baseline=group.baseline, confidence=group.confidence)
+    rows = compare(results, baseline=group.baseline, confidence=group.confidence, resamples=group.resamples)
     material = gather(
         results,
         rows,

@@ -9,6 +9,7 @@ from pipeline.files import whole_folder, write_rows
 from pipeline.fingerprint import fingerprint
 from pipeline.image_shards import ImageShards
 from pipeline.params import load_params, load_runtime
+from pipeline.predictions import Predictions, write_predictions
 from pipeline.stage import run, write_metrics
 from training.accuracy import accuracy, class_accuracy
 from training.compute import set_up
@@ -63,6 +64,8 @@ def main() -> None:
         with whole_folder(Path("finetuned") / job) as target:
             save_model(target, task.model, task.config)
         write_rows(f"history/finetune/{job}.json", history)
+        said = Predictions(test.shards.ids, test.labels, {"finetune_accuracy": predicted})
+        write_predictions(Path("predictions/finetune") / f"{job}.parquet", said)
         write_metrics(
             f"metrics/finetune/{job}.json",
             {

@@ -25,6 +25,9 @@ def main() -> None:
         return
     name, seed = sys.argv[1], int(sys.argv[2])
     job, arm, folder = f"{name}-{seed}", params.arms.definitions[name], Path("arms") / name
+    group = params.pretrain
+    if arm.mask == "none":
+        group = group.model_copy(update={"epochs": 0.0, "start": ""})
     compute = set_up(**params.compute.model_dump())
     with (
         join(compute.world_size, compute.device) as processes,
@@ -47,7 +50,7 @@ def main() -> None:
         task = Pretraining(
             images,
             masks,
-            params.pretrain,
+            group,
             seed=seed,
             compute=compute,
             workers=runtime.workers,

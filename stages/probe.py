@@ -1,4 +1,4 @@
-"""Frozen features of one arm and seed: kNN, an exact linear probe, and the same from few labels, in one process."""
+"""Frozen features of one arm and seed, computed once: kNN, linear probe, few labels, and parts of the image away."""
 
 import sys
 from functools import partial
@@ -7,15 +7,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from images.augmentation import crop_labels, whole_images
 from images.dataset import WholeImages
+from models.vit import VisionTransformer
 from pipeline.image_shards import ImageShards
 from pipeline.params import load_params, load_runtime
+from pipeline.predictions import NOT_ASKED, Predictions, write_predictions
+from pipeline.shards import MaskCache
 from pipeline.stage import Meter, run, write_metrics
-from training.accuracy import accuracy, class_accuracy
 from training.compute import set_up
 from training.encoders import features, load_encoder
-from training.knn import knn_predict
-from training.linear import few_of_each, fit_linear_probe
+from training.linear import LinearProbe
+from training.probing import metrics_of, occluded, occlusions, probe
 from training.randomness import generator
 
 SPLITS = ("train", "val", "test")
@@ -29,59 +32,36 @@ def main() -> None:
     encoder = load_encoder(Path("pretrained") / job).to(compute.device)
     inputs, labels = {}, {}
     for split in SPLITS:
-        shards = ImageShards("data/shards", split)
-        images = WholeImages(shards, encoder.image_size[0], workers=runtime.workers)
+        images = WholeImages(ImageShards("data/shards", split), encoder.image_size[0], workers=runtime.workers)
         meter = Meter(len(images), label=f"probe {job}: {split} features", seconds=runtime.log_seconds)
-        inputs[split] = images.gather(partial(features, encoder), params.probe.batch_size, meter.advance)
+        inputs[split] = images.gather(partial(features, encoder), params.probe.batch_size, meter.advance).numpy()
         meter.close()
         labels[split] = images.labels
-    write_metrics(
-        f"metrics/probe/{job}.json",
-        evaluate(inputs, labels, num_classes=len(shards.classes), seed=seed, **params.probe.model_dump()),
-    )
+    shards = images.shards
+    predictions, linear = probe(inputs, labels, shards.ids, params.probe, num_classes=len(shards.classes), seed=seed)
+    away = without_patches(encoder, linear, images, batch_size=params.probe.batch_size, seed=seed)
+    said = {**predictions.classes, **away}
+    predictions = Predictions(predictions.ids, predictions.labels, said)
+    write_predictions(Path("predictions/probe") / f"{job}.parquet", predictions)
+    write_metrics(f"metrics/probe/{job}.json", {**metrics_of(predictions), "penalty": linear.penalty})
 
 
-def evaluate(
-    inputs: dict[str, torch.Tensor],
-    labels: dict[str, np.ndarray],
-    *,
-    num_classes: int,
-    seed: int,
-    neighbours: list[int],
-    knn_temperature: float,
-    penalties: list[float],
-    max_iterations: int,
-    low_shot: list[float],
-    batch_size: int,
-) -> dict[str, float]:
-    """Accuracies on test; the penalty is chosen on val, and the test labels are used once.
+def without_patches(
+    encoder: VisionTransformer, linear: LinearProbe, test: WholeImages, *, batch_size: int, seed: int
+) -> dict[str, np.ndarray]:
+    """The linear probe's classes of the test images without one learned part, and without as many patches anywhere.
 
-    inputs: (N, D) features of each split; labels: (N,) class indices. seed: draws the few labelled images, the same ones
-    for every arm.
+    The part and the patches of an image are the same for every arm of a seed.
     """
-    truth, metrics = labels["test"], {"test_images": len(labels["test"])}
-    for k in neighbours:
-        predicted = knn_predict(
-            inputs["train"],
-            torch.from_numpy(labels["train"]),
-            inputs["test"],
-            k=k,
-            temperature=knn_temperature,
-            num_classes=num_classes,
-        )
-        name = "knn_accuracy" if k == neighbours[0] else f"knn_accuracy_k{k}"
-        metrics[name] = accuracy(predicted.numpy(), truth)
-    arrays = {split: values.numpy() for split, values in inputs.items()}
-    predicted, penalty = fit_linear_probe(arrays, labels, penalties=penalties, max_iterations=max_iterations)
-    metrics["linear_accuracy"] = accuracy(predicted, truth)
-    metrics["linear_class_accuracy"] = class_accuracy(predicted, truth)
-    metrics["penalty"] = penalty
-    for share in low_shot:
-        rows = few_of_each(labels["train"], share, generator(seed, "low shot", str(share)))
-        few = {name: {**values, "train": values["train"][rows]} for name, values in (("x", arrays), ("y", labels))}
-        predicted, _ = fit_linear_probe(few["x"], few["y"], penalties=penalties, max_iterations=max_iterations)
-        metrics[f"low_shot_{100 * share:g}_accuracy"] = accuracy(predicted, truth)
-    return metrics
+    cache = MaskCache("masks/learned")
+    maps = torch.from_numpy(cache.rows(test.shards.ids))
+    parts = crop_labels(maps, *whole_images(len(maps)), encoder.grid).flatten(1)
+    masks = occlusions(parts, num_parts=cache.header["num_parts"], draw=generator(seed, "occlusion"))
+    said = {name: np.full(len(maps), NOT_ASKED) for name in ("occluded_part_accuracy", "occluded_random_accuracy")}
+    for rows, pixels in test.batches(batch_size):
+        for found, gone in zip(said.values(), masks, strict=True):
+            found[rows] = occluded(linear, gone[torch.from_numpy(rows)], partial(features, encoder), pixels)
+    return said
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.files import link_or_copy, whole_folder, write_json
-from pipeline.params import Arm, load_params
+from pipeline.groups import Arm
+from pipeline.params import load_params
 from pipeline.shards import MANIFEST, VERSION, ArrayShards, MaskCacheWriter
 from pipeline.stage import run
 

@@ -33,7 +33,7 @@ TINY = {
     },
     "probe": {"batch_size": 16, "neighbours": [5, 1], "penalties": [0.1, 1.0], "max_iterations": 20, "low_shot": [0.2]},
     "finetune": {"epochs": 4, "batch_size": 8},
-    "compare": {"pictures": 3, "mask_images": 20},
+    "compare": {"resamples": 100, "pictures": 3, "mask_images": 20},
     "compute": {"threads": 1, "device": "cpu"},
 }  # fmt: skip
 

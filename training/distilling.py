@@ -9,7 +9,7 @@ from models.ibot import SelfDistillation
 from models.teachers import build
 from models.vit import initialise, sincos_positions
 from parts.masking import block_mask
-from pipeline.params import TeacherParams
+from pipeline.groups import TeacherParams
 from training.adamw import AdamW
 from training.compute import Compute
 from training.loop import update

@@ -62,10 +62,12 @@ def load_encoder(folder: str | Path) -> VisionTransformer:
 
 
 @torch.no_grad()
-def features(encoder: VisionTransformer, pixels: torch.Tensor) -> torch.Tensor:
+def features(encoder: VisionTransformer, pixels: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
     """Mean of the patch tokens after the final norm: (B, D) fp32.
 
-    pixels: (B, 3, h, w) uint8 at the encoder's size. The mean is what MAE-like encoders are fine-tuned on.
+    pixels: (B, 3, h, w) uint8 at the encoder's size; visible: (B, V) indices of the patches that it sees, or all. The
+    mean is what MAE-like encoders are fine-tuned on.
     """
     device = next(encoder.parameters()).device
-    return encoder.encode(normalise(pixels.to(device).float() / 255))[:, 1:].mean(dim=1).float()
+    seen = visible if visible is None else visible.to(device)
+    return encoder.encode(normalise(pixels.to(device).float() / 255), seen)[:, 1:].mean(dim=1).float()

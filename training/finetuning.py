@@ -10,7 +10,7 @@ from images.augmentation import crop_images, normalise, random_crops, random_fli
 from images.stream import ReadAhead, TrainingImages
 from models.classifier import Classifier, layer_decay_groups
 from models.vit import initialise
-from pipeline.params import FinetuneParams
+from pipeline.evaluation_groups import FinetuneParams
 from training.adamw import AdamW
 from training.compute import Compute
 from training.encoders import ENCODER_KEYS, load_encoder, load_weights

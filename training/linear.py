@@ -3,6 +3,8 @@
 N images, D features, C classes.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,18 +15,31 @@ from torch import Tensor
 TOLERANCE = 1e-5
 
 
+@dataclass(frozen=True)
+class LinearProbe:
+    """A fitted probe: features (N, D) -> classes (N,). mean, std: (D,) of train; weights: (C, D + 1); penalty: the chosen C."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    weights: Tensor
+    penalty: float
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        return classify(torch.from_numpy((features - self.mean) / self.std), self.weights)
+
+
 def fit_linear_probe(
     inputs: dict[str, np.ndarray], labels: dict[str, np.ndarray], *, penalties: list[float], max_iterations: int
-) -> tuple[np.ndarray, float]:
-    """(predicted test classes (N,), chosen C): C by val accuracy, the smallest of equals, fitted on train.
+) -> LinearProbe:
+    """The probe fitted on train; its penalty has the best val accuracy, the smallest of equals.
 
-    inputs: features (N, D) of train, val and test; labels (N,). Features are standardised by train's statistics, the
+    inputs: features (N, D) of train and val; labels (N,). Features are standardised by train's statistics, the
     counterpart of the probe's BatchNorm without affine in MAE appendix A.2.
     Differs: an exact solver on features computed once, without augmentation, instead of 90 epochs of LARS.
     """
     mean, std = inputs["train"].mean(axis=0, dtype=np.float64), inputs["train"].std(axis=0, dtype=np.float64)
     std[std == 0] = 1
-    scaled = {split: torch.from_numpy((values - mean) / std) for split, values in inputs.items()}
+    scaled = {split: torch.from_numpy((inputs[split] - mean) / std) for split in ("train", "val")}
     train, classes = torch.from_numpy(labels["train"]), int(labels["train"].max()) + 1
     weights = torch.zeros(classes, scaled["train"].shape[1] + 1, dtype=torch.float64)
     best: tuple[float, float, Tensor] | None = None
@@ -35,7 +50,7 @@ def fit_linear_probe(
         if best is None or score > best[0]:
             best = score, penalty, weights
     assert best is not None
-    return classify(scaled["test"], best[2]), best[1]
+    return LinearProbe(mean, std, best[2], best[1])
 
 
 def few_of_each(labels: np.ndarray, share: float, draw: torch.Generator) -> np.ndarray:

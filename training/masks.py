@@ -48,7 +48,7 @@ class ArmMasks:
                 raise ValueError(
                     f"{folder}: {error.args[0]}; the masks are of other images, run `dvc repro cache_masks`"
                 ) from None
-        expected = {"parts": "labels", "random": "none", "block": "none"}.get(mask, "ranks")
+        expected = {"parts": "labels", "random": "none", "block": "none", "none": "none"}.get(mask, "ranks")
         if kind != expected:
             raise ValueError(f"{folder}: holds {kind}, mask {mask} needs {expected}; run `dvc repro` again")
 

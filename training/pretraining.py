@@ -13,7 +13,7 @@ from models.mae import MaskedAutoencoder
 from models.start import start_from
 from models.vit import initialise
 from parts.masking import random_mask
-from pipeline.params import PretrainParams
+from pipeline.groups import PretrainParams
 from training.adamw import AdamW
 from training.compute import Compute
 from training.distributed import ALONE, Processes

@@ -26,8 +26,8 @@ from models.part_losses import (
 )
 from parts.clustering import distances, k_means, whitening
 from parts.foreground import attention_foreground, border_foreground
+from pipeline.groups import RefineParams
 from pipeline.image_shards import ImageShards
-from pipeline.params import RefineParams
 from pipeline.shards import ArrayShards
 from training.adamw import AdamW
 from training.compute import Compute

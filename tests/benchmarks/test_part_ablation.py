@@ -1,7 +1,8 @@
 import pytest
 
 from benchmarks.part_ablation import MEASURES, World, variants
-from pipeline.params import RefineParams, load_params
+from pipeline.groups import RefineParams
+from pipeline.params import load_params
 
 
 @pytest.fixture

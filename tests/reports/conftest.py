@@ -15,8 +15,9 @@ from models.teachers import build
 from models.vit import initialise
 from parts.masking import random_mask
 from pipeline.files import write_json, write_rows
+from pipeline.groups import Arm
 from pipeline.image_shards import ImageShardWriter
-from pipeline.params import Arm
+from pipeline.predictions import Predictions, write_predictions
 from pipeline.shards import MaskCacheWriter
 from reports import figures
 from training.encoders import save_model
@@ -88,6 +89,7 @@ def write_metrics_of(root, arms, seeds, *, steps=30, test_images=12):
                 for n, row in enumerate(pretraining):
                     row |= {"alpha": (n / (steps - 1)) ** 2, "hidden_ratio_std": 0.05 + 0.35 * n / steps}
             job = f"{arm}-{seed}.json"
+            write_predictions_of(root, f"{arm}-{seed}", place + seed, test_images)
             write_json(root / "metrics/probe" / job, probe)
             write_json(root / "metrics/finetune" / job, finetune)
             write_json(root / "metrics/pretrain" / job, {"images": 100, "loss": history[-1]["loss"]})
@@ -106,6 +108,20 @@ def write_metrics_of(root, arms, seeds, *, steps=30, test_images=12):
         for measure in ("nmi_foreground", "nmi_foreground_per_image", "miou", "dead_parts")
     }
     write_json(root / "metrics/evaluate_parts.json", quality)
+
+
+def write_predictions_of(root, job, seed, test_images):
+    """Predictions of which some are right."""
+    draw = np.random.default_rng(seed)
+    ids, labels = np.arange(test_images, dtype=np.uint64), np.arange(test_images) % 3
+    said = {
+        "probe": ("knn_accuracy", "knn_accuracy_k5", "linear_accuracy"), "finetune": ("finetune_accuracy",),
+    }  # fmt: skip
+    for stage, names in said.items():
+        classes = {
+            name: np.where(draw.random(test_images) < 0.6, labels, draw.integers(0, 3, test_images)) for name in names
+        }
+        write_predictions(root / "predictions" / stage / f"{job}.parquet", Predictions(ids, labels, classes))
 
 
 def write_models(root, arms, seeds, config):

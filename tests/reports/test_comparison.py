@@ -19,7 +19,7 @@ def results_of(scores, *, protocols=("finetune_accuracy", "linear_accuracy", "kn
 
 
 def rows_of(scores, **options):
-    return compare(results_of(scores, **options), baseline="mae", confidence=0.95)
+    return compare(results_of(scores, **options), baseline="mae", confidence=0.95, resamples=50)
 
 
 def test_compare__has_a_row_for_every_arm_and_protocol():

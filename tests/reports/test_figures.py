@@ -18,7 +18,7 @@ def rows_of(seeds):
         for seed in seeds
     }  # fmt: skip
     results = Results(tuple(scores), tuple(seeds), measured, {}, {}, {}, {}, {}, {}, {}, 9)
-    return compare(results, baseline="mae", confidence=0.95)
+    return compare(results, baseline="mae", confidence=0.95, resamples=50)
 
 
 def histories(seeds=2):

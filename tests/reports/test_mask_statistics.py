@@ -3,7 +3,7 @@ import pytest
 
 from parts.schedules import alpha_at
 from pipeline.files import write_json
-from pipeline.params import Arm
+from pipeline.groups import Arm
 from pipeline.shards import MaskCacheWriter
 from reports.mask_statistics import ALPHAS, POINTS, draw, hidden_spread, open_masks, shown_progress
 

@@ -32,7 +32,7 @@ OPTIONS = {"ratio": 0.75, "hint_share": 0.1, "pictures": 3, "mask_images": 30, "
 
 def material_of(root, *, arms=ARMS, seeds=(0, 1), part_truth=True):
     results = read_results(root, arms=tuple(arms), seeds=seeds, part_truth=part_truth)
-    rows = compare(results, baseline="mae", confidence=0.95)
+    rows = compare(results, baseline="mae", confidence=0.95, resamples=50)
     return gather(results, rows, arms=arms, root=root, **OPTIONS)
 
 
@@ -151,7 +151,7 @@ def test_measures_by_method__puts_the_best_first():
 def test_stage__writes_what_an_earlier_run_wrote(outs, files, html, tmp_path):
     root = shutil.copytree(outs, tmp_path / "world")
     document = compose("quickstart")
-    document["compare"].update({name: OPTIONS[name] for name in ("pictures", "mask_images")})
+    document["compare"].update({**{name: OPTIONS[name] for name in ("pictures", "mask_images")}, "resamples": 50})
     document["compute"].update({"threads": torch.get_num_threads(), "device": "cpu"})
     document["seeds"] = [0, 1]
     write_params(document, root / "params.yaml")

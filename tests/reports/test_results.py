@@ -11,7 +11,7 @@ ARMS, SEEDS = ("semmae", "mae", "raw_attention"), (0, 1)
 @pytest.fixture
 def root(outs, tmp_path):
     """Metrics and histories that a test may change."""
-    for name in ("metrics", "history"):
+    for name in ("metrics", "history", "predictions"):
         shutil.copytree(outs / name, tmp_path / name)
     return tmp_path
 

@@ -15,6 +15,7 @@ from reports.statistics import (
     NO_DIFFERENCE,
     ONE_SEED,
     accuracy_error,
+    bootstrap_interval,
     chance_of_agreement,
     estimate,
     paired_difference,
@@ -113,3 +114,14 @@ def test_chance_of_agreement__is_that_of_coins():
 def test_accuracy_error__is_the_spread_of_drawn_test_sets():
     drawn = np.random.default_rng(0).binomial(500, 0.7, 20000) / 500
     assert accuracy_error(0.7, 500) == pytest.approx(drawn.std(), rel=0.02)
+
+
+def test_bootstrap_interval__is_scipys():
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    values = np.random.default_rng(3).choice([-1.0, 0.0, 0.0, 0.5, 1.0], 300)
+    found = bootstrap_interval(values, confidence=0.9, resamples=4000)
+    theirs = bootstrap((values,), np.mean, confidence_level=0.9, n_resamples=4000, method="percentile", rng=1)
+    assert np.allclose(found, theirs.confidence_interval, atol=0.01)
+    assert found == bootstrap_interval(values, confidence=0.9, resamples=4000)

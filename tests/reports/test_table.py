@@ -16,7 +16,7 @@ def root(outs, tmp_path_factory):
     """A folder with the report's numbers and nothing else."""
     folder = tmp_path_factory.mktemp("summary")
     results = read_results(outs, arms=("semmae", "mae", "raw_attention"), seeds=(0, 1), part_truth=True)
-    rows = compare(results, baseline="mae", confidence=0.95)
+    rows = compare(results, baseline="mae", confidence=0.95, resamples=50)
     write_text(folder / "report/comparison.csv", to_csv(rows, (0, 1)))
     parts = {f"parts/{name}": value for name, value in results.parts.items()}
     write_json(folder / "report/metrics.json", {**flat_metrics(rows), **parts})

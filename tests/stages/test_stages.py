@@ -7,13 +7,21 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from models.mae import MaskedAutoencoder
+from models.vit import initialise
 from pipeline.files import read_json
 from pipeline.fingerprint import digest_of
+from pipeline.image_shards import ImageShards
 from pipeline.params import load_params, read_yaml
+from pipeline.predictions import NOT_ASKED, read_predictions
 from pipeline.presets import read_document, write_params
 from pipeline.shards import MaskCache, MaskCacheWriter
 from tests.conftest import ROOT, expand, run_stage
+from training.pretraining import ARCHITECTURE
+from training.randomness import generator
 
 
 def outs_of(label, params):
@@ -115,3 +123,41 @@ def test_stage__a_mistake_is_one_line_and_exit_1(copied_world, change, message):
     ended = subprocess.run(command, cwd=copied_world, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr.strip().splitlines() == [next(line for line in ended.stderr.splitlines() if message in line)]
+
+
+def test_untrained__is_the_floor_that_no_mask_and_no_part_touches(copied_world):
+    """Weights as they were drawn, the same as every arm of the seed starts from, through every later stage."""
+    document = read_document(copied_world / "params.yaml")
+    document["arms"]["names"] = ["semmae", "mae", "untrained"]
+    document["seeds"] = [0]
+    write_params(document, copied_world / "params.yaml")
+    run_stage(copied_world, "stages.select_masks", ["untrained"])
+    for stage in ("pretrain", "probe", "finetune"):
+        run_stage(copied_world, f"stages.{stage}", ["untrained", "0"])
+    weights = load_file(copied_world / "pretrained/untrained-0/model.safetensors")
+    params = load_params(copied_world / "params.yaml")
+    model = MaskedAutoencoder(**{name: getattr(params.pretrain, name) for name in ARCHITECTURE})
+    initialise(model, generator(0, "weights"))
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    run_stage(copied_world, "stages.compare")
+    page = (copied_world / "report/report.html").read_text()
+    assert "untrained" in page
+    assert read_json(copied_world / "report/metrics.json")["untrained/linear_accuracy/mean"] >= 0
+    assert not (copied_world / "report/figures/masks_untrained.png").exists()
+
+
+def test_probe__predictions_agree_with_the_metrics(world):
+    metrics = read_json(world / "metrics/probe/mae-0.json")
+    predictions = read_predictions(world / "predictions/probe/mae-0.parquet")
+    assert np.array_equal(predictions.ids, ImageShards(world / "data/shards", "test").ids)
+    for name in predictions.classes:
+        assert np.nanmean(predictions.correct(name)) == pytest.approx(metrics[name])
+    assert {"occluded_part_accuracy", "occluded_random_accuracy", "low_shot_20_accuracy"} <= set(predictions.classes)
+
+
+def test_occlusion__removes_the_same_patches_for_every_arm(world):
+    asked = [
+        read_predictions(world / f"predictions/probe/{arm}-0.parquet").classes["occluded_part_accuracy"] == NOT_ASKED
+        for arm in ("semmae", "mae")
+    ]
+    assert np.array_equal(*asked)

@@ -7,7 +7,7 @@ import torch
 from models.part_learner import PartLearner
 from parts.labelling import label_patches
 from parts.quality import part_quality
-from pipeline.params import RefineParams
+from pipeline.groups import RefineParams
 from training.compute import set_up
 from training.refining import PartTokens, Refining
 

@@ -1,0 +1,52 @@
+"""The groups of params.yaml that say how encoders and parts are judged."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.groups import Count, Group, Name, NonNegative, OpenShare, Positive, Range, Seed
+
+
+class ProbeParams(Group):
+    """Frozen features: kNN and an exact linear probe, from all labels and from few."""
+
+    batch_size: Count
+    neighbours: list[Count] = Field(min_length=1, description="k of kNN; the first is the headline")
+    knn_temperature: Positive
+    penalties: list[Positive] = Field(min_length=1, description="C of the logistic regression, chosen on val")
+    max_iterations: Count
+    low_shot: list[OpenShare] = Field(description="shares of the training labels, of every class, for a probe each")
+
+
+class FinetuneParams(Group):
+    """End-to-end classification as in MAE's recipe."""
+
+    epochs: Positive
+    warmup_epochs: NonNegative
+    batch_size: Count
+    base_lr: Positive = Field(description="for a batch of 256, scaled linearly")
+    weight_decay: NonNegative
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    mixup: NonNegative
+    cutmix: NonNegative
+    crop_scale: Range = Field(description="area shares of the random crop")
+    clip: Positive = Field(description="largest gradient norm")
+
+
+class QualityParams(Group):
+    """Measures of part quality and their trivial baselines."""
+
+    images: Count = Field(description="most images of a split that are used")
+    seed: Seed
+
+
+class CompareParams(Group):
+    """The table and its statistics."""
+
+    baseline: Name = Field(description="arm that the others are compared with, paired by seed")
+    confidence: OpenShare = Field(description="of the Student-t interval over seeds")
+    resamples: Count = Field(description="draws of the bootstrap over test images")
+    pictures: Count = Field(description="images shown a figure")
+    mask_images: Count = Field(description="training images that the statistics of the masks are taken over")
