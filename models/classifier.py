@@ -33,7 +33,7 @@ class Classifier(VisionTransformer):
         self.fc_norm.load_state_dict(encoder.norm.state_dict())
 
 
-def layer_decay_groups(model: Classifier, *, weight_decay: float, layer_decay: float) -> list[dict]:
+def layer_decay_groups(model: VisionTransformer, *, weight_decay: float, layer_decay: float) -> list[dict]:
     """Parameter groups whose `lr_scale` falls by `layer_decay` a block from the head down to the patch embedding.
 
     Vectors, tokens and positions do not decay. Source: MAE appendix A.1 (layer-wise decay of BEiT).

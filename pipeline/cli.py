@@ -147,6 +147,17 @@ def summary() -> None:
 
 
 @app.command()
+def compare(
+    before: Annotated[str, typer.Argument(help="commit, branch, tag or DVC experiment; `workspace` is what lies here")],
+    after: Annotated[str, typer.Argument(help="another one")] = "workspace",
+) -> None:
+    """Show what two commits or experiments differ in: parameters, data, code and results."""
+    from reports.revisions import print_changes
+
+    print_changes(before, after)
+
+
+@app.command()
 def show(
     images: Annotated[list[Path], typer.Argument(help="image files")],
     out: Annotated[Path, typer.Option(help="folder of the pictures")] = Path("parts_of"),

@@ -1,10 +1,10 @@
 """The groups of params.yaml that say how encoders and parts are judged."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.groups import Count, Group, Name, NonNegative, OpenShare, Positive, Range, Seed
+from pipeline.groups import Count, Group, Name, NonNegative, OpenShare, Positive, Range, Seed, Share
 
 
 class ProbeParams(Group):
@@ -31,6 +31,51 @@ class FinetuneParams(Group):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     mixup: NonNegative
     cutmix: NonNegative
+    random_erasing: Share = Field(description="chance that a rectangle of an image becomes noise")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="decay of an average of the weights that is tested; 0: none"
+    )
+    crop_scale: Range = Field(description="area shares of the random crop")
+    clip: Positive = Field(description="largest gradient norm")
+
+
+class LinearMaeParams(Group):
+    """Linear probe as in MAE appendix A.2, with augmentation and LARS: slow, beside the exact one of `probe`."""
+
+    optimizers: list[Literal["lars"]] = Field(
+        max_length=1, description="[lars] runs it for every arm and seed, [] does not"
+    )
+    epochs: Positive
+    warmup_epochs: NonNegative
+    batch_size: Count
+    base_lr: Positive = Field(description="for a batch of 256, scaled linearly")
+    crop_scale: Range = Field(description="area shares of the random crop")
+
+
+class TransferParams(Group):
+    """Frozen features and fine-tuning on other data sets, with the groups `probe` and `finetune`."""
+
+    sets: list[Name] = Field(description="names of data sets in data/transfer/NAME; [] for none")
+    epochs: Positive = Field(description="of the fine-tuning")
+    warmup_epochs: NonNegative
+
+
+class SegmentParams(Group):
+    """Semantic segmentation of data sets whose `masks/` name a class for every pixel, 255 for none."""
+
+    sets: list[Name] = Field(description="names of data sets in data/segment/NAME; [] for none")
+    heads: list[Literal["linear", "upernet"]] = Field(
+        min_length=1,
+        description="linear: on the frozen encoder; upernet: on four of its levels, trained together with it",
+    )
+    image_size: Count = Field(description="pixels, divisible by the patch size")
+    head_width: Count = Field(description="channels of the UPerNet head")
+    epochs: Positive
+    warmup_epochs: NonNegative
+    batch_size: Count
+    lr: Positive = Field(description="peak, for this batch size")
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    weight_decay: NonNegative
     crop_scale: Range = Field(description="area shares of the random crop")
     clip: Positive = Field(description="largest gradient norm")
 

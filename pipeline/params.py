@@ -10,7 +10,15 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 
-from pipeline.evaluation_groups import CompareParams, FinetuneParams, ProbeParams, QualityParams
+from pipeline.evaluation_groups import (
+    CompareParams,
+    FinetuneParams,
+    LinearMaeParams,
+    ProbeParams,
+    QualityParams,
+    SegmentParams,
+    TransferParams,
+)
 from pipeline.groups import (
     ArmsParams,
     CacheParams,
@@ -43,14 +51,27 @@ class Params(Group):
     pretrain: PretrainParams
     probe: ProbeParams
     finetune: FinetuneParams
+    linear_mae: LinearMaeParams
+    transfer: TransferParams
+    segment: SegmentParams
     quality: QualityParams
     compare: CompareParams
     compute: ComputeParams
 
     @model_validator(mode="after")
     def _check(self) -> "Params":
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds {self.seeds} holds a seed twice")
+        for name, found in (
+            ("seeds", self.seeds),
+            ("transfer.sets", self.transfer.sets),
+            ("segment.sets", self.segment.sets),
+        ):
+            if len(set(found)) != len(found):
+                raise ValueError(f"{name} {found} holds one twice")
+        if self.segment.sets and self.segment.image_size % self.pretrain.patch_size:
+            raise ValueError(
+                f"segment.image_size {self.segment.image_size} must be divisible by pretrain.patch_size "
+                f"{self.pretrain.patch_size}"
+            )
         if self.compare.baseline not in self.arms.names:
             raise ValueError(f"compare.baseline {self.compare.baseline} is not one of arms.names {self.arms.names}")
         if self.compute.world_size > self.pretrain.batch_size:

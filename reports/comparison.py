@@ -89,7 +89,7 @@ def _row(results: Results, arm: str, name: str, *, baseline: str, confidence: fl
         protocol=name,
         baseline=baseline,
         seeds=len(values),
-        test_images=results.test_images,
+        test_images=results.images_of(name),
         confidence=confidence,
         mean=own.mean,
         se=own.se,

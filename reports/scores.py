@@ -6,7 +6,7 @@ from html import escape
 from reports.comparison import Row, headline, percent, points
 from reports.material import Material
 from reports.page import Cell, Section, arm_cell, chart, details, group, paragraph, table
-from reports.results import label_of, words
+from reports.results import HEADLINE, label_of, words
 from reports.statistics import ENOUGH_SEEDS, HIGHER, LOWER
 
 LONG_CAPTION = (
@@ -48,10 +48,30 @@ def scores(material: Material) -> Section:
             )
         )
     html += group(pieces, style="charts")
+    html += _further_table(material)
     html += _confusions(material)
     html += details("All protocols, intervals and seeds", _long_table(material))
     html += details("How to read the verdicts", paragraph(_reading(told[0])))
     return Section("comparison", "Accuracy by arm", "Accuracy", html)
+
+
+def _further_table(material: Material) -> str:
+    """The protocols beside the headline, a row each: robustness, few labels, other data sets."""
+    further = [row for row in material.rows if row.protocol not in HEADLINE]
+    protocols = list(dict.fromkeys(row.protocol for row in further))
+    if not protocols:
+        return ""
+    found = {(row.arm, row.protocol): row for row in further}
+    arms = material.results.arms
+    body = [
+        [Cell(escape(label_of(name)), label_of(name)), *(_score_cell(found[arm, name]) for arm in arms)]
+        for name in protocols
+    ]
+    caption = (
+        "Further protocols, in %: other ways to look at the same features, few labels, images with patches away, and "
+        "other data sets."
+    )
+    return table(["protocol", *(words(arm) for arm in arms)], body, caption=caption, style="stack")
 
 
 def _confusions(material: Material) -> str:

@@ -20,7 +20,15 @@ def main() -> None:
     params = load_params()
     compute = set_up(**params.compute.model_dump())
     names, group = params.arms.names, params.compare
-    results = read_results(Path(), arms=names, seeds=params.seeds, part_truth=bool(params.data.part_truth))
+    results = read_results(
+        Path(),
+        arms=names,
+        seeds=params.seeds,
+        part_truth=bool(params.data.part_truth),
+        optimizers=params.linear_mae.optimizers,
+        transfers=params.transfer.sets,
+        segments=params.segment.sets,
+    )
     rows = compare(results, baseline=group.baseline, confidence=group.confidence, resamples=group.resamples)
     material = gather(
         results,

@@ -1,6 +1,7 @@
 """Any folder of images -> Parquet image shards with manifest and splits, and a list of what was refused."""
 
 import hashlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +14,25 @@ from pipeline.image_shards import ImageShardWriter
 from pipeline.params import load_params, load_runtime
 from pipeline.stage import Meter, run, write_metrics
 
-SHARDS, REJECTED = Path("data/shards"), Path("data/rejected.parquet")
+# Of a data set for transfer or segmentation.
+PREPARED = Path("prepared")
 
 
 def main() -> None:
-    """`python -m stages.prepare_data`."""
+    """`python -m stages.prepare_data` for data.path, or with KIND/NAME for the data set data/KIND/NAME."""
     group, runtime = load_params().data, load_runtime()
-    source = open_source(group.path, image_column=group.image_column, label_column=group.label_column)
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    path = f"data/{name}" if name else group.path
+    folder = PREPARED / name if name else Path("data")
+    shards, rejected = folder / "shards", folder / "rejected.parquet"
+    metrics = f"metrics/prepare_data{name and '/' + name}.json"
+    source = open_source(path, image_column=group.image_column, label_column=group.label_column)
     assign_splits(source.items, seed=group.split_seed, val_share=group.val_share, test_share=group.test_share)
-    order = order_file(group.path)
+    order = order_file(path)
     writer = ImageShardWriter(
-        SHARDS, classes=source.classes, has_masks=source.has_masks, shard_bytes=int(group.shard_mib * 2**20)
+        shards, classes=source.classes, has_masks=source.has_masks, shard_bytes=int(group.shard_mib * 2**20)
     )
-    meter = Meter(len(source.items), label="prepare_data", seconds=runtime.log_seconds)
+    meter = Meter(len(source.items), label=f"prepare_data {name}".strip(), seconds=runtime.log_seconds)
     with writer:
         outcome = fill_shards(
             writer,
@@ -36,12 +43,12 @@ def main() -> None:
             advance=meter.advance,
         )
         meter.close()
-        write_rejected(REJECTED, outcome.rejected)
-        check_outcome(outcome, max_rejected_share=group.max_rejected_share, listing=REJECTED)
+        write_rejected(rejected, outcome.rejected)
+        check_outcome(outcome, max_rejected_share=group.max_rejected_share, listing=rejected)
     with whole_file(order) as file:
         np.save(file, np.array(outcome.order, dtype="<u8"), allow_pickle=False)
-    write_metrics("metrics/prepare_data.json", outcome.metrics())
-    print(f"prepare_data: {outcome.images} images kept, {len(outcome.rejected)} entries refused ({REJECTED})")
+    write_metrics(metrics, outcome.metrics())
+    print(f"prepare_data: {outcome.images} images kept, {len(outcome.rejected)} entries refused ({rejected})")
 
 
 def order_file(path: str) -> Path:

@@ -14,14 +14,12 @@ from pipeline.image_shards import ImageShards
 from pipeline.params import load_params, load_runtime
 from pipeline.predictions import NOT_ASKED, Predictions, write_predictions
 from pipeline.shards import MaskCache
-from pipeline.stage import Meter, run, write_metrics
+from pipeline.stage import run, write_metrics
 from training.compute import set_up
 from training.encoders import features, load_encoder
 from training.linear import LinearProbe
-from training.probing import metrics_of, occluded, occlusions, probe
+from training.probing import features_of_splits, metrics_of, occluded, occlusions, probe
 from training.randomness import generator
-
-SPLITS = ("train", "val", "test")
 
 
 def main() -> None:
@@ -30,16 +28,11 @@ def main() -> None:
     job, seed = f"{sys.argv[1]}-{sys.argv[2]}", int(sys.argv[2])
     compute = set_up(**params.compute.model_dump())
     encoder = load_encoder(Path("pretrained") / job).to(compute.device)
-    inputs, labels = {}, {}
-    for split in SPLITS:
-        images = WholeImages(ImageShards("data/shards", split), encoder.image_size[0], workers=runtime.workers)
-        meter = Meter(len(images), label=f"probe {job}: {split} features", seconds=runtime.log_seconds)
-        inputs[split] = images.gather(partial(features, encoder), params.probe.batch_size, meter.advance).numpy()
-        meter.close()
-        labels[split] = images.labels
-    shards = images.shards
-    predictions, linear = probe(inputs, labels, shards.ids, params.probe, num_classes=len(shards.classes), seed=seed)
-    away = without_patches(encoder, linear, images, batch_size=params.probe.batch_size, seed=seed)
+    size = params.probe.batch_size
+    found = features_of_splits("data/shards", encoder, batch_size=size, runtime=runtime, label=f"probe {job}")
+    predictions, linear = probe(found, params.probe, seed=seed)
+    test = WholeImages(ImageShards("data/shards", "test"), encoder.image_size[0], workers=runtime.workers)
+    away = without_patches(encoder, linear, test, batch_size=size, seed=seed)
     said = {**predictions.classes, **away}
     predictions = Predictions(predictions.ids, predictions.labels, said)
     write_predictions(Path("predictions/probe") / f"{job}.parquet", predictions)

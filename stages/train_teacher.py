@@ -20,7 +20,7 @@ from training.loop import train
 from training.randomness import generator, seed_of
 from training.scratch import Scratch
 from training.teacher import write_teacher
-from training.teacher_quality import knn_accuracy
+from training.teacher_quality import knn_correct, knn_metrics
 
 
 def main() -> None:
@@ -78,15 +78,10 @@ def main() -> None:
         torch.manual_seed(seed_of(group.seed, "untrained"))
         untrained = build(architecture, group.image_size).eval()
         initialise(untrained, generator(group.seed, "untrained"))
-        measure = partial(knn_accuracy, splits=splits, k=group.neighbours, mean=mean, std=std)
+        measure = partial(knn_correct, splits=splits, k=group.neighbours, mean=mean, std=std)
         write_metrics(
             "metrics/train_teacher.json",
-            {
-                "knn_accuracy": measure(vit),
-                "knn_accuracy_untrained": measure(untrained.to(compute.device)),
-                "knn_accuracy_pixels": measure(None),
-                "test_images": len(splits[1]),
-            },
+            knn_metrics(measure(vit), {"untrained": measure(untrained.to(compute.device)), "pixels": measure(None)}),
         )
 
 

@@ -33,6 +33,9 @@ TINY = {
     },
     "probe": {"batch_size": 16, "neighbours": [5, 1], "penalties": [0.1, 1.0], "max_iterations": 20, "low_shot": [0.2]},
     "finetune": {"epochs": 4, "batch_size": 8},
+    "linear_mae": {"epochs": 2, "warmup_epochs": 1, "batch_size": 8},
+    "transfer": {"epochs": 1, "warmup_epochs": 0},
+    "segment": {"image_size": 32, "head_width": 8, "epochs": 1, "warmup_epochs": 0, "batch_size": 8},
     "compare": {"resamples": 100, "pictures": 3, "mask_images": 20},
     "compute": {"threads": 1, "device": "cpu"},
 }  # fmt: skip
@@ -46,7 +49,8 @@ def expand(stages=None, params=None):
     """(stage name as DVC prints it, module, arguments) of every job of dvc.yaml, in the order of the file."""
     stages = stages or read_yaml(ROOT / "dvc.yaml")["stages"]
     lists = {"${arms.names}": params.arms.names, "${seeds}": params.seeds, "${data.generate}": params.data.generate,
-             "${data.part_truth}": params.data.part_truth}  # fmt: skip
+             "${data.part_truth}": params.data.part_truth, "${linear_mae.optimizers}": params.linear_mae.optimizers,
+             "${transfer.sets}": params.transfer.sets, "${segment.sets}": params.segment.sets}  # fmt: skip
     for name, stage in stages.items():
         matrix = stage.get("matrix", {})
         for values in itertools.product(*(lists[source] for source in matrix.values())):

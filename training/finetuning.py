@@ -1,22 +1,33 @@
 """Fine-tuning of one encoder: classifier, optimiser and step."""
 
+import random
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from images.augmentation import crop_images, normalise, random_crops, random_flips
+from images.dataset import WholeImages
 from images.stream import ReadAhead, TrainingImages
 from models.classifier import Classifier, layer_decay_groups
 from models.vit import initialise
 from pipeline.evaluation_groups import FinetuneParams
+from pipeline.groups import PretrainParams
+from pipeline.image_shards import ImageShards
+from pipeline.params import Runtime
+from pipeline.predictions import Predictions
 from training.adamw import AdamW
 from training.compute import Compute
 from training.encoders import ENCODER_KEYS, load_encoder, load_weights
-from training.loop import update
+from training.loop import train, update
 from training.randomness import generator, seed_of, steps_of
 from training.schedules import set_lr, warmup_cosine
+from training.scratch import Scratch
+
+# What fine-tuning takes from the group of pretraining.
+CROP = {"decode_size", "shuffle_images", "crop_ratio"}
 
 
 class Finetuning:
@@ -28,7 +39,6 @@ class Finetuning:
         folder: Path,
         group: FinetuneParams,
         *,
-        classes: int,
         crop_ratio: tuple,
         seed: int,
         compute: Compute,
@@ -36,6 +46,7 @@ class Finetuning:
         prefetch: int = 0,
     ) -> None:
         self.images, self.group, self.seed, self.compute, self.crop_ratio = images, group, seed, compute, crop_ratio
+        classes = len(images.shards.classes)
         _, config = load_weights(folder)
         self.config = {name: config[name] for name in ENCODER_KEYS} | {"num_classes": classes}
         self.model = Classifier(**self.config, drop_path=group.drop_path)
@@ -52,6 +63,8 @@ class Finetuning:
         self.order = images.order(seed, "finetune order")
         self.inputs = ReadAhead(self.prepare, steps=self.steps, workers=workers, prefetch=prefetch)
         self.mixup = _mixup(group, classes) if group.mixup or group.cutmix else None
+        self.erase = _random_erasing(group.random_erasing) if group.random_erasing else None
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(group.ema)) if group.ema else None
 
     def prepare(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Views (B, 3, h, w), normalised, and classes (B,) of step `number`."""
@@ -73,6 +86,10 @@ class Finetuning:
         group = self.group
         batch, labels = self.inputs(number)
         targets = F.one_hot(labels, self.config["num_classes"]).float()
+        if self.erase is not None:
+            # timm's RandomErasing draws its places from Python's global state, and its noise from torch's, which the loop seeds.
+            random.seed(seed_of(self.seed, "erasing", number))
+            batch = self.erase(batch)
         if self.mixup is not None:
             # timm's Mixup draws from NumPy's global state.
             np.random.seed(seed_of(self.seed, "mixup", number) % 2**32)
@@ -85,13 +102,32 @@ class Finetuning:
         smoothing = group.label_smoothing if self.mixup is None else 0.0
         loss = F.cross_entropy(scores.float(), targets.to(self.compute.device), label_smoothing=smoothing)
         _, norm = update([loss], self.optimizer, clip=group.clip, scaler=self.scaler)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         return {"loss": loss.detach(), "lr": rate, "gradient_norm": norm}
+
+    @property
+    def state(self) -> dict[str, object]:
+        """All that a checkpoint holds."""
+        parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
+        return parts if self.average is None else {**parts, "average": self.average}
+
+    @property
+    def tested(self) -> Classifier:
+        """The classifier that is judged and kept: the average of the weights where there is one."""
+        return self.model if self.average is None else self.average.module
 
     @torch.no_grad()
     def predict(self, pixels: torch.Tensor) -> torch.Tensor:
         """Classes (B,) of whole images (B, 3, h, w) uint8 at the encoder's size."""
-        self.model.eval()
-        return self.model(normalise(pixels.to(self.compute.device).float() / 255)).argmax(dim=1)
+        model = self.tested.eval()
+        return model(normalise(pixels.to(self.compute.device).float() / 255)).argmax(dim=1)
+
+
+def _random_erasing(probability: float) -> object:
+    from timm.data.random_erasing import RandomErasing
+
+    return RandomErasing(probability, mode="pixel", device="cpu")
 
 
 def _mixup(group: FinetuneParams, classes: int) -> object:
@@ -100,3 +136,44 @@ def _mixup(group: FinetuneParams, classes: int) -> object:
     return Mixup(
         mixup_alpha=group.mixup, cutmix_alpha=group.cutmix, label_smoothing=group.label_smoothing, num_classes=classes
     )
+
+
+def finetune(
+    shards_folder: str,
+    pretrained: Path,
+    group: FinetuneParams,
+    *,
+    crop: PretrainParams,
+    seed: int,
+    compute: Compute,
+    runtime: Runtime,
+    scratch: Scratch,
+    label: str,
+) -> tuple[Finetuning, list[dict[str, float]], Predictions]:
+    """Train on `train` of image shards and predict `test`: (the task, its history, what it said of the test images)."""
+    shards = ImageShards(shards_folder, "train")
+    images = TrainingImages(shards, crop.decode_size, window=crop.shuffle_images, ram_gib=runtime.ram_gib)
+    task = Finetuning(
+        images,
+        pretrained,
+        group,
+        crop_ratio=crop.crop_ratio,
+        seed=seed,
+        compute=compute,
+        workers=runtime.workers,
+        prefetch=runtime.prefetch,
+    )
+    history = train(
+        task.step,
+        steps=task.steps,
+        state=task.state,
+        scratch=scratch,
+        seed=seed,
+        label=label,
+        batch_size=group.batch_size,
+        checkpoint_seconds=runtime.checkpoint_seconds,
+        log_seconds=runtime.log_seconds,
+    )
+    test = WholeImages(ImageShards(shards_folder, "test"), task.model.image_size[0], workers=runtime.workers)
+    said = test.gather(task.predict, group.batch_size).numpy()
+    return task, history, Predictions(test.shards.ids, test.labels, {"finetune_accuracy": said})

@@ -4,28 +4,60 @@ N images of a split, D features, L patches.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
+from images.dataset import WholeImages
+from models.vit import VisionTransformer
 from pipeline.evaluation_groups import ProbeParams
+from pipeline.image_shards import ImageShards
+from pipeline.params import Runtime
 from pipeline.predictions import NOT_ASKED, Predictions
+from pipeline.stage import Meter
 from training.accuracy import accuracy, class_accuracy
+from training.encoders import features
 from training.knn import knn_predict
 from training.linear import LinearProbe, few_of_each, fit_linear_probe
 from training.randomness import generator
 
+SPLITS = ("train", "val", "test")
 Arrays = dict[str, np.ndarray]
 
 
-def probe(
-    inputs: Arrays, labels: Arrays, ids: np.ndarray, group: ProbeParams, *, num_classes: int, seed: int
-) -> tuple[Predictions, LinearProbe]:
+@dataclass(frozen=True)
+class Features:
+    """Frozen features (N, D) and class indices (N,) of train, val and test, and the ids (N,) of test."""
+
+    inputs: Arrays
+    labels: Arrays
+    ids: np.ndarray
+    num_classes: int
+
+
+def features_of_splits(
+    shards_folder: str, encoder: VisionTransformer, *, batch_size: int, runtime: Runtime, label: str
+) -> Features:
+    """One pass of the encoder over every image, whole, at its size: what all protocols on frozen features share."""
+    inputs, labels = {}, {}
+    for split in SPLITS:
+        shards = ImageShards(shards_folder, split)
+        images = WholeImages(shards, encoder.image_size[0], workers=runtime.workers)
+        meter = Meter(len(images), label=f"{label}: {split} features", seconds=runtime.log_seconds)
+        inputs[split] = images.gather(partial(features, encoder), batch_size, meter.advance).numpy()
+        meter.close()
+        labels[split] = images.labels
+    return Features(inputs, labels, shards.ids, len(shards.classes))
+
+
+def probe(found: Features, group: ProbeParams, *, seed: int) -> tuple[Predictions, LinearProbe]:
     """Predictions for the test images, and the linear probe from all labels; its penalty is chosen on val.
 
-    inputs: features (N, D) of train, val and test; labels: (N,) class indices; ids: (N,) of test. seed: draws the few
-    labelled images, the same ones for every arm. The protocols are named by their metrics.
+    seed: draws the few labelled images, the same ones for every arm. The protocols are named by their metrics.
     """
+    inputs, labels = found.inputs, found.labels
     said: Arrays = {}
     for k in group.neighbours:
         said["knn_accuracy" if k == group.neighbours[0] else f"knn_accuracy_k{k}"] = knn_predict(
@@ -34,7 +66,7 @@ def probe(
             torch.from_numpy(inputs["test"]),
             k=k,
             temperature=group.knn_temperature,
-            num_classes=num_classes,
+            num_classes=found.num_classes,
         ).numpy()
     options = {"penalties": group.penalties, "max_iterations": group.max_iterations}
     whole = fit_linear_probe(inputs, labels, **options)
@@ -43,7 +75,7 @@ def probe(
         rows = few_of_each(labels["train"], share, generator(seed, "low shot", str(share)))
         few = ({**values, "train": values["train"][rows]} for values in (inputs, labels))
         said[f"low_shot_{100 * share:g}_accuracy"] = fit_linear_probe(*few, **options)(inputs["test"])
-    return Predictions(ids, labels["test"], said), whole
+    return Predictions(found.ids, labels["test"], said), whole
 
 
 def metrics_of(predictions: Predictions) -> dict[str, float]:

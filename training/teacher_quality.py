@@ -1,19 +1,27 @@
-"""What a teacher's class token knows of the classes, beside an untrained network's and raw pixels."""
+"""What a teacher's class token knows of the classes, beside an untrained network's and raw pixels.
 
+N training images, M test images.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
 import torch
 
 from images.dataset import WholeImages
-from training.accuracy import accuracy
 from training.knn import knn_predict
 
 BATCH, TEMPERATURE = 256, 0.07
 
 
 @torch.no_grad()
-def knn_accuracy(vit: torch.nn.Module | None, *, splits: list[WholeImages], k: int, mean: tuple, std: tuple) -> float:
-    """Test accuracy of weighted kNN on class tokens, or on standardised pixels where there is no network.
+def knn_correct(
+    vit: torch.nn.Module | None, *, splits: list[WholeImages], k: int, mean: tuple, std: tuple
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether weighted kNN on class tokens is right about test images (M,) and, leaving each out, training images (N,) bool.
 
-    splits: training and test images.
+    Without a network: on standardised pixels. splits: training and test images. The teacher has seen the training images
+    and no label, so both are fair, and together they tell smaller differences.
     """
 
     def tokens(pixels: torch.Tensor) -> torch.Tensor:
@@ -28,6 +36,23 @@ def knn_accuracy(vit: torch.nn.Module | None, *, splits: list[WholeImages], k: i
         centre, spread = train.mean(dim=0), train.std(dim=0) + 1e-6
         train, test = (train - centre) / spread, (test - centre) / spread
     labels = torch.from_numpy(splits[0].labels)
-    classes = int(labels.max()) + 1
-    predicted = knn_predict(train, labels, test, k=k, temperature=TEMPERATURE, num_classes=classes)
-    return accuracy(predicted.numpy(), splits[1].labels)
+    options = {"k": k, "temperature": TEMPERATURE, "num_classes": int(labels.max()) + 1}
+    said = knn_predict(train, labels, test, **options)
+    own = knn_predict(train, labels, train, **options, leave_one_out=True)
+    return said.numpy() == splits[1].labels, own.numpy() == splits[0].labels
+
+
+def knn_metrics(
+    trained: tuple[np.ndarray, np.ndarray], others: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> dict[str, float]:
+    """Accuracies on the test images, and by how much the teacher beats each of `others` over test and training images.
+
+    `knn_above_NAME` is the paired difference, `knn_above_NAME_se` its standard error over images.
+    """
+    metrics = {"knn_accuracy": float(trained[0].mean()), "test_images": len(trained[0])}
+    for name, found in others.items():
+        apart = np.concatenate(trained).astype(float) - np.concatenate(found)
+        metrics[f"knn_accuracy_{name}"] = float(found[0].mean())
+        metrics[f"knn_above_{name}"] = float(apart.mean())
+        metrics[f"knn_above_{name}_se"] = float(apart.std(ddof=1) / np.sqrt(len(apart)))
+    return metrics

@@ -28,11 +28,13 @@ def outs_of(label, params):
     """Paths that dvc.yaml promises of a job."""
     stage_name, _, item = label.partition("@")
     stage = read_yaml(ROOT / "dvc.yaml")["stages"][stage_name]
-    arm, _, seed = item.partition("-")
+    values = dict(zip(stage.get("matrix", {}), item.split("-"), strict=True)) if item else {}
     for group in ("outs", "metrics", "plots"):
         for out in stage.get(group, []):
             path = out if isinstance(out, str) else next(iter(out))
-            yield path.replace("${item.arm}", arm).replace("${item.seed}", seed)
+            for name, value in values.items():
+                path = path.replace(f"${{item.{name}}}", value)
+            yield path
 
 
 def test_stages__write_every_out_that_dvc_yaml_promises(world):

@@ -39,3 +39,14 @@ def test_knn_predict__few_images_and_small_temperature():
     features, labels = torch.eye(3), torch.tensor([2, 0, 1])
     predicted = knn_predict(features, labels, features + 0.1, k=20, temperature=1e-3, num_classes=3)
     assert predicted.tolist() == [2, 0, 1]
+
+
+def test_knn_predict__leaving_one_out_is_a_gallery_without_it(monkeypatch):
+    features, labels = cloud(30, 0)
+    monkeypatch.setattr(training.knn, "CHUNK", 7)
+    options = {"k": 5, "temperature": 0.1, "num_classes": 4}
+    found = knn_predict(features, labels, features, **options, leave_one_out=True)
+    for row in range(30):
+        others = torch.arange(30) != row
+        expected = knn_predict(features[others], labels[others], features[row : row + 1], **options)
+        assert found[row] == expected[0]

@@ -1,0 +1,68 @@
+"""What two commits, branches or DVC experiments differ in: parameters, data, code and results."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+
+from pipeline.tracking import flatten
+
+METRICS, LOCK, WORKSPACE = "report/metrics.json", "dvc.lock", "workspace"
+# Errors and intervals: they differ where what they belong to does.
+LEFT_OUT = ("/se", "/low", "/high", "_se", "_low", "_high")
+
+
+class Change(NamedTuple):
+    """One thing that differs: its name, and what it is in either revision; None where it is missing."""
+
+    name: str
+    before: Any
+    after: Any
+
+
+class Revision(NamedTuple):
+    """params: leaf -> value. inputs: path of an out of prepare_data, or `code FILE` -> hash. metrics: name -> number."""
+
+    params: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+
+def read_revision(rev: str) -> Revision:
+    """Read a commit, branch, tag, DVC experiment, or `workspace`; ValueError of one line where it is none or has no results."""
+    import dvc.api
+    from dvc.exceptions import DvcException
+    from scmrepo.exceptions import SCMError
+
+    at = None if rev == WORKSPACE else rev
+    try:
+        params = dvc.api.params_show("params.yaml", rev=at)
+        lock = YAML(typ="safe", pure=True).load(dvc.api.read(LOCK, rev=at))
+        metrics = dvc.api.metrics_show(METRICS, rev=at)
+    except (DvcException, SCMError, OSError) as error:
+        raise ValueError(
+            f"{rev}: {' '.join(str(error).split()) or type(error).__name__}; name a commit or experiment that `dvc repro` "
+            "has finished, with its dvc.lock committed"
+        ) from None
+    if not metrics:
+        raise ValueError(f"{rev}: no {METRICS}; run `dvc repro` there, or `dvc fetch --all-commits` from your remote")
+    return Revision(dict(flatten(params)), _inputs(lock["stages"]), dict(flatten(metrics)))
+
+
+def _inputs(stages: Mapping[str, Any]) -> dict[str, str]:
+    """Hashes of the prepared data, and of every file of code that a stage ran with."""
+    found = {out["path"]: out["md5"] for out in stages.get("prepare_data", {}).get("outs", [])}
+    for stage in stages.values():
+        found |= {f"code {dep['path']}": dep["md5"] for dep in stage.get("deps", []) if dep["path"].endswith(".py")}
+    return found
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    """What differs, by name."""
+    names = sorted(before.keys() | after.keys())
+    return [Change(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]
+
+
+def shown_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics without their errors and intervals."""
+    return {name: value for name, value in metrics.items() if not name.endswith(LEFT_OUT)}

@@ -1,0 +1,74 @@
+"""The linear probe of one arm and seed as MAE's recipe trains it: random crops, batch normalisation, LARS."""
+
+import sys
+from pathlib import Path
+
+from images.dataset import WholeImages
+from images.stream import TrainingImages
+from pipeline.files import write_rows
+from pipeline.fingerprint import fingerprint
+from pipeline.image_shards import ImageShards
+from pipeline.params import load_params, load_runtime
+from pipeline.predictions import Predictions, write_predictions
+from pipeline.stage import run, write_metrics
+from training.compute import set_up
+from training.encoders import load_encoder
+from training.finetuning import CROP
+from training.linear_mae import LinearMae
+from training.loop import train
+from training.probing import metrics_of
+from training.scratch import Scratch
+
+
+def main() -> None:
+    """`python -m stages.linear_mae OPTIMIZER ARM SEED`."""
+    params, runtime, group = load_params(), load_runtime(), load_params().linear_mae
+    name, seed = sys.argv[1], int(sys.argv[3])
+    job = f"{sys.argv[2]}-{seed}"
+    folder = Path("pretrained") / job
+    crop = params.pretrain.model_dump(include=CROP)
+    identity = fingerprint(
+        "stages.linear_mae",
+        params={"seed": seed, "linear_mae": group.model_dump(), **crop},
+        compute=params.compute,
+        inputs=["data/shards", folder],
+    )
+    with Scratch(f"linear_mae-{name}-{job}", identity) as scratch:
+        compute = set_up(**params.compute.model_dump())
+        images = TrainingImages(
+            ImageShards("data/shards", "train"),
+            crop["decode_size"],
+            window=crop["shuffle_images"],
+            ram_gib=runtime.ram_gib,
+        )
+        task = LinearMae(
+            images,
+            load_encoder(folder).to(compute.device),
+            group,
+            crop_ratio=crop["crop_ratio"],
+            seed=seed,
+            compute=compute,
+            workers=runtime.workers,
+            prefetch=runtime.prefetch,
+        )
+        history = train(
+            task.step,
+            steps=task.steps,
+            state={"model": task.model, "optimizer": task.optimizer, "scaler": task.scaler},
+            scratch=scratch,
+            seed=seed,
+            label=f"linear_mae {job}",
+            batch_size=group.batch_size,
+            checkpoint_seconds=runtime.checkpoint_seconds,
+            log_seconds=runtime.log_seconds,
+        )
+        test = WholeImages(ImageShards("data/shards", "test"), task.encoder.image_size[0], workers=runtime.workers)
+        predicted = test.gather(task.predict, group.batch_size).numpy()
+        said = Predictions(test.shards.ids, test.labels, {f"linear_{name}_accuracy": predicted})
+        write_predictions(Path("predictions/linear_mae") / name / f"{job}.parquet", said)
+        write_rows(f"history/linear_mae/{name}/{job}.json", history)
+        write_metrics(f"metrics/linear_mae/{name}/{job}.json", metrics_of(said))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,84 @@
+"""Semantic segmentation of another data set from one arm's encoder: a linear head, and UPerNet trained end to end."""
+
+import sys
+from pathlib import Path
+
+from images.dataset import WholeImages
+from images.stream import TrainingImages
+from pipeline.files import write_rows
+from pipeline.fingerprint import fingerprint
+from pipeline.image_shards import ImageShards
+from pipeline.params import Params, Runtime, load_params, load_runtime
+from pipeline.stage import run, write_metrics
+from training.compute import Compute, set_up
+from training.encoders import load_encoder
+from training.loop import train
+from training.scratch import Scratch
+from training.segmenting import Segmentation, class_iou, encoder_at, num_classes_of, segmentation_metrics
+
+
+def main() -> None:
+    """`python -m stages.segment SET ARM SEED`."""
+    params, runtime = load_params(), load_runtime()
+    name, seed = sys.argv[1], int(sys.argv[3])
+    job = f"{sys.argv[2]}-{seed}"
+    compute = set_up(**params.compute.model_dump())
+    metrics, history = {"test_images": len(ImageShards(f"prepared/segment/{name}/shards", "test"))}, []
+    for head in params.segment.heads:
+        found, rows = segment(name, job, head, params=params, runtime=runtime, compute=compute, seed=seed)
+        metrics |= {f"{head}_{measure}": value for measure, value in found.items()}
+        history += [{"step": row["step"], f"{head}_loss": row["loss"]} for row in rows]
+    write_rows(f"history/segment/{name}/{job}.json", history)
+    write_metrics(f"metrics/segment/{name}/{job}.json", metrics)
+
+
+def segment(
+    name: str, job: str, head: str, *, params: Params, runtime: Runtime, compute: Compute, seed: int
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Metrics of one head on the test images of data set `name`, `iou/CLASS` among them, and its history."""
+    group, folder = params.segment, Path("pretrained") / job
+    prepared = f"prepared/segment/{name}/shards"
+    crop_ratio = params.pretrain.crop_ratio
+    identity = fingerprint(
+        "stages.segment",
+        params={"seed": seed, "head": head, "segment": group.model_dump(exclude={"heads"}), "crop_ratio": crop_ratio},
+        compute=params.compute,
+        inputs=[prepared, folder],
+    )
+    label = f"segment {name} {job} {head}"
+    with Scratch(f"segment-{name}-{job}-{head}", identity) as scratch:
+        shards = ImageShards(prepared, "train")
+        images = TrainingImages(
+            shards, group.image_size, window=params.pretrain.shuffle_images, ram_gib=runtime.ram_gib
+        )
+        task = Segmentation(
+            images,
+            encoder_at(load_encoder(folder), group.image_size),
+            group,
+            head=head,
+            num_classes=num_classes_of(shards),
+            crop_ratio=crop_ratio,
+            seed=seed,
+            compute=compute,
+            workers=runtime.workers,
+            prefetch=runtime.prefetch,
+        )
+        history = train(
+            task.step,
+            steps=task.steps,
+            state={"model": task.model, "optimizer": task.optimizer, "scaler": task.scaler},
+            scratch=scratch,
+            seed=seed,
+            label=label,
+            batch_size=group.batch_size,
+            checkpoint_seconds=runtime.checkpoint_seconds,
+            log_seconds=runtime.log_seconds,
+        )
+        test = WholeImages(ImageShards(prepared, "test"), group.image_size, workers=runtime.workers)
+        confusion = task.confusion(test)
+    by_class = {f"iou/{label}": value for label, value in class_iou(confusion).items()}
+    return {**segmentation_metrics(confusion), **by_class}, history
+
+
+if __name__ == "__main__":
+    run(main)

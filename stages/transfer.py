@@ -1,0 +1,60 @@
+"""Another data set: frozen features of one arm and seed, and fine-tuning, with the recipes of probe and finetune."""
+
+import sys
+from pathlib import Path
+
+from pipeline.fingerprint import fingerprint
+from pipeline.params import load_params, load_runtime
+from pipeline.predictions import Predictions, write_predictions
+from pipeline.stage import run, write_metrics
+from training.compute import set_up
+from training.encoders import load_encoder
+from training.finetuning import CROP, finetune
+from training.probing import features_of_splits, metrics_of, probe
+from training.scratch import Scratch
+
+
+def main() -> None:
+    """`python -m stages.transfer SET ARM SEED`."""
+    params, runtime = load_params(), load_runtime()
+    name, seed = sys.argv[1], int(sys.argv[3])
+    job = f"{sys.argv[2]}-{seed}"
+    shards, pretrained = f"prepared/transfer/{name}/shards", Path("pretrained") / job
+    group = params.finetune.model_copy(
+        update={"epochs": params.transfer.epochs, "warmup_epochs": params.transfer.warmup_epochs}
+    )
+    identity = fingerprint(
+        "stages.transfer",
+        params={"seed": seed, "finetune": group.model_dump(), **params.pretrain.model_dump(include=CROP)},
+        compute=params.compute,
+        inputs=[shards, pretrained],
+    )
+    with Scratch(f"transfer-{name}-{job}", identity) as scratch:
+        compute = set_up(**params.compute.model_dump())
+        label = f"transfer {name} {job}"
+        features = features_of_splits(
+            shards,
+            load_encoder(pretrained).to(compute.device),
+            batch_size=params.probe.batch_size,
+            runtime=runtime,
+            label=label,
+        )
+        frozen, _ = probe(features, params.probe, seed=seed)
+        _, _, tuned = finetune(
+            shards,
+            pretrained,
+            group,
+            crop=params.pretrain,
+            seed=seed,
+            compute=compute,
+            runtime=runtime,
+            scratch=scratch,
+            label=label,
+        )
+        said = Predictions(frozen.ids, frozen.labels, {**frozen.classes, **tuned.classes})
+        write_predictions(Path("predictions/transfer") / name / f"{job}.parquet", said)
+        write_metrics(f"metrics/transfer/{name}/{job}.json", metrics_of(said))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,86 @@
+"""The protocols that are matrices over lists, in the tiny world, with creatures as the other data set."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from pipeline.files import read_json
+from pipeline.image_shards import ImageShards
+from pipeline.params import load_params
+from pipeline.predictions import read_predictions
+from pipeline.presets import read_document, write_params
+from tests.conftest import run_stage
+from tests.reports.document import parse
+from tests.stages.test_stages import outs_of
+
+
+@pytest.fixture(scope="module")
+def evaluated(world, tmp_path_factory):
+    """A world of two arms and one seed in which every optional protocol has run."""
+    folder = tmp_path_factory.mktemp("evaluated") / "world"
+    shutil.copytree(world, folder, symlinks=True)
+    for kind in ("transfer", "segment"):
+        shutil.copytree(folder / "data/creatures", folder / f"data/{kind}/tiny")
+    document = read_document(folder / "params.yaml")
+    document["arms"]["names"], document["seeds"] = ["semmae", "mae"], [0]
+    document["linear_mae"]["optimizers"] = ["lars"]
+    document["transfer"]["sets"] = document["segment"]["sets"] = ["tiny"]
+    write_params(document, folder / "params.yaml")
+    for kind in ("transfer", "segment"):
+        run_stage(folder, "stages.prepare_data", [f"{kind}/tiny"])
+    for arm in ("semmae", "mae"):
+        run_stage(folder, "stages.linear_mae", ["lars", arm, "0"])
+        for kind in ("transfer", "segment"):
+            run_stage(folder, f"stages.{kind}", ["tiny", arm, "0"])
+    run_stage(folder, "stages.compare")
+    return folder
+
+
+def test_outs__are_those_of_dvc_yaml(evaluated):
+    params = load_params(evaluated / "params.yaml")
+    for stage in ("linear_mae@lars", "transfer@tiny", "segment@tiny"):
+        for arm in params.arms.names:
+            for out in outs_of(f"{stage}-{arm}-0", params):
+                assert (evaluated / out).is_file(), out
+    for kind in ("transfer", "segment"):
+        for out in outs_of(f"prepare_{kind}@tiny", params):
+            assert (evaluated / out).exists(), out
+    assert not list((evaluated / ".semmae/scratch").glob("*"))
+
+
+def test_segment__reports_each_class_of_the_truth(evaluated):
+    metrics = read_json(evaluated / "metrics/segment/tiny/mae-0.json")
+    classes = {name for name in metrics if name.startswith("upernet_iou/")}
+    assert "upernet_iou/0" in classes
+    assert np.mean([metrics[name] for name in classes]) == pytest.approx(metrics["upernet_miou"])
+    assert metrics["test_images"] == 30
+
+
+def test_transfer__is_judged_on_its_own_test_images(evaluated):
+    metrics = read_json(evaluated / "metrics/transfer/tiny/mae-0.json")
+    predictions = read_predictions(evaluated / "predictions/transfer/tiny/mae-0.parquet")
+    assert np.array_equal(predictions.ids, ImageShards(evaluated / "prepared/transfer/tiny/shards", "test").ids)
+    for name in ("knn_accuracy", "linear_accuracy", "finetune_accuracy"):
+        assert predictions.correct(name).mean() == pytest.approx(metrics[name])
+
+
+def test_compare__tells_every_protocol_of_every_data_set(evaluated):
+    metrics = read_json(evaluated / "report/metrics.json")
+    names = ("linear_lars_accuracy", "tiny/finetune_accuracy", "tiny/linear_accuracy", "tiny/upernet_miou")
+    for name in names:
+        assert f"semmae/{name}/difference" in metrics, name
+    assert not any("_iou/" in name or "test_images" in name for name in metrics if name.startswith("semmae/"))
+    text = parse((evaluated / "report/report.html").read_text()).text
+    assert "tiny: UPerNet mIoU" in text
+    assert "linear probe, MAE's recipe" in text
+
+
+def test_segment__a_data_set_without_masks_is_one_line(evaluated, tmp_path):
+    world = shutil.copytree(evaluated, tmp_path / "world", symlinks=True)
+    shutil.rmtree(world / "prepared/segment/tiny")
+    shutil.copytree(world / "prepared/transfer/tiny", world / "prepared/segment/tiny")
+    manifest = world / "prepared/segment/tiny/shards/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"num_part_labels": 8', '"num_part_labels": null'))
+    with pytest.raises(ValueError, match="no masks; put a PNG of class ids for every image into masks/"):
+        run_stage(world, "stages.segment", ["tiny", "mae", "0"])
