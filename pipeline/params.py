@@ -66,7 +66,7 @@ class Params(Group):
             ("segment.sets", self.segment.sets),
         ):
             if len(set(found)) != len(found):
-                raise ValueError(f"{name} {found} holds one twice")
+                raise ValueError(f"{name} {found} holds a value twice")
         if self.segment.sets and self.segment.image_size % self.pretrain.patch_size:
             raise ValueError(
                 f"segment.image_size {self.segment.image_size} must be divisible by pretrain.patch_size "

@@ -41,7 +41,7 @@ def test_preset__writes_params(project, monkeypatch, capsys):
 def test_preset__a_second_one_is_laid_over_the_first(project, monkeypatch, capsys):
     assert call(monkeypatch, "preset", "clothing10", "table4") == 0
     params = load_params()
-    assert params.data.path == "data/clothing10" and params.teacher.epochs == 18
+    assert params.data.path == "data/clothing10" and params.teacher.epochs == 24
     assert params.seeds == [0, 1, 2, 3, 4] and params.pretrain.epochs == 40
 
 

@@ -26,7 +26,7 @@ def load_changed(tmp_path, changes):
         ({"pretrain.mask_rate": 0.75}, "pretrain.mask_rate: unknown key"),
         ({"pretrain.mask_ratio": 7}, "pretrain.mask_ratio: got 7"),
         ({"pretrain.epochs": "ten"}, "pretrain.epochs: got 'ten'"),
-        ({"seeds": [0, 0]}, "holds a seed twice"),
+        ({"seeds": [0, 0]}, "holds a value twice"),
         ({"arms.names": ["mae", "nonesuch"]}, "arm nonesuch is not defined"),
         ({"arms.mae.parts": "learned"}, "arms.mae: mask random with parts learned"),
         ({"compare.baseline": "block"}, "compare.baseline block is not one of arms.names"),
