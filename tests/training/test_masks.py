@@ -47,8 +47,8 @@ def draw(masks, progress=0.5, count=40, step=0):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted(ARMS))
-def test_draw__every_arm_hides_the_same_number_in_every_row(tmp_path, name):
+@pytest.mark.parametrize("name", [name for name, arm in sorted(ARMS.items()) if arm.mask != "none"])
+def test_draw__every_arm_that_pretrains_hides_the_same_number_in_every_row(tmp_path, name):
     if ARMS[name].mask in ("random", "block"):
         write_none(tmp_path / "arm")
     else:
