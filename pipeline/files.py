@@ -86,6 +86,15 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def md5_of(path: str | Path) -> str:
+    """MD5 of a file's bytes, in hexadecimal: what dvc.lock calls an out by. ValueError where there is none."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: not found; run the stage that makes it (dvc repro)") from None
+
+
 def link_or_copy(source: str | Path, target: str | Path) -> None:
     """Hard-link `source` as `target`, or copy it where the file system cannot link."""
     Path(target).parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from pipeline.files import state_folder, write_json
 
 Item = TypeVar("Item")
+# What this execution alone knows, for its record.
+_facts: dict[str, Any] = {}
 
 
 class Terminated(SystemExit):
@@ -52,6 +54,12 @@ def run(main: Callable[[], Any]) -> None:
             _write_record(name, started, status)
 
 
+def note(**facts: str | float) -> None:
+    """Put facts into the record of this execution; a number that is noted again is added to."""
+    for name, value in facts.items():
+        _facts[name] = value + _facts.get(name, 0) if isinstance(value, int | float) else value
+
+
 def torchrun_rank() -> int | None:
     """Rank of this process among those that torchrun started, or None where it did not start this one.
 
@@ -73,6 +81,7 @@ def _write_record(name: str, started: float, status: str) -> None:
         "cpu_seconds": sum(os.times()[:4]),
         "status": status,
         "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
+        **_facts,
     }
     write_json(state_folder() / "records" / f"{name}.json", record)
 
@@ -133,6 +142,7 @@ class Meter:
         if self.bar is not None:
             self.bar.stop()
         spent = max(time.monotonic() - self.started, 1e-9)
+        note(images=self.done - self.first, image_seconds=spent)
         print(f"{self.label}: {self.done} images, {(self.done - self.first) / spent:.0f} images/s", flush=True)
 
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import main_worktree, read_json, state_folder
-from pipeline.params import read_yaml
+from pipeline.files import main_worktree, read_json, state_folder, write_json
+from pipeline.graph import stage_entries
 
 EXPERIMENT = "semmae"
 # Without it MLflow 3 opens the experiment as one of language models, with an empty page of traces.
@@ -69,6 +69,7 @@ def _replay(lock_file: Path) -> int:
                 _log_stage(client, experiment, name, key, entry, record)
                 created += 1
             if record is not None and record["status"] == "FINISHED":
+                write_json(executions() / f"{name}.json", {**record, "key": key})
                 (state_folder() / "records" / f"{name}.json").unlink()
         for name, record in records.items():
             if record["status"] != "FINISHED":
@@ -78,14 +79,9 @@ def _replay(lock_file: Path) -> int:
     return created
 
 
-def stage_entries(lock_file: Path) -> dict[str, Mapping[str, Any]]:
-    """The stages of dvc.lock by name; an absent file has none, a damaged one is a ValueError."""
-    if not lock_file.is_file():
-        return {}
-    document = read_yaml(lock_file)
-    if not isinstance(document, dict) or not isinstance(document.get("stages"), dict):
-        raise ValueError(f"{lock_file}: damaged; delete it, `dvc repro` restores it from the run cache")
-    return document["stages"]
+def executions() -> Path:
+    """The folder of what was noted about the last successful execution of each stage, with the key of its result."""
+    return state_folder() / "executions"
 
 
 def key_of(name: str, entry: Mapping[str, Any]) -> str:

@@ -62,7 +62,8 @@ class Material:
     arms: name -> its definition. colours: arm -> CSS colour. spreads: arm -> std over parts of the hidden ratio at
     `POINTS` of training. usage: a (share of patches, share of images) a part, and background. part_measures: method
     -> measure -> number. alphas: arm -> alpha at each shown moment, None without a schedule. moments: shares of
-    training. charts, pictures: by name. portraits: PNG files, an image each, of the first shown images.
+    training. untested: classes without a test image. charts, pictures: by name. portraits: PNG files, an image each,
+    of the first shown images.
     """
 
     rows: Sequence[Row]
@@ -70,6 +71,7 @@ class Material:
     arms: Mapping[str, Mapping[str, object]]
     colours: Mapping[str, str]
     classes: int
+    untested: Sequence[str]
     chance: float
     digest: str
     spreads: Mapping[str, Sequence[float]]
@@ -155,6 +157,7 @@ def gather(
         arms={name: arm.model_dump() for name, arm in arms.items()},
         colours=colours,
         classes=len(test.classes),
+        untested=[name for place, name in enumerate(test.classes) if place not in test.labels],
         chance=float(np.bincount(test.labels).max() / len(test)),
         digest=test.manifest["data_digest"],
         spreads=spreads,

@@ -5,7 +5,7 @@ from html import escape
 
 from reports.comparison import sentences
 from reports.material import Material
-from reports.page import Cell, Section, arm_cell, chart, details, facts, group, page, paragraph, table
+from reports.page import Cell, Section, arm_cell, chart, chip, details, facts, group, page, paragraph, table
 from reports.results import words
 from reports.scores import scores
 from reports.showing import masks, parts, reconstructions
@@ -18,11 +18,20 @@ def render(material: Material) -> str:
     return page(
         title="Semantic-guided masking, compared",
         lead=f"Masked autoencoders that differ in their masks alone: {others} against {words(material.baseline)}.",
-        verdict=sentences(material.rows),
+        verdict=[*sentences(material.rows), *_warnings(material)],
         facts=_facts(material),
         sections=[*shown, _learning(material), _setup(material)],
         foot=_foot(),
     )
+
+
+def _warnings(material: Material) -> list[str]:
+    """What the data does not allow to see."""
+    if material.classes == 1:
+        return ["The images are of one class: every classifier is right, and the accuracies say nothing."]
+    if material.untested:
+        return [f"No test image is of class {', '.join(material.untested)}: nothing is measured on it."]
+    return []
 
 
 def _facts(material: Material) -> str:
@@ -95,15 +104,35 @@ def _setup(material: Material) -> Section:
         for arm, found in material.arms.items()
     ]
     html = table(["arm", *fields], body, caption="An arm is one way to mask; nothing else differs between arms.")
-    jobs = ", ".join(f"{arm}-{seed}" for arm in material.results.arms for seed in material.results.seeds)
-    seed = material.results.seeds[0]
-    html += paragraph(f"Runs: {jobs}. Reconstructions and pictures of masks come from seed {seed}.", style="note")
+    html += paragraph(
+        f"Reconstructions and pictures of masks come from seed {material.results.seeds[0]}.", style="note"
+    )
+    html += details("The run behind every figure", _sources(material))
     return Section("setup", "The arms", "Arms", html)
 
 
+def _sources(material: Material) -> str:
+    sources = material.results.sources
+    stages = list(next(iter(sources.values())))
+    body = [
+        [
+            Cell(f"{chip(material.colours[arm])}{escape(f'{arm}-{seed}')}", f"{arm}-{seed}"),
+            *(Cell(f"<code>{found[stage][:12]}</code>", style="text") for stage in stages),
+        ]
+        for (arm, seed), found in sources.items()
+    ]
+    caption = (
+        "MD5 of the metrics that each stage left for a job, as in dvc.lock; `stage@job` names its run in MLflow. Figures of "
+        "an arm are means over its jobs."
+    )
+    return table(["job", *stages], body, caption=caption, style="dense")
+
+
 def _foot() -> str:
+    links = ", ".join(
+        f'<a href="{name}">{name}</a>' for name in ("comparison.csv", "metrics.json", "curves.csv", "figures/")
+    )
     return (
-        '<p>The same numbers: <a href="comparison.csv">comparison.csv</a>, <a href="metrics.json">metrics.json</a>, '
-        '<a href="curves.csv">curves.csv</a>; the pictures: <a href="figures/">figures</a>. Method: Li et al., SemMAE: '
-        "Semantic-Guided Masking for Learning Masked Autoencoders, NeurIPS 2022.</p>"
+        f'<p>The same numbers and pictures: {links}; what it cost: <a href="costs.html">costs.html</a>. Method: Li et '
+        "al., SemMAE: Semantic-Guided Masking for Learning Masked Autoencoders, NeurIPS 2022.</p>"
     )

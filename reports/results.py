@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from pipeline.predictions import Predictions
 
-from pipeline.files import read_json
+from pipeline.files import md5_of, read_json
 
 # Not accuracies: facts about a run, which are not compared.
 FACTS = ("test_images", "penalty")
@@ -25,7 +25,8 @@ class Results:
 
     protocols: the metrics of probe and finetune by job. pretrain: the metrics of pretraining by job. histories and
     finetune_histories: the rows of the training loop by job. teacher_history, refine_history: those of the teacher
-    (none where it was a checkpoint) and of part learning. predictions: by job and protocol.
+    (none where it was a checkpoint) and of part learning. predictions: by job and protocol. sources: job -> stage ->
+    MD5 of the metrics that it left, as dvc.lock has it.
     """
 
     arms: tuple[str, ...]
@@ -42,6 +43,7 @@ class Results:
     teacher_history: Sequence[Numbers] = ()
     refine_history: Sequence[Numbers] = ()
     predictions: Mapping[Job, Mapping[str, "Predictions"]] = field(default_factory=dict)
+    sources: Mapping[Job, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -169,6 +171,9 @@ def read_results(
     stages += [(f"segment/{name}", f"{name}/") for name in segments]
     protocols: dict[Job, dict[str, float]] = {job: {} for job in jobs}
     predictions: dict[Job, dict[str, Predictions]] = {job: {} for job in jobs}
+    sources: dict[Job, dict[str, str]] = {
+        (arm, seed): {"pretrain": md5_of(root / f"metrics/pretrain/{arm}-{seed}.json")} for arm, seed in jobs
+    }
     counts: dict[str, set[int]] = {}
     for folder, prefix in stages:
         measured = of_jobs(f"metrics/{folder}")
@@ -176,6 +181,7 @@ def read_results(
         counts.setdefault(prefix, set()).update(int(numbers["test_images"]) for numbers in measured.values())
         for (arm, seed), numbers in measured.items():
             protocols[arm, seed] |= {f"{prefix}{name}": value for name, value in numbers.items()}
+            sources[arm, seed][folder] = md5_of(root / "metrics" / folder / f"{arm}-{seed}.json")
             if not folder.startswith("segment/"):
                 said = read_predictions(root / "predictions" / folder / f"{arm}-{seed}.parquet")
                 predictions[arm, seed] |= {f"{prefix}{name}": said for name in said.classes}
@@ -197,6 +203,7 @@ def read_results(
         parts=read_json(root / "metrics/evaluate_parts.json") if part_truth else {},
         test_images=min(counts[""]),
         predictions=predictions,
+        sources=sources,
         teacher_history=read_json(root / "history/train_teacher.json"),
         refine_history=read_json(root / "history/refine_parts.json"),
     )

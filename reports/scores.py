@@ -50,6 +50,7 @@ def scores(material: Material) -> Section:
     html += group(pieces, style="charts")
     html += _further_table(material)
     html += _confusions(material)
+    html += _per_class(material)
     html += details("All protocols, intervals and seeds", _long_table(material))
     html += details("How to read the verdicts", paragraph(_reading(told[0])))
     return Section("comparison", "Accuracy by arm", "Accuracy", html)
@@ -85,6 +86,27 @@ def _confusions(material: Material) -> str:
             )
             pieces.append(chart(found, alt=f"Confusion matrix. {told}", caption=told))
     return group(pieces, style="charts") if pieces else ""
+
+
+def _per_class(material: Material) -> str:
+    """IoU by class of each segmentation and head, behind a fold."""
+    results, html = material.results, ""
+    for name in results.names:
+        by_arm = {arm: results.by_class(arm, name.removesuffix("_miou")) for arm in results.arms}
+        if not name.endswith("_miou") or not all(by_arm.values()):
+            continue
+        labels = sorted({label for found in by_arm.values() for label in found}, key=int)
+        body = [
+            [
+                Cell(label, int(label)),
+                *(Cell(percent(found.get(label)), found.get(label, "")) for found in by_arm.values()),
+            ]
+            for label in labels
+        ]
+        caption = f"IoU by class, %, mean over seeds: {label_of(name)}. A class is its value in the masks."
+        told = table(["class", *map(words, by_arm)], body, caption=caption, style="dense")
+        html += details(f"{label_of(name)} by class", told)
+    return html
 
 
 def _reading(row: Row) -> str:

@@ -1,12 +1,16 @@
-"""Replay every stage's parameters, metrics, history and figures into MLflow."""
+"""Replay every stage's parameters, metrics, history and figures into MLflow, and write what the stages cost."""
+
+from pathlib import Path
 
 from pipeline.stage import run
 from pipeline.tracking import replay, tracking_uri
+from reports.costs import write_costs
 
 
 def main() -> None:
     """`python -m stages.track_runs`."""
     print(f"{replay()} runs recorded in {tracking_uri()}")
+    write_costs(Path("report"))
 
 
 if __name__ == "__main__":

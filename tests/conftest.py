@@ -45,6 +45,21 @@ def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=1, help="how many times test_resume.py kills each stage")
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """The machine's own Chromium without a window. Its driver runs an event loop: a module's tests at a time."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no chromium on this machine: what is tested in a browser was not; install the package chromium")
+    with sync_playwright() as playwright:
+        quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+        launched = playwright.chromium.launch(executable_path=path, args=quiet)
+        yield launched
+        launched.close()
+
+
 def expand(stages=None, params=None):
     """(stage name as DVC prints it, module, arguments) of every job of dvc.yaml, in the order of the file."""
     stages = stages or read_yaml(ROOT / "dvc.yaml")["stages"]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize
 from torch import Tensor
 
 # Of the largest entry of the gradient of the mean loss: below it the accuracy no longer moves.
@@ -74,6 +73,9 @@ def fit_logistic(features: Tensor, labels: Tensor, start: Tensor, *, penalty: fl
     The loss is scikit-learn's: sum of cross-entropies plus |W|^2 / (2 * penalty), the intercept free.
     features: (N, D) float64; labels: (N,) int64; start: (C, D + 1).
     """
+    # Half a second of import that fine-tuning, which shares this module, need not wait for.
+    from scipy.optimize import minimize
+
     count = len(features)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:

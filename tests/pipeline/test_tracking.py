@@ -109,13 +109,6 @@ def test_replay__a_broken_database_is_one_warning(repository, capsys):
     assert "warning: tracking" in capsys.readouterr().out
 
 
-def test_stage_entries__a_truncated_lock_is_named(tmp_path):
-    (tmp_path / "dvc.lock").write_text("schema: '2.0'\nstages:\n  a:\n    cmd: [")
-    with pytest.raises(ValueError, match=r"dvc\.lock"):
-        tracking.stage_entries(tmp_path / "dvc.lock")
-    assert tracking.stage_entries(tmp_path / "none.lock") == {}
-
-
 def test_key_of__depends_on_every_recorded_hash():
     entry = {"cmd": "x", "deps": [{"path": "a", "md5": "1"}]}
     other = json.loads(json.dumps(entry))
