@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.files import read_json
@@ -60,3 +61,27 @@ def test_class_missing_from_test__is_trained_on_and_told(world, tmp_path):
 
     text = run_all(world_of(world, tmp_path / "world", write))
     assert "No test image is of class cat" in text
+
+
+def test_segmentation__a_mask_of_another_size_is_refused_by_name_and_the_ignore_label_counts_nowhere(world, tmp_path):
+    def write(photos):
+        for split, count in (("train", 24), ("val", 4), ("test", 6)):
+            masks = photos / "masks" / split / "all"
+            write_images(photos / "images" / split / "all", count, seed=len(split), masks=masks, values=(0, 1, 255))
+        Image.fromarray(np.zeros((20, 20), np.uint8)).save(photos / "masks/train/all/3.png")
+        Image.fromarray(np.full((32, 32), 255, np.uint8)).save(photos / "masks/test/all/0.png")
+
+    folder = tmp_path / "world"
+    shutil.copytree(world, folder, symlinks=True)
+    write(folder / "data/segment/tiny")
+    document = read_document(folder / "params.yaml")
+    document["segment"]["sets"] = ["tiny"]
+    write_params(document, folder / "params.yaml")
+    run_stage(folder, "stages.prepare_data", ["segment/tiny"])
+    refused = pq.read_table(folder / "prepared/segment/tiny/rejected.parquet").to_pylist()
+    assert [(row["path"], row["reason"]) for row in refused] == [("images/train/all/3.png", "mask size")]
+    assert "20 x 20" in refused[0]["detail"] and "32 x 32" in refused[0]["detail"]
+    run_stage(folder, "stages.segment", ["tiny", "mae", "0"])
+    metrics = read_json(folder / "metrics/segment/tiny/mae-0.json")
+    assert {name for name in metrics if "upernet_iou/" in name} == {"upernet_iou/0", "upernet_iou/1"}
+    assert metrics["test_images"] == 6
