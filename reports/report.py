@@ -14,10 +14,13 @@ from reports.showing import masks, parts, reconstructions
 def render(material: Material) -> str:
     """The page as HTML."""
     shown = [scores(material), masks(material), parts(material), reconstructions(material)]
-    others = ", ".join(words(arm) for arm in material.others) or "nothing else"
+    trained = [arm for arm in material.others if material.arms[arm]["mask"] != "none"]
+    others = ", ".join(map(words, trained)) or "nothing else"
+    floors = [words(arm) for arm in material.others if arm not in trained]
+    lead = f"Masked autoencoders that differ in their masks alone: {others} against {words(material.baseline)}."
     return page(
         title="Semantic-guided masking, compared",
-        lead=f"Masked autoencoders that differ in their masks alone: {others} against {words(material.baseline)}.",
+        lead=lead + (f" For comparison {', '.join(floors)}: an encoder without pretraining." if floors else ""),
         verdict=[*sentences(material.rows), *_warnings(material)],
         facts=_facts(material),
         sections=[*shown, _learning(material), _setup(material)],
