@@ -25,7 +25,7 @@ def preset(
     if names == ["list"]:
         print("\n".join(preset_names()))
         return
-    write_params(compose(*names))
+    write_params(compose(*names), preset=" ".join(names))
     print(f"params.yaml: preset {' '.join(names)}; next: dvc repro")
 
 
@@ -202,7 +202,7 @@ def track() -> None:
     """Replay into MLflow what DVC has recorded and MLflow does not know yet."""
     from pipeline.tracking import replay, tracking_uri
 
-    print(f"{replay()} runs recorded in {tracking_uri()}")
+    print(f"{len(replay().runs)} stages recorded in {tracking_uri()}")
 
 
 def main() -> None:

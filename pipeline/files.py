@@ -123,8 +123,13 @@ def _main_worktree(folder: str) -> Path:
 
 
 def state_folder() -> Path:
-    """The git-ignored folder of everything that is neither input nor out: scratch, run records, tracking."""
+    """The git-ignored folder of what is neither input nor out and all worktrees share: scratch, slots, experiments."""
     return main_worktree() / STATE_FOLDER
+
+
+def own_state() -> Path:
+    """The same of this worktree alone: records of executions, logs."""
+    return Path(STATE_FOLDER)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -93,6 +93,7 @@ class Runtime(Group):
     ram_gib: Positive = Field(description="most memory for decoded images")
     log_seconds: Positive = Field(description="seconds between progress lines where there is no terminal")
     checkpoint_seconds: NonNegative = Field(description="seconds between checkpoints; 0 is every step")
+    watchdog_seconds: Positive = Field(description="seconds without a line after which a walk ends a stage as hung")
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:

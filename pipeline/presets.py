@@ -17,6 +17,7 @@ from pipeline.params import Params, explain
 
 FOLDER = Path("presets")
 BASE = "quickstart"
+ORIGIN = "# Preset: "
 
 
 def preset_names() -> list[str]:
@@ -59,11 +60,23 @@ def check(document: Any, label: str) -> Any:
     return document
 
 
-def write_params(document: Any, path: str | Path = "params.yaml") -> None:
-    """Write a parameter document whole or not at all."""
+def write_params(document: Any, path: str | Path = "params.yaml", *, preset: str = "") -> None:
+    """Write a parameter document whole or not at all; the name of the preset that it comes from stands in its last line."""
     buffer = io.StringIO()
     _yaml().dump(document, buffer)
-    write_text(path, buffer.getvalue())
+    text = buffer.getvalue()
+    if preset:
+        text = (
+            "".join(line for line in text.splitlines(keepends=True) if not line.startswith(ORIGIN))
+            + f"{ORIGIN}{preset}\n"
+        )
+    write_text(path, text)
+
+
+def preset_of(path: str | Path) -> str:
+    """The preset, or presets, that params.yaml comes from, whatever was changed since; empty where it does not say."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines() if Path(path).is_file() else []
+    return next((line.removeprefix(ORIGIN) for line in lines if line.startswith(ORIGIN)), "")
 
 
 def read_document(path: str | Path = "params.yaml") -> Any:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.files import state_folder, write_json
+from pipeline.files import own_state, write_json
+from pipeline.supervision import SUPERVISOR, follow
 
 Item = TypeVar("Item")
 # What this execution alone knows, for its record.
@@ -34,6 +35,9 @@ def run(main: Callable[[], Any]) -> None:
     """
     name = os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem)
     rank = torchrun_rank() or 0
+    signal.signal(signal.SIGTERM, _terminate)
+    if torchrun_rank() is None:
+        follow(os.environ.get(SUPERVISOR))
     signed = f"{name} (process {rank})" if rank else name
     started = time.time()
     status = "FAILED"
@@ -44,7 +48,7 @@ def run(main: Callable[[], Any]) -> None:
         status = "KILLED"
         raise
     except (ValueError, OSError) as error:
-        log = state_folder() / "logs" / f"{signed}.traceback"
+        log = own_state() / "logs" / f"{signed}.traceback"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(traceback.format_exc(), encoding="utf-8")
         print(f"error: {signed}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -52,6 +56,12 @@ def run(main: Callable[[], Any]) -> None:
     finally:
         if rank == 0:
             _write_record(name, started, status)
+
+
+def _terminate(number: int, frame: object) -> None:
+    """End through the `finally` of everything that runs; training has a handler of its own, which saves first."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated
 
 
 def note(**facts: str | float) -> None:
@@ -83,7 +93,7 @@ def _write_record(name: str, started: float, status: str) -> None:
         "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
         **_facts,
     }
-    write_json(state_folder() / "records" / f"{name}.json", record)
+    write_json(own_state() / "records" / f"{name}.json", record)
 
 
 def peak_mib() -> float:

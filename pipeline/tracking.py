@@ -1,7 +1,9 @@
-"""What DVC has recorded, replayed into MLflow: one run for every stage result, whether it was computed or restored.
+"""What DVC has recorded, replayed into MLflow: a run for a state of the pipeline, and below it one for every stage.
 
-Stages import no MLflow. They leave metrics and history as outs, and one process replays them: a lost or broken tracking
-server costs a warning, and the next replay catches up, for it looks at what is missing and not at what just happened.
+Stages import no MLflow. They leave metrics and history as outs and a record of their execution, and one process replays
+them: a lost or broken tracking server costs a warning, and the next replay catches up, for it looks at what is missing
+and not at what just happened. A stage that was restored from the cache gets a run like one that was computed, with a
+link to the run of its computation, so that a comparison of arms has no gaps.
 """
 
 import contextlib
@@ -10,21 +12,30 @@ import hashlib
 import json
 import logging
 import os
-import re
-import subprocess
+import socket
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import main_worktree, read_json, state_folder, write_json
+from pipeline.files import main_worktree, own_state, read_json, state_folder, write_json
 from pipeline.graph import stage_entries
+from pipeline.params import read_yaml
+from pipeline.presets import preset_of
+from pipeline.stage_runs import git_tags, log_params, log_stage, tags_of
+from pipeline.supervision import identity, is_alive
 
 EXPERIMENT = "semmae"
 # Without it MLflow 3 opens the experiment as one of language models, with an empty page of traces.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-KEY_TAG = "semmae.key"
-BATCH = 1000
+KEY_TAG, PIPELINE_TAG, WRITER_TAG, COMPUTED_TAG = "semmae.key", "semmae.pipeline", "semmae.writer", "computed_by"
+PARENT_TAG = "mlflow.parentRunId"
+# The stage that replays: its own entry in dvc.lock comes after it.
+REPLAY_STAGE = "track_runs"
+FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
+EXPERIMENT_VARIABLE = "SEMMAE_EXPERIMENT"
+PAGE = 1000
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -33,55 +44,172 @@ QUIET = {
 }
 
 
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay wrote: the runs of stages by name, under the run of the pipeline."""
+
+    experiment: str = ""
+    pipeline: str = ""
+    runs: Mapping[str, str] = field(default_factory=dict)
+
+
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or the SQLite database under the main worktree, by absolute path."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{main_worktree() / 'tracking' / 'mlflow.db'}"
 
 
-def replay(lock_file: str | Path = "dvc.lock") -> int:
-    """Create an MLflow run for every stage result in dvc.lock that has none; returns how many were created.
+def replay(lock_file: str | Path = "dvc.lock", *, status: str = FINISHED) -> Replayed:
+    """Write the state in dvc.lock where MLflow does not have it yet, and what executions failed or were terminated.
 
-    Also one for every execution that failed or was terminated. Any fault of the tracking server is one printed
-    warning: nothing is lost, because the next call finds the same runs missing.
+    status: FAILED or KILLED for a walk that did not reach its end; then only what it executed is written. Any fault of the
+    tracking server is one printed warning: nothing is lost, because the next call finds the same runs missing.
     """
     try:
-        return _replay(Path(lock_file))
+        return _replay(Path(lock_file), status)
     except Exception as error:
         print(
             f"warning: tracking: {tracking_uri()}: {' '.join(str(error).split())[:300]}; nothing is lost, "
             "`semmae track` replays it later",
             flush=True,
         )
-        return 0
+        return Replayed()
 
 
-def _replay(lock_file: Path) -> int:
-    entries = stage_entries(lock_file)
-    records = _records()
-    with _client() as client:
-        experiment = _experiment(client)
-        known = _known_keys(client, experiment)
-        created = 0
+def _replay(lock_file: Path, status: str) -> Replayed:
+    entries = {name: entry for name, entry in stage_entries(lock_file).items() if name != REPLAY_STAGE}
+    records = {path.stem: read_json(path) for path in sorted(_records().glob("*.json"))}
+    done = {name: record for name, record in records.items() if record["status"] == FINISHED and name in entries}
+    broken = {name: record for name, record in records.items() if record["status"] != FINISHED}
+    keys = {name: key_of(name, entry) for name, entry in entries.items()}
+    state = key_of(os.environ.get(EXPERIMENT_VARIABLE, ""), keys)
+    with client() as found:
+        writer = _Writer(found)
+        written = Replayed()
+        if status == FINISHED and entries:
+            written = writer.find(state) or writer.write(state, FINISHED, entries, keys, done, {})
+        if broken or (status != FINISHED and done):
+            ran = {name: entries[name] for name in done} if status != FINISHED else {}
+            ended = KILLED if any(record["status"] == KILLED for record in broken.values()) else FAILED
+            told = writer.write("", ended if status == FINISHED else status, ran, keys, done, broken)
+            written = written if written.pipeline else told
+    for name, record in done.items():
+        write_json(executions() / f"{name}.json", {**record, "key": keys[name], "entry": entries[name]})
+    for name in (*done, *broken):
+        (_records() / f"{name}.json").unlink(missing_ok=True)
+    return written
+
+
+class _Writer:
+    """The experiment of the tracking server, and the runs that this process writes into it."""
+
+    def __init__(self, found: Any) -> None:
+        self.client = found
+        self.experiment = _experiment(found)
+        self.name = f"{socket.gethostname()}/{identity(os.getpid())}"
+
+    def find(self, state: str) -> Replayed | None:
+        """The finished run of a state of the pipeline, and those of its stages."""
+        for run in self._search(f"tags.`{PIPELINE_TAG}` = '{state}'"):
+            if run.info.status == FINISHED:
+                stages = self._search(f"tags.`{PARENT_TAG}` = '{run.info.run_id}'")
+                runs = {stage.info.run_name: stage.info.run_id for stage in stages}
+                return Replayed(self.experiment, run.info.run_id, runs)
+        return None
+
+    def write(
+        self,
+        state: str,
+        status: str,
+        entries: Mapping[str, Mapping[str, Any]],
+        keys: Mapping[str, str],
+        done: Mapping[str, Mapping[str, Any]],
+        broken: Mapping[str, Mapping[str, Any]],
+    ) -> Replayed:
+        """A run of the pipeline over runs of `entries` and of `broken` executions; `done` are the records of the former."""
+        known = self._known_keys()
+        started = min((record["started"] for record in (*done.values(), *broken.values())), default=time.time())
+        tags = {**git_tags(), **_experiment_tags(), PIPELINE_TAG: state, "stage": "pipeline"}
+        pipeline = self._start(os.environ.get(EXPERIMENT_VARIABLE) or "pipeline", tags, started)
+        parameters = Path("params.yaml")
+        if parameters.is_file():
+            log_params(self.client, pipeline, read_yaml(parameters))
+        runs = {}
         for name, entry in entries.items():
-            key = key_of(name, entry)
-            record = records.get(name)
-            if key not in known:
-                _log_stage(client, experiment, name, key, entry, record)
-                created += 1
-            if record is not None and record["status"] == "FINISHED":
-                write_json(executions() / f"{name}.json", {**record, "key": key})
-                (state_folder() / "records" / f"{name}.json").unlink()
-        for name, record in records.items():
-            if record["status"] != "FINISHED":
-                _start(client, experiment, name, {"status_only": "true"}, record)
-                (state_folder() / "records" / f"{name}.json").unlink()
-                created += 1
-    return created
+            record, key = done.get(name), keys[name]
+            tags = {KEY_TAG: key, PARENT_TAG: pipeline, **_experiment_tags(), **tags_of(name, record)}
+            if record is None and key in known:
+                tags[COMPUTED_TAG] = known[key]
+            runs[name] = self._start(name, tags, record["started"] if record else time.time())
+            log_stage(self.client, runs[name], entry, record)
+            self._end(runs[name], FINISHED, record["started"] + record["seconds"] if record else time.time())
+        for name, record in broken.items():
+            tags = {PARENT_TAG: pipeline, **_experiment_tags(), **tags_of(name, record)}
+            runs[name] = self._start(name, tags, record["started"])
+            self._end(runs[name], record["status"], record["started"] + record["seconds"])
+        self._end(pipeline, status, time.time())
+        return Replayed(self.experiment, pipeline, runs)
+
+    def repair(self) -> list[str]:
+        """Delete the runs of replays of this machine that died on the way; names them. The next replay writes them whole."""
+        dead = []
+        for run in self._search("attributes.status = 'RUNNING'"):
+            host, _, writer = run.data.tags.get(WRITER_TAG, "").partition("/")
+            if host == socket.gethostname() and not is_alive(writer):
+                for stage in self._search(f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"):
+                    self.client.delete_run(stage.info.run_id)
+                self.client.delete_run(run.info.run_id)
+                dead.append(f"{run.info.run_name} ({run.info.run_id})")
+        return dead
+
+    def _known_keys(self) -> dict[str, str]:
+        """Key -> the run that computed it, or the first that has it. Half-written runs are removed before."""
+        self.repair()
+        keys: dict[str, str] = {}
+        for run in self._search(f"tags.`{KEY_TAG}` != ''"):
+            if run.info.status == FINISHED:
+                first = run.data.tags.get("cache_hit") == "false"
+                if first or run.data.tags[KEY_TAG] not in keys:
+                    keys[run.data.tags[KEY_TAG]] = run.info.run_id
+        return keys
+
+    def _search(self, condition: str) -> Iterator[Any]:
+        token = None
+        while True:
+            page = self.client.search_runs([self.experiment], condition, max_results=PAGE, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _start(self, name: str, tags: Mapping[str, str], started: float) -> str:
+        tags = {**tags, WRITER_TAG: self.name}
+        run = self.client.create_run(self.experiment, start_time=int(1000 * started), run_name=name, tags=tags)
+        return run.info.run_id
+
+    def _end(self, run_id: str, status: str, ended: float) -> None:
+        self.client.set_terminated(run_id, status, int(1000 * ended))
+
+
+def repair() -> list[str]:
+    """Names of the half-written runs of dead replays, which are removed."""
+    with client() as found:
+        return _Writer(found).repair()
+
+
+def _experiment_tags() -> dict[str, str]:
+    """The DVC experiment and the preset that this is a state of, where there are any."""
+    name = os.environ.get(EXPERIMENT_VARIABLE) or os.environ.get("DVC_EXP_NAME", "")
+    preset = preset_of("params.yaml")
+    return {key: value for key, value in (("dvc_experiment", name), ("preset", preset)) if value}
 
 
 def executions() -> Path:
     """The folder of what was noted about the last successful execution of each stage, with the key of its result."""
-    return state_folder() / "executions"
+    return own_state() / "executions"
+
+
+def _records() -> Path:
+    return own_state() / "records"
 
 
 def key_of(name: str, entry: Mapping[str, Any]) -> str:
@@ -90,7 +218,7 @@ def key_of(name: str, entry: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _client() -> Iterator[Any]:
+def client() -> Iterator[Any]:
     """An MLflow client; a local database is created and migrated by one process at a time."""
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     state_folder().mkdir(exist_ok=True)
@@ -105,124 +233,10 @@ def _client() -> Iterator[Any]:
         yield MlflowClient(tracking_uri=tracking_uri())
 
 
-def _experiment(client: Any) -> str:
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return found.experiment_id
+def _experiment(found: Any) -> str:
+    known = found.get_experiment_by_name(EXPERIMENT)
+    if known is not None:
+        return known.experiment_id
     local = tracking_uri().startswith("sqlite:")
     artifacts = (main_worktree() / "tracking" / "artifacts").as_uri() if local else None
-    return client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=KIND)
-
-
-def _known_keys(client: Any, experiment: str) -> set[str]:
-    keys: set[str] = set()
-    token = None
-    while True:
-        page = client.search_runs([experiment], max_results=BATCH, page_token=token)
-        for run in page:
-            if run.info.status == "FINISHED":
-                keys.add(run.data.tags.get(KEY_TAG, ""))
-            elif run.info.status == "RUNNING" and KEY_TAG in run.data.tags:
-                client.delete_run(run.info.run_id)  # a replay was cut short: this one writes it again, whole
-        token = page.token
-        if not token:
-            return keys
-
-
-def _start(client: Any, experiment: str, name: str, tags: dict[str, str], record: Mapping[str, Any] | None) -> str:
-    """Create a run; one whose execution is recorded gets its times. Left open when FINISHED."""
-    started = int(1000 * (record["started"] if record else time.time()))
-    run = client.create_run(experiment, start_time=started, run_name=name, tags={**tags, **_tags(name, record)})
-    if record is not None and record["status"] != "FINISHED":
-        client.set_terminated(run.info.run_id, record["status"], started + int(1000 * record["seconds"]))
-    return run.info.run_id
-
-
-def _tags(name: str, record: Mapping[str, Any] | None) -> dict[str, str]:
-    stage, _, item = name.partition("@")
-    tags = {"stage": stage, "cache_hit": str(record is None).lower(), "git_commit": _git("rev-parse", "HEAD")}
-    tags["git_dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
-    match = re.fullmatch(r"(?P<arm>\w+?)(?:-(?P<seed>\d+))?", item)
-    if match and stage not in ("generate_creatures", "evaluate_parts"):
-        tags |= {group: value for group, value in match.groupdict().items() if value}
-    if record and record["dvc_experiment"]:
-        tags["dvc_experiment"] = record["dvc_experiment"]
-    return tags
-
-
-def _git(*words: str) -> str:
-    answer = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-    return answer.stdout.strip()
-
-
-def _log_stage(
-    client: Any, experiment: str, name: str, key: str, entry: Mapping[str, Any], record: Mapping[str, Any] | None
-) -> None:
-    from mlflow.entities import Dataset, DatasetInput, Metric, Param
-
-    record = record if record is not None and record["status"] == "FINISHED" else None
-    run_id = _start(client, experiment, name, {KEY_TAG: key}, record)
-    now = int(1000 * time.time())
-    metrics = [Metric(metric, float(value), now, 0) for metric, value in _final_metrics(entry)]
-    if record:
-        metrics += [
-            Metric(f"system/{part}", float(record[part]), now, 0) for part in ("seconds", "cpu_seconds", "peak_mib")
-        ]
-    for row in _history(entry):
-        metrics += [
-            Metric(f"training/{part}", float(row[part]), now, int(row["step"])) for part in row if part != "step"
-        ]
-    params = [Param(part, str(value)[:6000]) for part, value in flatten(entry.get("params", {}).get("params.yaml", {}))]
-    for start in range(0, len(metrics), BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + BATCH])
-    for start in range(0, len(params), 100):
-        client.log_batch(run_id, params=params[start : start + 100])
-    inputs = [
-        DatasetInput(Dataset(name=dep["path"][:500], digest=dep["md5"][:36], source_type="dvc", source=dep["path"]))
-        for dep in entry.get("deps", [])
-        if not dep["path"].endswith(".py") and "md5" in dep
-    ]
-    if inputs:
-        client.log_inputs(run_id, datasets=inputs)
-    for path in _pictures(entry):
-        client.log_artifact(run_id, str(path))
-    ended = int(1000 * (record["started"] + record["seconds"])) if record else now
-    client.set_terminated(run_id, "FINISHED", ended)
-
-
-def _outs(entry: Mapping[str, Any]) -> list[Path]:
-    return [Path(out["path"]) for out in entry.get("outs", [])]
-
-
-def _final_metrics(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for path in _outs(entry):
-        if path.suffix == ".json" and (path.parts[0] == "metrics" or path.name == "metrics.json"):
-            yield from sorted(read_json(path).items())
-
-
-def _history(entry: Mapping[str, Any]) -> Iterator[dict[str, float]]:
-    for path in _outs(entry):
-        if path.parts[0] == "history":
-            yield from read_json(path)
-
-
-def _pictures(entry: Mapping[str, Any]) -> Iterator[Path]:
-    for path in _outs(entry):
-        if path.suffix == ".html":
-            yield path
-        elif path.name == "figures":
-            yield from sorted(path.iterdir())
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf of nested dictionaries."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _records() -> dict[str, dict[str, Any]]:
-    folder = state_folder() / "records"
-    return {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
+    return found.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=KIND)

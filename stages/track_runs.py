@@ -9,7 +9,7 @@ from reports.costs import write_costs
 
 def main() -> None:
     """`python -m stages.track_runs`."""
-    print(f"{replay()} runs recorded in {tracking_uri()}")
+    print(f"{len(replay().runs)} stages recorded in {tracking_uri()}")
     write_costs(Path("report"))
 
 

@@ -40,20 +40,28 @@ stages:
     )
 
 
-def runs():
-    with tracking._client() as client:
-        experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
-        return client, {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+def runs(experiment=None):
+    """Name -> run, the newest of each name."""
+    with tracking.client() as client:
+        found = client.get_experiment_by_name(tracking.EXPERIMENT)
+        every = client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"])
+        return client, {run.info.run_name: run for run in every}
 
 
-def test_replay__each_result_gets_one_run_and_a_second_replay_none(repository):
-    write_json(".semmae/records/pretrain@mae-0.json", {
-        "stage": "pretrain@mae-0", "started": 1000.0, "seconds": 3.0, "peak_mib": 400.0, "cpu_seconds": 5.0,
-        "status": "FINISHED", "dvc_experiment": "",
+def write_record(name, **changes):
+    write_json(f".semmae/records/{name}.json", {
+        "stage": name, "started": 1000.0, "seconds": 3.0, "peak_mib": 400.0, "cpu_seconds": 5.0, "status": "FINISHED",
+        "device": "cpu", "precision": "fp32", "torch": "2", **changes,
     })  # fmt: skip
-    assert tracking.replay() == 2
-    assert tracking.replay() == 0
+
+
+def test_replay__a_state_gets_one_run_over_one_for_each_stage_and_a_second_replay_none(repository):
+    write_record("pretrain@mae-0")
+    written = tracking.replay()
+    assert set(written.runs) == {"prepare_data", "pretrain@mae-0"}
+    assert tracking.replay() == written
     client, found = runs()
+    assert set(found) == {"pipeline", "prepare_data", "pretrain@mae-0"}
     run = found["pretrain@mae-0"]
     assert run.info.status == "FINISHED"
     assert run.info.end_time - run.info.start_time == 3000
@@ -61,22 +69,62 @@ def test_replay__each_result_gets_one_run_and_a_second_replay_none(repository):
     assert run.data.metrics["loss"] == 0.5
     assert run.data.metrics["system/peak_mib"] == 400
     assert (run.data.tags["arm"], run.data.tags["seed"], run.data.tags["stage"]) == ("mae", "0", "pretrain")
+    assert (run.data.tags["device"], run.data.tags["precision"]) == ("cpu", "fp32")
+    assert run.data.tags["mlflow.parentRunId"] == written.pipeline == found["pipeline"].info.run_id
     assert [dataset.dataset.digest for dataset in run.inputs.dataset_inputs] == ["aaa.dir"]
     steps = client.get_metric_history(run.info.run_id, "training/loss")
     assert [(point.step, point.value) for point in steps] == [(1, 0.9), (2, 0.5)]
     assert run.data.tags["cache_hit"] == "false"
     assert found["prepare_data"].data.tags["cache_hit"] == "true"
-    # Another result of the same stage is another run.
+    assert not list((repository / ".semmae/records").iterdir())
+
+
+def test_replay__a_stage_that_was_restored_has_the_same_numbers_and_a_link_to_its_computation(repository, monkeypatch):
+    write_record("pretrain@mae-0")
+    first = tracking.replay()
+    monkeypatch.setenv("SEMMAE_EXPERIMENT", "again")
+    second = tracking.replay()
+    assert set(second.runs) == set(first.runs) and second.pipeline != first.pipeline
+    client, found = runs()
+    restored, computed = found["pretrain@mae-0"], client.get_run(first.runs["pretrain@mae-0"])
+    assert restored.info.run_id == second.runs["pretrain@mae-0"]
+    assert restored.data.tags["computed_by"] == first.runs["pretrain@mae-0"]
+    assert (restored.data.tags["cache_hit"], restored.data.tags["dvc_experiment"]) == ("true", "again")
+    assert restored.data.params == computed.data.params
+    assert restored.data.metrics["training/loss"] == computed.data.metrics["training/loss"]
     write_lock("ddd")
-    assert tracking.replay() == 2
-    # An execution that was terminated is a run of its own, recorded once.
-    write_json(".semmae/records/probe@mae-0.json", {
-        "stage": "probe@mae-0", "started": 1000.0, "seconds": 3.0, "peak_mib": 1.0, "cpu_seconds": 1.0, "status": "KILLED",
-        "dvc_experiment": "",
-    })  # fmt: skip
-    assert tracking.replay() == 1
-    assert tracking.replay() == 0
-    assert runs()[1]["probe@mae-0"].info.status == "KILLED"
+    assert set(tracking.replay().runs) == set(first.runs)
+
+
+def test_replay__what_was_terminated_is_recorded_once_and_never_as_running(repository):
+    write_record("probe@mae-0", status="KILLED")
+    write_record("pretrain@mae-0")
+    written = tracking.replay(status="KILLED")
+    assert set(written.runs) == {"pretrain@mae-0", "probe@mae-0"}
+    found = runs()[1]
+    assert {name: run.info.status for name, run in found.items()} == {
+        "pipeline": "KILLED", "pretrain@mae-0": "FINISHED", "probe@mae-0": "KILLED",
+    }  # fmt: skip
+    assert tracking.replay(status="KILLED").runs == {}
+    whole = tracking.replay()
+    assert set(whole.runs) == {"prepare_data", "pretrain@mae-0"}
+    tags = runs()[0].get_run(whole.runs["pretrain@mae-0"]).data.tags
+    assert tags["computed_by"] == written.runs["pretrain@mae-0"]
+
+
+def test_replay__runs_of_a_replay_that_died_are_written_again(repository, monkeypatch):
+    def die(*arguments):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "log_stage", die)
+        patch.setattr(tracking, "identity", lambda pid: "1:0.00")
+        with pytest.raises(SystemExit):
+            tracking.replay()
+    assert [run.info.status for run in runs()[1].values()] == ["RUNNING", "RUNNING"]
+    assert len(tracking.replay().runs) == 2
+    assert {run.info.status for run in runs()[1].values()} == {"FINISHED"}
+    assert len(runs()[1]) == 3
 
 
 def test_replay__the_report_and_all_its_figures_go_to_the_run_of_the_comparison(repository):
@@ -86,7 +134,7 @@ def test_replay__the_report_and_all_its_figures_go_to_the_run_of_the_comparison(
     outs = "".join(f"\n    - {{path: report/{name}, md5: x}}" for name in ("report.html", "figures", "curves.csv"))
     with open("dvc.lock", "a", encoding="utf-8") as file:
         file.write(f"  compare:\n    cmd: python -m stages.compare\n    outs:{outs}\n")
-    assert tracking.replay() == 3
+    assert len(tracking.replay().runs) == 3
     client, found = runs()
     kept = {file.path for file in client.list_artifacts(found["compare"].info.run_id)}
     assert kept == {"report.html", "image_0.png", "parts.png"}
@@ -94,7 +142,7 @@ def test_replay__the_report_and_all_its_figures_go_to_the_run_of_the_comparison(
 
 def test_replay__a_lost_server_is_one_warning(repository, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert tracking.replay() == 0
+    assert not tracking.replay().runs
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("warning: tracking: http://127.0.0.1:9")
@@ -105,7 +153,7 @@ def test_replay__a_broken_database_is_one_warning(repository, capsys):
     database = repository / "tracking" / "mlflow.db"
     database.parent.mkdir()
     database.write_bytes(b"not a database" * 100)
-    assert tracking.replay() == 0
+    assert not tracking.replay().runs
     assert "warning: tracking" in capsys.readouterr().out
 
 

@@ -1,0 +1,115 @@
+"""What MLflow is told of one stage: parameters, final metrics, training history, data, pictures, tags."""
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import read_json
+
+BATCH = 1000
+# Of an execution that was recorded: as metrics, and as tags.
+SYSTEM_METRICS = ("seconds", "cpu_seconds", "peak_mib", "images")
+SYSTEM_TAGS = ("device", "precision", "torch", "slot")
+
+
+def tags_of(name: str, record: Mapping[str, Any] | None) -> dict[str, str]:
+    """Stage, arm and seed from a stage's name; device, precision and torch from the record of its execution."""
+    stage, _, item = name.partition("@")
+    tags = {"stage": stage, "cache_hit": str(record is None).lower(), **git_tags()}
+    match = re.fullmatch(r"(?:(?P<set>[^-]+)-)?(?P<arm>\w+?)-(?P<seed>\d+)|(?P<only>\w+)", item)
+    if match and stage not in ("generate_creatures", "evaluate_parts", "prepare_transfer", "prepare_segment"):
+        found = match.groupdict()
+        tags |= {name: value for name in ("arm", "seed", "set") if (value := found[name])}
+        if found["only"]:
+            tags["arm"] = found["only"]
+    if record:
+        tags |= {name: str(record[name]) for name in SYSTEM_TAGS if record.get(name)}
+    return tags
+
+
+def git_tags() -> dict[str, str]:
+    """The commit of the current folder, and whether tracked files differ from it."""
+    dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
+    return {"git_commit": _git("rev-parse", "HEAD"), "git_dirty": str(dirty).lower()}
+
+
+def _git(*words: str) -> str:
+    answer = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    return answer.stdout.strip()
+
+
+def log_stage(client: Any, run_id: str, entry: Mapping[str, Any], record: Mapping[str, Any] | None) -> None:
+    """Write what DVC recorded of a stage (`entry` of dvc.lock) and what its execution noted into the run."""
+    from mlflow.entities import Dataset, DatasetInput, Metric
+
+    now = int(1000 * time.time())
+    metrics = [Metric(metric, float(value), now, 0) for metric, value in _final_metrics(entry)]
+    if record:
+        metrics += [Metric(f"system/{part}", float(record[part]), now, 0) for part in SYSTEM_METRICS if part in record]
+    for row in _history(entry):
+        metrics += [
+            Metric(f"training/{part}", float(row[part]), now, int(row["step"])) for part in row if part != "step"
+        ]
+    for start in range(0, len(metrics), BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+    parameters = entry.get("params", {}).get("params.yaml", {})
+    log_params(client, run_id, parameters)
+    inputs = [
+        DatasetInput(Dataset(name=dep["path"][:500], digest=dep["md5"][:36], source_type="dvc", source=dep["path"]))
+        for dep in entry.get("deps", [])
+        if not dep["path"].endswith(".py") and "md5" in dep
+    ]
+    if inputs:
+        client.log_inputs(run_id, datasets=inputs)
+    for path in _pictures(entry):
+        client.log_artifact(run_id, str(path))
+
+
+def log_params(client: Any, run_id: str, parameters: Mapping[str, Any]) -> None:
+    """Write nested parameters under dotted names."""
+    from mlflow.entities import Param
+
+    params = [Param(part, str(value)[:6000]) for part, value in flatten(parameters)]
+    for start in range(0, len(params), 100):
+        client.log_batch(run_id, params=params[start : start + 100])
+
+
+def digests_of(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Path -> MD5 of the outs of a stage, as dvc.lock has them."""
+    return {out["path"]: out["md5"] for out in entry.get("outs", []) if "md5" in out}
+
+
+def _outs(entry: Mapping[str, Any]) -> list[Path]:
+    return [Path(out["path"]) for out in entry.get("outs", [])]
+
+
+def _final_metrics(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for path in _outs(entry):
+        if path.suffix == ".json" and (path.parts[0] == "metrics" or path.name == "metrics.json"):
+            yield from sorted(read_json(path).items())
+
+
+def _history(entry: Mapping[str, Any]) -> Iterator[dict[str, float]]:
+    for path in _outs(entry):
+        if path.parts[0] == "history":
+            yield from read_json(path)
+
+
+def _pictures(entry: Mapping[str, Any]) -> Iterator[Path]:
+    for path in _outs(entry):
+        if path.suffix == ".html":
+            yield path
+        elif path.name == "figures":
+            yield from sorted(path.iterdir())
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf of nested dictionaries."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

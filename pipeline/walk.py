@@ -1,0 +1,97 @@
+"""The walk over DVC's graph: independent stages side by side on the slots that there are.
+
+DVC runs one stage after the other. Here every stage is one `dvc repro --single-item` as soon as what it reads is there.
+A walk ends with a plain `dvc repro`, which must find nothing to do: DVC itself says whether the walk was right.
+"""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from pipeline.execution import CANCELLED, SKIPPED, UNCHANGED, Outcome, execute
+from pipeline.files import STATE_FOLDER
+from pipeline.graph import Graph
+from pipeline.params import load_params, load_runtime
+from pipeline.slots import Needs, needs_of
+
+Report = Callable[[str, str], None]
+
+
+class Walk:
+    """The stages of the repository at `root` that `targets` need, and how each is run.
+
+    stages: those that may have to run, upstream first; nothing else is looked at again. force: all of them, whether
+    changed or not. Raises ValueError for bad parameters, unknown targets, or a damaged dvc.lock.
+    """
+
+    def __init__(self, root: Path, *, targets: Sequence[str] = (), force: bool = False, label: str = "") -> None:
+        self.root, self.targets, self.force = root, tuple(targets), force
+        self.params, self.runtime = load_params(root / "params.yaml"), load_runtime(root / "runtime.yaml")
+        self.graph = Graph(root, targets)
+        self.stages = list(self.graph.stages) if force else self.graph.affected()
+        self.cancelled = threading.Event()
+        self.logs = root / STATE_FOLDER / "logs" / (label or time.strftime("%Y%m%d-%H%M%S"))
+
+    def upstream(self, stage: str) -> list[str]:
+        """The stages of this walk that must be done before `stage`."""
+        return [name for name in self.graph.stages[stage].upstream if name in self.stages]
+
+    def needs(self, stage: str) -> Needs:
+        """What `stage` occupies."""
+        compute, found = self.params.compute, self.graph.stages[stage]
+        processes = compute.world_size if found.meta.get("distributed") else 1
+        return needs_of(found.device, threads=compute.threads, processes=processes, allowed=compute.device)
+
+    def run(self, stage: str, on_line: Callable[[str], None]) -> Outcome:
+        """Run one stage; the caller sees to the order."""
+        return execute(
+            stage,
+            root=self.root,
+            needs=self.needs(stage),
+            log=self.logs / f"{stage}.log",
+            on_line=on_line,
+            cancelled=self.cancelled,
+            patience=self.runtime.watchdog_seconds,
+            force=self.force,
+        )
+
+    def run_all(self, report: Report) -> list[Outcome]:
+        """Run every stage from threads of this process; one that fails keeps those downstream of it from running.
+
+        report: (stage, line). An interrupt cancels what runs, waits for it, and is raised again.
+        """
+        outcomes: dict[str, Future[Outcome]] = {}
+
+        def run(stage: str, before: list[Future[Outcome]]) -> Outcome:
+            if not all(future.result().is_done for future in before):
+                return Outcome(stage, CANCELLED if self.cancelled.is_set() else SKIPPED)
+            return self.run(stage, lambda line: report(stage, line))
+
+        # A thread a stage: those that wait cost nothing, and the slots decide how many run.
+        with ThreadPoolExecutor(max(1, len(self.stages))) as pool:
+            for stage in self.stages:
+                outcomes[stage] = pool.submit(run, stage, [outcomes[name] for name in self.upstream(stage)])
+            try:
+                return [future.result() for future in outcomes.values()]
+            except BaseException:
+                self.cancelled.set()
+                raise
+
+    def verify(self) -> None:
+        """A plain `dvc repro`; ValueError when it runs anything."""
+        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *self.targets]
+        answer = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False)
+        ran = [line for line in answer.stdout.splitlines() if line.startswith("Running stage")]
+        if answer.returncode or ran:
+            told = "; ".join(ran) or answer.stderr.strip().splitlines()[-1]
+            raise ValueError(f"walk: `dvc repro` after it did not find everything done: {told}")
+
+
+def unchanged(graph: Graph, walked: Iterable[str]) -> list[Outcome]:
+    """The stages that a walk did not have to touch."""
+    seen = set(walked)
+    return [Outcome(name, UNCHANGED) for name in graph.stages if name not in seen]
