@@ -1,11 +1,12 @@
 """The console script `semmae`. Commands import what they need, so that each answers in a fraction of a second."""
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from pipeline.cli_runs import app as runs
 
 # What DVC watches in place of a folder that it cannot hash.
 LISTING = Path("data/listing.txt")
@@ -13,6 +14,7 @@ LISTING = Path("data/listing.txt")
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split(".")[0]
 )
+app.add_typer(runs)
 
 
 @app.command()
@@ -129,13 +131,6 @@ def check() -> None:
             )
     arms, seeds = ", ".join(params.arms.names), ", ".join(map(str, params.seeds))
     print(f"params.yaml: valid; data {data.path}; arms {arms}; seeds {seeds}")
-
-
-@app.command()
-def status() -> None:
-    """Check everything, then show what `dvc repro` would run."""
-    check()
-    raise SystemExit(subprocess.run([sys.executable, "-m", "dvc", "status"], check=False).returncode)
 
 
 @app.command()

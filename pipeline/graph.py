@@ -48,7 +48,8 @@ class Graph:
                     )
                     for stage in found
                 }
-                status = repo.status(targets=list(self.stages)) if found else {}
+                with repo.lock:
+                    status = {name: told for stage in found for name, told in stage.status(check_updates=True).items()}
         except LockError as error:
             raise ValueError(f"DVC is at work in {root}: {error}; wait for it, or run `semmae doctor`") from None
         except DvcException as error:

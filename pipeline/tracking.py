@@ -93,7 +93,9 @@ def _replay(lock_file: Path, status: str) -> Replayed:
             told = writer.write("", ended if status == FINISHED else status, ran, keys, done, broken)
             written = written if written.pipeline else told
     for name, record in done.items():
-        write_json(executions() / f"{name}.json", {**record, "key": keys[name], "entry": entries[name]})
+        path = executions() / f"{name}.json"
+        previous = read_json(path).get("entry", {}) if path.is_file() else {}
+        write_json(path, {**record, "key": keys[name], "entry": entries[name], "previous": previous})
     for name in (*done, *broken):
         (_records() / f"{name}.json").unlink(missing_ok=True)
     return written

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from pipeline.execution import CANCELLED, SKIPPED, UNCHANGED, Outcome, execute
 from pipeline.files import STATE_FOLDER
-from pipeline.graph import Graph
+from pipeline.graph import Graph, stage_entries
 from pipeline.params import load_params, load_runtime
 from pipeline.slots import Needs, needs_of
+from pipeline.stage_runs import digests_of
+from pipeline.tracking import key_of
 
 Report = Callable[[str, str], None]
 
@@ -34,6 +36,7 @@ class Walk:
         self.graph = Graph(root, targets)
         self.stages = list(self.graph.stages) if force else self.graph.affected()
         self.cancelled = threading.Event()
+        self.finished: dict[str, Outcome] = {}
         self.logs = root / STATE_FOLDER / "logs" / (label or time.strftime("%Y%m%d-%H%M%S"))
 
     def upstream(self, stage: str) -> list[str]:
@@ -46,9 +49,14 @@ class Walk:
         processes = compute.world_size if found.meta.get("distributed") else 1
         return needs_of(found.device, threads=compute.threads, processes=processes, allowed=compute.device)
 
+    def digest(self, stage: str) -> str:
+        """Twelve digits over the outs of a stage as dvc.lock has them at this moment; empty where it has none."""
+        outs = digests_of(stage_entries(self.root / "dvc.lock").get(stage, {}))
+        return key_of(stage, outs)[:12] if outs else ""
+
     def run(self, stage: str, on_line: Callable[[str], None]) -> Outcome:
-        """Run one stage; the caller sees to the order."""
-        return execute(
+        """Run one stage; the caller sees to the order. The outcome is kept in `finished`."""
+        self.finished[stage] = execute(
             stage,
             root=self.root,
             needs=self.needs(stage),
@@ -58,6 +66,7 @@ class Walk:
             patience=self.runtime.watchdog_seconds,
             force=self.force,
         )
+        return self.finished[stage]
 
     def run_all(self, report: Report) -> list[Outcome]:
         """Run every stage from threads of this process; one that fails keeps those downstream of it from running.

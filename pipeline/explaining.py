@@ -1,0 +1,54 @@
+"""Why a stage would run, and why it ran the last time."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import read_json
+from pipeline.graph import Graph, explain, leaves, stage_entries
+from pipeline.tracking import executions
+
+
+def lines_about(stage: str, root: Path = Path()) -> list[str]:
+    """What changed for `stage` since its result was recorded; where nothing did, what made it run the last time.
+
+    Raises ValueError for an unknown stage.
+    """
+    graph = Graph(root, [stage])
+    if stage not in graph.stages:
+        raise ValueError(f"{stage}: no such stage; `dvc stage list` names them")
+    entry = stage_entries(root / "dvc.lock").get(stage)
+    lines = []
+    if stage in graph.changes or entry is None:
+        lines += [f"would run: {line}" for line in explain(stage, graph.changes.get(stage, []), entry, root)]
+    above = [name for name in graph.affected() if name != stage]
+    lines += [
+        f"upstream would run: {line}"
+        for name in above
+        if name in graph.changes
+        for line in explain(name, graph.changes[name], stage_entries(root / "dvc.lock").get(name), root)
+    ]
+    if lines:
+        return lines
+    noted = read_json(path) if (path := executions() / f"{stage}.json").is_file() else {}
+    if "previous" not in noted:
+        return [f"{stage}: would not run; why it ran the last time is not known here"]
+    if not noted["previous"]:
+        return [f"{stage}: would not run; it ran the last time because it had never run here"]
+    found = list(differences(noted["previous"], noted["entry"]))
+    return [f"would not run; it ran the last time: {line}" for line in found or ["forced, or its outs were missing"]]
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """What two entries of dvc.lock differ in, outs aside."""
+    if before.get("cmd") != after.get("cmd"):
+        yield f"command: {before.get('cmd')} -> {after.get('cmd')}"
+    old, new = ({dep["path"]: dep.get("md5", "?") for dep in entry.get("deps", ())} for entry in (before, after))
+    for path in dict.fromkeys((*old, *new)):
+        if old.get(path) != new.get(path):
+            yield f"input {path}: {old.get(path, 'absent')[:12]} -> {new.get(path, 'absent')[:12]}"
+    for file in dict.fromkeys((*before.get("params", {}), *after.get("params", {}))):
+        old, new = (leaves(entry.get("params", {}).get(file, {}), "") for entry in (before, after))
+        for key in dict.fromkeys((*old, *new)):
+            if old.get(key) != new.get(key):
+                yield f"parameter {key.lstrip('.')}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"

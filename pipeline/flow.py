@@ -1,0 +1,239 @@
+"""The Prefect flow: the same walk, a task a stage, started from a form, watched and cancelled on a web page.
+
+Prefect admits and watches; DVC alone decides what is done, so nothing of Prefect's own caching is used.
+"""
+
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.sync import concurrency
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline import experiments
+from pipeline.execution import CANCELLED, FAILED, SKIPPED, Outcome, progress_of
+from pipeline.params import load_params
+from pipeline.presets import preset_names
+from pipeline.running import at, place_for, repeat, status_of
+from pipeline.services import limit_name, run_page
+from pipeline.supervision import GRACE_SECONDS, follow, identity
+from pipeline.tracking import KILLED, Replayed, replay
+from pipeline.walk import Walk, unchanged
+
+AS_HERE = "as in params.yaml"
+# Seconds between two updates of a progress bar: each is a request to the server.
+PROGRESS_SECONDS = 3.0
+Preset = Literal[(AS_HERE, *preset_names())]  # type: ignore[valid-type]
+Arm = Literal[tuple(load_params("presets/quickstart.yaml").arms.definitions)]  # type: ignore[valid-type]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class Experiment(BaseModel):
+    """What the form asks for. 0 and empty mean: as the preset, or params.yaml, says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,60})?$",
+        description="of the DVC experiment; empty: made up where needed",
+    )
+    preset: Preset = Field(AS_HERE, description="where the parameters come from; your images stay")
+    arms: list[Arm] = Field([], description="what is compared; empty: as the preset says")
+    seeds: list[Seed] = Field([], description="a run of each arm for each; five and more allow a verdict")
+    epochs: int = Field(0, ge=0, le=10000, description="of pretraining; 0: as the preset says")
+    mask_ratio: float = Field(
+        0.0, ge=0.0, lt=1.0, description="share of the patches that is hidden; 0: as the preset says"
+    )
+    batch_size: int = Field(0, ge=0, le=65536, description="of pretraining, over all devices; 0: as the preset says")
+    other: list[str] = Field([], description="any other parameter, as group.name=value")
+    targets: list[str] = Field([], description="stages that are wanted, with what they need; empty: all")
+    force: bool = Field(False, description="run stages that did not change as well")
+    dry_run: bool = Field(False, description="only say what would run")
+
+    def changes(self) -> dict[str, Any]:
+        """Dotted key -> value of what the form changes."""
+        from pipeline.cli_runs import parse_changes
+
+        given = {
+            "pretrain.epochs": self.epochs,
+            "pretrain.mask_ratio": self.mask_ratio,
+            "pretrain.batch_size": self.batch_size,
+        }
+        return {**{key: value for key, value in given.items() if value}, **parse_changes(self.other)}
+
+
+@flow(name="semmae", flow_run_name="{form.name}", validate_parameters=True, persist_result=False)
+def semmae(form: Experiment) -> None:
+    """Run the pipeline: what changed, independent stages side by side; other parameters become a DVC experiment."""
+    # A worker that is killed takes its flow along.
+    follow(identity(os.getppid()))
+    document, origin = experiments.changed(
+        preset="" if form.preset == AS_HERE else form.preset, arms=form.arms, seeds=form.seeds, changes=form.changes()
+    )
+    walked(document, name=form.name, preset=origin, targets=form.targets, force=form.force, dry=form.dry_run)
+
+
+@flow(name="semmae", flow_run_name="from a terminal", validate_parameters=False, persist_result=False)
+def semmae_run(document: Mapping[str, Any], name: str, preset: str, targets: Sequence[str], force: bool) -> None:
+    """`semmae run`, shown by the server."""
+    walked(document, name=name, preset=preset, targets=targets, force=force, dry=False)
+
+
+def run_under_prefect(document: Any, *, name: str, preset: str, targets: Sequence[str], force: bool) -> int:
+    """The exit code of a walk that the server shows."""
+    state = semmae_run(document, name, preset, list(targets), force, return_state=True)  # type: ignore[call-overload]
+    return int(not state.is_completed())
+
+
+class StageFailed(Exception):
+    """A stage did not reach its end; the message says what to do."""
+
+
+def walked(document: Any, *, name: str, preset: str, targets: Sequence[str], force: bool, dry: bool) -> None:
+    """Inside of a flow run: walk, replay into MLflow, verify, save. Raises StageFailed where a stage failed."""
+    root, name = place_for(document, name=name, preset=preset)
+    logger = get_run_logger()
+    with experiments.hold(root), at(root, name):
+        walk = Walk(root, targets=targets, force=force, label=str(flow_run.id))
+        logger.info("%s: %d of %d stages to look at", root, len(walk.stages), len(walk.graph.stages))
+        if dry:
+            create_markdown_artifact("\n".join(f"- {stage}" for stage in walk.stages) or "nothing", key="would-run")
+            return
+        written, outcomes = Replayed(), {}
+        with (root / experiments.STATE_FOLDER / "walk" / "lock").open("r+") as file:
+            file.write(f"{flow_run.id}\n")
+        futures: dict[str, PrefectFuture] = {}
+        run_stage = _stage_task(walk)
+        try:
+            for stage in walk.stages:
+                before = [futures[other] for other in walk.upstream(stage)]
+                futures[stage] = run_stage.with_options(task_run_name=stage).submit(stage, wait_for=before)
+            for future in futures.values():
+                future.wait()
+        except BaseException:
+            walk.cancelled.set()
+            _wait(futures.values())
+            raise
+        finally:
+            outcomes = {stage: _outcome(walk, stage, future) for stage, future in futures.items()}
+            status = status_of(list(outcomes.values())) if not walk.cancelled.is_set() else KILLED
+            written = replay(status=status)
+            _tell(walk, outcomes, written)
+        failed = [outcome.stage for outcome in outcomes.values() if not outcome.is_done]
+        if failed:
+            raise StageFailed(f"{len(failed)} of {len(outcomes)} stages are not done, the first {failed[0]}")
+        walk.verify()
+        if name:
+            experiments.save(name)
+
+
+def _stage_task(walk: Walk) -> Any:
+    @task(cache_policy=NO_CACHE, persist_result=False, retries=0)
+    def stage(name: str) -> str:
+        logger, bar = get_run_logger(), _Bar(name)
+        needs = walk.needs(name)
+
+        def hear(line: str) -> None:
+            logger.info(line)
+            bar.hear(line)
+
+        with concurrency(
+            limit_name(needs.kind),
+            occupy=needs.count,
+            strict=True,
+            lease_duration=60,
+            raise_on_lease_renewal_failure=False,
+        ):
+            outcome = walk.run(name, hear)
+        if outcome.is_done:
+            bar.close()
+            return outcome.status
+        if outcome.status == FAILED:
+            told = "\n".join(outcome.last_lines)
+            create_markdown_artifact(
+                f"`{name}` failed. The end of `{outcome.log}`:\n\n```\n{told}\n```\n\nTo repeat it:\n\n```\n"
+                f"{repeat(name, walk.root)}\n```\n",
+                key=f"failed-{_key(name)}",
+            )
+        raise StageFailed(f"{name}: {outcome.status}")
+
+    return stage
+
+
+class _Bar:
+    """The progress artifact of a stage, made with its first line that tells progress."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage, self.told = stage, 0.0
+        self.artifact: UUID | None = None
+
+    def hear(self, line: str) -> None:
+        """Update from a line of output."""
+        share = progress_of(line)
+        if share is not None and time.monotonic() - self.told > PROGRESS_SECONDS:
+            self._tell(100 * share)
+
+    def close(self) -> None:
+        """All of it is done."""
+        if self.artifact is not None:
+            self._tell(100.0)
+
+    def _tell(self, percent: float) -> None:
+        self.told = time.monotonic()
+        if self.artifact is None:
+            self.artifact = create_progress_artifact(
+                percent, key=f"progress-{_key(self.stage)}", description=self.stage
+            )
+        else:
+            update_progress_artifact(self.artifact, percent)
+
+
+def _key(stage: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", stage.lower()).strip("-")
+
+
+def _wait(futures: Any) -> None:
+    """Give the stages that were cancelled their time to save."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    for future in futures:
+        future.wait(timeout=max(0.1, deadline - time.monotonic()))
+
+
+def _outcome(walk: Walk, stage: str, future: PrefectFuture) -> Outcome:
+    found = walk.finished.get(stage)
+    if found is not None:
+        return found
+    return Outcome(stage, CANCELLED if walk.cancelled.is_set() else SKIPPED)
+
+
+def _tell(walk: Walk, outcomes: Mapping[str, Outcome], written: Replayed) -> None:
+    """The table of all stages, as an artifact."""
+    rows = []
+    for outcome in (*unchanged(walk.graph, outcomes), *outcomes.values()):
+        run = written.runs.get(outcome.stage)
+        page = run_page(written.experiment, run) if run else ""
+        rows.append(
+            {
+                "stage": outcome.stage,
+                "result": outcome.status,
+                "seconds": round(outcome.seconds, 1),
+                "device": outcome.device,
+                "digest": walk.digest(outcome.stage),
+                "MLflow": f"[run]({page})" if page else "",
+            }
+        )
+    create_table_artifact(rows, key="stages", description=f"{walk.root}")
