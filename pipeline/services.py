@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import os
 import socket
 import subprocess
@@ -132,16 +133,17 @@ def deploy() -> None:
     from prefect import flow
 
     source = flow.from_source(source=str(main_worktree()), entrypoint="pipeline/flow.py:semmae")
-    source.deploy(
-        DEPLOYMENT,
-        work_pool_name=POOL,
-        build=False,
-        push=False,
-        parameters={"form": {}},
-        description="SemMAE against MAE on your images. Other parameters than those of params.yaml make a DVC experiment.",
-        print_next_steps=False,
-        ignore_warnings=True,
-    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        source.deploy(
+            DEPLOYMENT,
+            work_pool_name=POOL,
+            build=False,
+            push=False,
+            parameters={"form": {}},
+            description="SemMAE against MAE on your images. Other parameters than those of params.yaml make a DVC experiment.",
+            print_next_steps=False,
+            ignore_warnings=True,
+        )
 
 
 async def _register_limits() -> None:

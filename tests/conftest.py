@@ -91,7 +91,7 @@ def run_stage(folder, module, arguments=()):
 
 def make_world(folder, **changes):
     """A repository with the project's code and tiny parameters, and no outs."""
-    for name in PACKAGES:
+    for name in (*PACKAGES, "presets"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "runtime.yaml"):
         shutil.copyfile(ROOT / name, folder / name)

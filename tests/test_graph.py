@@ -84,10 +84,8 @@ def test_graph__a_parameter_reruns_exactly_the_stages_that_depend_on_it(recorded
 
 @pytest.fixture(scope="module")
 def empty_world(tmp_path_factory):
-    """A world without any out, and the presets."""
-    folder = make_world(tmp_path_factory.mktemp("presets"))
-    shutil.copytree(ROOT / "presets", folder / "presets")
-    return folder
+    """A world without any out."""
+    return make_world(tmp_path_factory.mktemp("presets"))
 
 
 def names_of_presets():
