@@ -21,6 +21,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.concurrency.sync import concurrency
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed, State
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline import experiments
@@ -49,17 +50,23 @@ class Experiment(BaseModel):
     name: str = Field(
         "",
         pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,60})?$",
-        description="of the DVC experiment; empty: made up where needed",
+        description="of the DVC experiment: letters, digits, `_`, `.`, `-`; empty: made up where needed",
     )
     preset: Preset = Field(AS_HERE, description="where the parameters come from; your images stay")
     arms: list[Arm] = Field([], description="what is compared; empty: as the preset says")
-    seeds: list[Seed] = Field([], description="a run of each arm for each; five and more allow a verdict")
-    epochs: int = Field(0, ge=0, le=10000, description="of pretraining; 0: as the preset says")
+    seeds: list[Seed] = Field([], description="each arm runs once for each, 0 or more; five and more allow a verdict")
+    epochs: int = Field(0, ge=0, le=10000, description="of pretraining, 1 to 10000; 0: as the preset says")
     mask_ratio: float = Field(
-        0.0, ge=0.0, lt=1.0, description="share of the patches that is hidden; 0: as the preset says"
+        0.0, ge=0.0, lt=1.0, description="share of the patches that is hidden, below 1; 0: as the preset says"
     )
-    batch_size: int = Field(0, ge=0, le=65536, description="of pretraining, over all devices; 0: as the preset says")
-    other: list[str] = Field([], description="any other parameter, as group.name=value")
+    batch_size: int = Field(
+        0, ge=0, le=65536, description="of pretraining, over all devices, 1 to 65536; 0: as the preset says"
+    )
+    learning_rate: float = Field(
+        0.0, ge=0.0, le=1.0, description="of pretraining for 256 images (base_lr), at most 1; 0: as the preset says"
+    )
+    parts: int = Field(0, ge=0, le=64, description="semantic parts to learn, 2 to 64; 0: as the preset says")
+    other: list[str] = Field([], description="any other parameter of params.yaml, as group.name=value")
     targets: list[str] = Field([], description="stages that are wanted, with what they need; empty: all")
     force: bool = Field(False, description="run stages that did not change as well")
     dry_run: bool = Field(False, description="only say what would run")
@@ -72,11 +79,20 @@ class Experiment(BaseModel):
             "pretrain.epochs": self.epochs,
             "pretrain.mask_ratio": self.mask_ratio,
             "pretrain.batch_size": self.batch_size,
+            "pretrain.base_lr": self.learning_rate,
+            "refine.parts": self.parts,
         }
         return {**{key: value for key, value in given.items() if value}, **parse_changes(self.other)}
 
 
-@flow(name="semmae", flow_run_name="{form.name}", validate_parameters=True, persist_result=False)
+def _run_name() -> str:
+    """The experiment's name, or what the run was called when it was submitted."""
+    form = flow_run.parameters["form"]
+    name = form.name if isinstance(form, Experiment) else form.get("name")
+    return name or flow_run.name or "run"
+
+
+@flow(name="semmae", flow_run_name=_run_name, validate_parameters=True, persist_result=False)
 def semmae(form: Experiment) -> None:
     """Run the pipeline: what changed, independent stages side by side; other parameters become a DVC experiment."""
     # A worker that is killed takes its flow along.
@@ -143,7 +159,7 @@ def walked(document: Any, *, name: str, preset: str, targets: Sequence[str], for
 
 def _stage_task(walk: Walk) -> Any:
     @task(cache_policy=NO_CACHE, persist_result=False, retries=0)
-    def stage(name: str) -> str:
+    def stage(name: str) -> State:
         logger, bar = get_run_logger(), _Bar(name)
         needs = walk.needs(name)
 
@@ -161,7 +177,7 @@ def _stage_task(walk: Walk) -> Any:
             outcome = walk.run(name, hear)
         if outcome.is_done:
             bar.close()
-            return outcome.status
+            return Completed(message=outcome.status)
         if outcome.status == FAILED:
             told = "\n".join(outcome.last_lines)
             create_markdown_artifact(
@@ -169,7 +185,8 @@ def _stage_task(walk: Walk) -> Any:
                 f"{repeat(name, walk.root)}\n```\n",
                 key=f"failed-{_key(name)}",
             )
-        raise StageFailed(f"{name}: {outcome.status}")
+            return Failed(message=f"{name} failed; its last lines are an artifact of this run")
+        return Cancelled(message=f"{name}: {outcome.status}")
 
     return stage
 
@@ -222,7 +239,7 @@ def _outcome(walk: Walk, stage: str, future: PrefectFuture) -> Outcome:
 
 def _tell(walk: Walk, outcomes: Mapping[str, Outcome], written: Replayed) -> None:
     """The table of all stages, as an artifact."""
-    rows = []
+    rows, digests = [], walk.digests()
     for outcome in (*unchanged(walk.graph, outcomes), *outcomes.values()):
         run = written.runs.get(outcome.stage)
         page = run_page(written.experiment, run) if run else ""
@@ -232,7 +249,7 @@ def _tell(walk: Walk, outcomes: Mapping[str, Outcome], written: Replayed) -> Non
                 "result": outcome.status,
                 "seconds": round(outcome.seconds, 1),
                 "device": outcome.device,
-                "digest": walk.digest(outcome.stage),
+                "digest": digests.get(outcome.stage, ""),
                 "MLflow": f"[run]({page})" if page else "",
             }
         )

@@ -21,6 +21,11 @@ from pipeline.tracking import client, tracking_uri
 HOST = "127.0.0.1"
 POOL, DEPLOYMENT = "semmae", "pipeline"
 START_SECONDS = 120
+# Prefect keeps them in the server's memory by default: the slots of a server that died would stay taken for ever.
+LEASES, LEASES_ON_DISK = (
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE",
+    "prefect.server.concurrency.lease_storage.filesystem",
+)
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
@@ -197,7 +202,7 @@ def _is_taken(port: int) -> bool:
 
 def _prefect_environment(url: str) -> Mapping[str, str]:
     """Of every process that talks to our own server: its address, and a home of its own."""
-    return {"PREFECT_API_URL": f"{url}/api", "PREFECT_HOME": str(_folder() / "prefect"), **QUIET}
+    return {"PREFECT_API_URL": f"{url}/api", "PREFECT_HOME": str(_folder() / "prefect"), LEASES: LEASES_ON_DISK, **QUIET}
 
 
 def _folder() -> Path:

@@ -15,16 +15,19 @@ SYSTEM_METRICS = ("seconds", "cpu_seconds", "peak_mib", "images")
 SYSTEM_TAGS = ("device", "precision", "torch", "slot")
 
 
-def tags_of(name: str, record: Mapping[str, Any] | None) -> dict[str, str]:
-    """Stage, arm and seed from a stage's name; device, precision and torch from the record of its execution."""
+def tags_of(name: str, record: Mapping[str, Any] | None, entry: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Stage, arm and seed from a stage's name, threads from its `entry` of dvc.lock, the rest from its record."""
     stage, _, item = name.partition("@")
-    tags = {"stage": stage, "cache_hit": str(record is None).lower(), **git_tags()}
+    tags = {"stage": stage, "cache_hit": str(record is None).lower()}
     match = re.fullmatch(r"(?:(?P<set>[^-]+)-)?(?P<arm>\w+?)-(?P<seed>\d+)|(?P<only>\w+)", item)
     if match and stage not in ("generate_creatures", "evaluate_parts", "prepare_transfer", "prepare_segment"):
         found = match.groupdict()
         tags |= {name: value for name in ("arm", "seed", "set") if (value := found[name])}
         if found["only"]:
             tags["arm"] = found["only"]
+    threads = (entry or {}).get("params", {}).get("params.yaml", {}).get("compute.threads")
+    if threads is not None:
+        tags["threads"] = str(threads)
     if record:
         tags |= {name: str(record[name]) for name in SYSTEM_TAGS if record.get(name)}
     return tags

@@ -29,7 +29,7 @@ from pipeline.supervision import identity, is_alive
 EXPERIMENT = "semmae"
 # Without it MLflow 3 opens the experiment as one of language models, with an empty page of traces.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-KEY_TAG, PIPELINE_TAG, WRITER_TAG, COMPUTED_TAG = "semmae.key", "semmae.pipeline", "semmae.writer", "computed_by"
+KEY_TAG, PIPELINE_TAG, WRITER_TAG, COMPUTED_TAG = "fingerprint", "semmae.pipeline", "semmae.writer", "computed_by"
 PARENT_TAG = "mlflow.parentRunId"
 # The stage that replays: its own entry in dvc.lock comes after it.
 REPLAY_STAGE = "track_runs"
@@ -130,7 +130,8 @@ class _Writer:
         """A run of the pipeline over runs of `entries` and of `broken` executions; `done` are the records of the former."""
         known = self._known_keys()
         started = min((record["started"] for record in (*done.values(), *broken.values())), default=time.time())
-        tags = {**git_tags(), **_experiment_tags(), PIPELINE_TAG: state, "stage": "pipeline"}
+        common = {**git_tags(), **_experiment_tags()}
+        tags = {**common, PIPELINE_TAG: state, "stage": "pipeline"}
         pipeline = self._start(os.environ.get(EXPERIMENT_VARIABLE) or "pipeline", tags, started)
         parameters = Path("params.yaml")
         if parameters.is_file():
@@ -138,14 +139,14 @@ class _Writer:
         runs = {}
         for name, entry in entries.items():
             record, key = done.get(name), keys[name]
-            tags = {KEY_TAG: key, PARENT_TAG: pipeline, **_experiment_tags(), **tags_of(name, record)}
+            tags = {**common, KEY_TAG: key, PARENT_TAG: pipeline, **tags_of(name, record, entry)}
             if record is None and key in known:
                 tags[COMPUTED_TAG] = known[key]
             runs[name] = self._start(name, tags, record["started"] if record else time.time())
             log_stage(self.client, runs[name], entry, record)
             self._end(runs[name], FINISHED, record["started"] + record["seconds"] if record else time.time())
         for name, record in broken.items():
-            tags = {PARENT_TAG: pipeline, **_experiment_tags(), **tags_of(name, record)}
+            tags = {**common, PARENT_TAG: pipeline, **tags_of(name, record)}
             runs[name] = self._start(name, tags, record["started"])
             self._end(runs[name], record["status"], record["started"] + record["seconds"])
         self._end(pipeline, status, time.time())

@@ -49,10 +49,10 @@ class Walk:
         processes = compute.world_size if found.meta.get("distributed") else 1
         return needs_of(found.device, threads=compute.threads, processes=processes, allowed=compute.device)
 
-    def digest(self, stage: str) -> str:
-        """Twelve digits over the outs of a stage as dvc.lock has them at this moment; empty where it has none."""
-        outs = digests_of(stage_entries(self.root / "dvc.lock").get(stage, {}))
-        return key_of(stage, outs)[:12] if outs else ""
+    def digests(self) -> dict[str, str]:
+        """Twelve digits over the outs of each stage as dvc.lock has them at this moment, of those that have any."""
+        outs = {stage: digests_of(entry) for stage, entry in stage_entries(self.root / "dvc.lock").items()}
+        return {stage: key_of(stage, found)[:12] for stage, found in outs.items() if found}
 
     def run(self, stage: str, on_line: Callable[[str], None]) -> Outcome:
         """Run one stage; the caller sees to the order. The outcome is kept in `finished`."""
