@@ -108,7 +108,7 @@ def _entries(found: Listed | None) -> list[tuple[str, str, dict[str, Any], bool]
     if found is None:
         return []
     moment, kinds = found
-    listed = [(kind, name, infos) for kind, paths in kinds.items() for name, infos in paths.items()]
+    listed = [(kind, name, infos) for kind in ("read", "write") for name, infos in kinds.get(kind, {}).items()]
     return [
         (kind, name, info, was_made_by(info["pid"], moment, info["cmd"].partition(" ")[2]))
         for kind, name, infos in listed

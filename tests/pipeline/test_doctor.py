@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from pipeline import doctor, tracking
+from pipeline import doctor, dvc_locks, tracking
 from pipeline.doctor import examine
 from pipeline.experiments import hold
 from pipeline.files import read_json, write_json
@@ -235,7 +235,8 @@ def test_dead_dvc_locks__an_unheld_lock_file_means_nothing(tree, killed):
 
 def test_dead_dvc_locks__a_hard_link_of_a_living_dvc_stays_and_that_of_a_dead_one_goes(tree, start):
     (tree / ".dvc" / "config.local").write_text("[core]\n    hardlink_lock = true\n")
-    (tree / ".dvc" / "tmp" / "lock").unlink()
+    for name in dvc_locks.LOCKS:
+        (tree / ".dvc" / "tmp" / name).unlink()
     holder = start(LINK)
     write_record(tree, "KILLED")
     assert examine(repair=True) == []
