@@ -17,7 +17,8 @@ import psutil
 
 from pipeline.experiments import is_walked
 from pipeline.files import write_json
-from pipeline.processes import CLOCK_SECONDS, was_made_by
+from pipeline.processes import CLOCK_SECONDS, RUN_VARIABLE, was_made_by
+from pipeline.services import state
 
 LOCKS = ("lock", "rwlock.lock")
 # When rwlock was written, and its read and write locks by path.
@@ -58,7 +59,7 @@ def dead_links(tree: Path) -> list[Path]:
     """The lock files under `core.hardlink_lock` that no living process can have made.
 
     They do not tell whose they are (DVC hashes the name that would): any Python or DVC process that works in this tree
-    since before the lock was last touched counts as their holder.
+    since before the lock was last touched counts as their holder, but for the servers of `semmae up`.
     """
     if not _is_linked(tree):
         return []
@@ -67,11 +68,14 @@ def dead_links(tree: Path) -> list[Path]:
 
 
 def _may_be_held(tree: Path, touched: float) -> bool:
+    servers = {int(noted["process"].partition(":")[0]) for noted in state().values()}
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
             is_there = Path(process.cwd()).is_relative_to(tree.resolve()) and process.pid != os.getpid()
             is_able = re.search(r"python|\bdvc\b", " ".join(process.cmdline()[:2]))
-            if is_there and is_able and process.create_time() <= touched + CLOCK_SECONDS:
+            # What `semmae up` started works here for as long as it is up, each service in a session of its own.
+            is_server = os.getsid(process.pid) in servers and not process.environ().get(RUN_VARIABLE)
+            if is_there and is_able and not is_server and process.create_time() <= touched + CLOCK_SECONDS:
                 return True
     return False
 

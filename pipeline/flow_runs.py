@@ -9,14 +9,12 @@ from typing import Any
 
 from pipeline.experiments import is_walked
 from pipeline.files import STATE_FOLDER
-from pipeline.processes import with_variable
+from pipeline.processes import RUN_VARIABLE, with_variable
 from pipeline.services import limit_name
 from pipeline.slots import CPU, GPU, held_slots
 from pipeline.supervision import SUPERVISOR, is_alive
 
 FLOW = "semmae"
-# Of every process that a worker starts for a flow run.
-RUN_VARIABLE = "PREFECT__FLOW_RUN_ID"
 # A run younger than this in its state may have a process that is about to start.
 SETTLED_SECONDS = 30.0
 

@@ -6,6 +6,8 @@ import psutil
 
 # Start times of processes are known to a second, times of files to less.
 CLOCK_SECONDS = 1.0
+# Of every process that a Prefect worker starts for a flow run.
+RUN_VARIABLE = "PREFECT__FLOW_RUN_ID"
 
 
 def was_made_by(pid: int, moment: float, command: str = "") -> bool:

@@ -237,6 +237,10 @@ def test_dead_dvc_locks__a_hard_link_of_a_living_dvc_stays_and_that_of_a_dead_on
     (tree / ".dvc" / "config.local").write_text("[core]\n    hardlink_lock = true\n")
     for name in dvc_locks.LOCKS:
         (tree / ".dvc" / "tmp" / name).unlink()
+    server = start("import os; os.setsid()")
+    write_json(
+        tree / ".semmae" / "services" / "services.json", {"mlflow": {"process": identity(server.pid), "url": ""}}
+    )
     holder = start(LINK)
     write_record(tree, "KILLED")
     assert examine(repair=True) == []

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline import doctor, flow_runs
 from pipeline.experiments import hold
+from pipeline.processes import RUN_VARIABLE
 from pipeline.services import limit_name
 from pipeline.slots import CPU, Needs, occupy
 from pipeline.supervision import SUPERVISOR, identity
@@ -114,7 +115,7 @@ def test_dead_flow_runs__a_living_one_another_machines_and_an_ended_one_are_not_
     others = [create(server, Running(), worker=ELSEWHERE), create(server, Running())]
     log_of(tree, create(server, Completed()))
     log_of(tree, create(server, Running(), name="another flow"))
-    with hold(tree) as file, process(**{flow_runs.RUN_VARIABLE: started}):
+    with hold(tree) as file, process(**{RUN_VARIABLE: started}):
         file.write(f"{walking}\n")
         file.flush()
         assert list(doctor.dead_flow_runs(repair=True)) == []
