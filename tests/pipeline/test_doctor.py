@@ -9,8 +9,10 @@ import sys
 import time
 
 import pytest
+from typer.testing import CliRunner
 
 from pipeline import doctor, dvc_locks, tracking
+from pipeline.cli_runs import app
 from pipeline.doctor import examine
 from pipeline.experiments import hold
 from pipeline.files import read_json, write_json
@@ -178,6 +180,14 @@ def test_examine__a_healthy_tree_has_no_finding_and_looking_changes_nothing(tree
     assert examine(repair=False) == []
     assert examine(repair=True) == []
     assert files(tree) == before
+
+
+def test_command__ends_with_1_until_what_it_finds_is_mended(tree, killed):
+    killed(WRITE_FILE)
+    found, mended, again = (CliRunner().invoke(app, ["doctor", *words]) for words in ([], ["--repair"], []))
+    assert [result.exit_code for result in (found, mended, again)] == [1, 0, 0]
+    assert "repair removes it\n1 findings\n" in found.output and "; removed\n" in mended.output
+    assert again.output == "all is well\n"
 
 
 def test_examine__a_check_that_fails_is_a_line_and_keeps_no_other_from_running(tree, killed):
