@@ -152,16 +152,22 @@ class _Writer:
         self._end(pipeline, status, time.time())
         return Replayed(self.experiment, pipeline, runs)
 
-    def repair(self) -> list[str]:
-        """Delete the runs of replays of this machine that died on the way; names them. The next replay writes them whole."""
+    def half_written(self) -> list[Any]:
+        """The runs of replays of this machine that died on the way."""
         dead = []
         for run in self._search("attributes.status = 'RUNNING'"):
             host, _, writer = run.data.tags.get(WRITER_TAG, "").partition("/")
             if host == socket.gethostname() and not is_alive(writer):
-                for stage in self._search(f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"):
-                    self.client.delete_run(stage.info.run_id)
-                self.client.delete_run(run.info.run_id)
-                dead.append(f"{run.info.run_name} ({run.info.run_id})")
+                dead.append(run)
+        return dead
+
+    def repair(self) -> list[Any]:
+        """Delete and return them. The next replay writes them whole."""
+        dead = self.half_written()
+        for run in dead:
+            for stage in self._search(f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"):
+                self.client.delete_run(stage.info.run_id)
+            self.client.delete_run(run.info.run_id)
         return dead
 
     def _known_keys(self) -> dict[str, str]:
@@ -193,10 +199,12 @@ class _Writer:
         self.client.set_terminated(run_id, status, int(1000 * ended))
 
 
-def repair() -> list[str]:
-    """Names of the half-written runs of dead replays, which are removed."""
+def repair(*, only_look: bool = False) -> list[str]:
+    """Names of the half-written runs of dead replays, which are removed unless it is `only_look`."""
     with client() as found:
-        return _Writer(found).repair()
+        writer = _Writer(found)
+        dead = writer.half_written() if only_look else writer.repair()
+        return [f"{run.info.run_name} ({run.info.run_id})" for run in dead]
 
 
 def _experiment_tags() -> dict[str, str]:

@@ -1,0 +1,145 @@
+"""DVC's own locks in a tree: whether a living process holds one, and what dead holders left.
+
+`.dvc/tmp/lock` is held while dvc.lock is read or written, `.dvc/tmp/rwlock` lists the paths of running stages with the
+process of each, and is edited under `.dvc/tmp/rwlock.lock`. The two locks are flocks, which end with their holder: their
+files alone mean nothing. Under `core.hardlink_lock` the very existence of those files locks, for a year.
+"""
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.experiments import is_walked
+from pipeline.files import write_json
+from pipeline.processes import CLOCK_SECONDS, RUN_VARIABLE, was_made_by
+from pipeline.services import state
+
+LOCKS = ("lock", "rwlock.lock")
+# When rwlock was written, and its read and write locks by path.
+Listed = tuple[float, Mapping[str, Mapping[str, Any]]]
+
+
+def is_at_work(tree: Path) -> bool:
+    """Whether a walk or a DVC of its own is at work in `tree`."""
+    if is_walked(tree):
+        return True
+    # Under the lock, because whoever edits rwlock in place holds it.
+    with holding(tree) as is_ours:
+        if not is_ours and not dead_links(tree):
+            return True
+        return any(is_alive for _, _, _, is_alive in _entries(_read(tree)))
+
+
+@contextlib.contextmanager
+def holding(tree: Path, name: str = "lock") -> Iterator[bool]:
+    """Hold one of `LOCKS` of `tree` as DVC does; False where another process has it for longer than DVC waits."""
+    from dvc.lock import LockError, make_lock
+
+    folder = _folder(tree)
+    folder.mkdir(exist_ok=True)
+    held = make_lock(str(folder / name), tmp_dir=str(folder), hardlink_lock=_is_linked(tree))
+    try:
+        held.lock()
+    except LockError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        held.unlock()
+
+
+def dead_links(tree: Path) -> list[Path]:
+    """The lock files under `core.hardlink_lock` that no living process can have made.
+
+    They do not tell whose they are (DVC hashes the name that would): any Python or DVC process that works in this tree
+    since before the lock was last touched counts as their holder, but for the servers of `semmae up`.
+    """
+    if not _is_linked(tree):
+        return []
+    found = [path for path in (_folder(tree) / name for name in LOCKS) if path.is_file()]
+    return [path for path in found if not _may_be_held(tree, path.stat().st_ctime)]
+
+
+def _may_be_held(tree: Path, touched: float) -> bool:
+    servers = {int(noted["process"].partition(":")[0]) for noted in state().values()}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            is_there = Path(process.cwd()).is_relative_to(tree.resolve()) and process.pid != os.getpid()
+            is_able = re.search(r"python|\bdvc\b", " ".join(process.cmdline()[:2]))
+            # What `semmae up` started works here for as long as it is up, each service in a session of its own.
+            is_server = os.getsid(process.pid) in servers and not process.environ().get(RUN_VARIABLE)
+            if is_there and is_able and not is_server and process.create_time() <= touched + CLOCK_SECONDS:
+                return True
+    return False
+
+
+def dead_entries(tree: Path, *, remove: bool) -> list[str]:
+    """What rwlock lists of dead processes, or that it is cut off: DVC writes it in place.
+
+    What a first look finds is looked at again under DVC's own guard; whoever has that for long is alive and at work, and
+    then there is nothing to say.
+    """
+    first = _read(tree)
+    if first is not None and all(is_alive for _, _, _, is_alive in _entries(first)):
+        return []
+    with holding(tree, "rwlock.lock") as is_ours:
+        found = _read(tree)
+        if not is_ours or (found is None and is_walked(tree)):
+            return []
+        entries = _entries(found)
+        dead = [f"{name} ({info['cmd']}, process {info['pid']})" for _, name, info, is_alive in entries if not is_alive]
+        told = ["cut off in the middle of writing"] if found is None else dead
+        if remove and told:
+            left: dict[str, dict[str, Any]] = {"read": {}, "write": {}}
+            for kind, name, info, is_alive in entries:
+                if is_alive and kind == "read":
+                    left[kind].setdefault(name, []).append(info)
+                elif is_alive:
+                    left[kind][name] = info
+            write_json(_rwlock(tree), left)
+        return told
+
+
+def _entries(found: Listed | None) -> list[tuple[str, str, dict[str, Any], bool]]:
+    """(read or write, path, process, whether it lives) of all that rwlock lists."""
+    if found is None:
+        return []
+    moment, kinds = found
+    listed = [(kind, name, infos) for kind in ("read", "write") for name, infos in kinds.get(kind, {}).items()]
+    return [
+        (kind, name, info, was_made_by(info["pid"], moment, info["cmd"].partition(" ")[2]))
+        for kind, name, infos in listed
+        for info in (infos if isinstance(infos, list) else [infos])
+    ]
+
+
+def _read(tree: Path) -> Listed | None:
+    """Rwlock and when it was written; None where it is cut off."""
+    path = _rwlock(tree)
+    if not path.is_file():
+        return 0.0, {}
+    try:
+        return path.stat().st_mtime, json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
+def _rwlock(tree: Path) -> Path:
+    return _folder(tree) / "rwlock"
+
+
+def _is_linked(tree: Path) -> bool:
+    from dvc.config import Config
+
+    return bool(Config(str(tree / ".dvc"))["core"].get("hardlink_lock", False))
+
+
+def _folder(tree: Path) -> Path:
+    return tree / ".dvc" / "tmp"

@@ -1,0 +1,45 @@
+"""What `pipeline.files` had not finished when its process was killed."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.files import STATE_FOLDER
+from pipeline.params import read_yaml
+from pipeline.processes import was_made_by
+
+# .NAME.PID.tmp
+TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
+# Folders that commands write, besides those of stages.
+OTHER_OUTS = ("exported", "weights")
+
+
+def abandoned_temporaries(tree: Path) -> Iterator[Path]:
+    """The files and folders that a process which is gone was writing, beside the outs of `tree` or in its state folder."""
+    for path in (*_beside_outs(tree), *_in_state(tree)):
+        match = TEMPORARY.fullmatch(path.name)
+        try:
+            moment = path.stat().st_mtime
+        except FileNotFoundError:
+            continue  # its writer has just finished
+        if match and not was_made_by(int(match[1]), moment):
+            yield path
+
+
+def _beside_outs(tree: Path) -> Iterator[Path]:
+    outs = {f"{folder}/any" for folder in OTHER_OUTS}
+    for stage in read_yaml(tree / "dvc.yaml")["stages"].values():
+        for out in (out for section in ("outs", "metrics", "plots") for out in stage.get(section, ())):
+            # An item of a matrix stands for a folder of any name: `${item.arm}` -> `*`.
+            outs.add(re.sub(r"\$\{[^}]*\}", "*", out if isinstance(out, str) else next(iter(out))))
+    for pattern in sorted({str(Path(out).with_name(".*.tmp")) for out in outs}):
+        yield from tree.glob(pattern)
+
+
+def _in_state(tree: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(tree / STATE_FOLDER):
+        yield from (Path(folder) / name for name in (*folders, *files) if TEMPORARY.fullmatch(name))
+        # Worktrees are trees of their own, and what Prefect writes is its own business.
+        passed = [name for name in folders if name in ("worktrees", "prefect") or TEMPORARY.fullmatch(name)]
+        folders[:] = [name for name in folders if name not in passed]

@@ -1,0 +1,437 @@
+"""Real leftovers of processes that were killed with -9; beside each, the same of a living process, which stays."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline import doctor, dvc_locks, tracking
+from pipeline.cli_runs import app
+from pipeline.doctor import examine
+from pipeline.experiments import hold
+from pipeline.files import read_json, write_json
+from pipeline.supervision import SUPERVISOR, identity
+from tests.conftest import ROOT
+
+PIPELINE = """
+stages:
+  make:
+    matrix: {size: [big]}
+    cmd: mkdir -p made && cp source.txt made/${item.size}.txt
+    deps: [source.txt]
+    outs: ["made/${item.size}.txt"]
+"""
+RWLOCK = """
+from dvc.fs import localfs
+from dvc.rwlock import rwlock
+held = rwlock(".dvc/tmp", localfs, "-c", ["source.txt"], ["made/big.txt"], False)
+held.__enter__()
+"""
+LINK = """
+from dvc.lock import make_lock
+make_lock(".dvc/tmp/lock", tmp_dir=".dvc/tmp", hardlink_lock=True).lock()
+"""
+DVC_LOCK = """
+from dvc.lock import make_lock
+held = make_lock(".dvc/tmp/lock")
+held.lock()
+"""
+WALK = """
+from pathlib import Path
+from pipeline.experiments import hold
+held = hold(Path())
+"""
+WRITE_FILE = """
+from pipeline.files import whole_file
+held = whole_file("made/small.txt")
+held.__enter__().write(b"half")
+"""
+WRITE_FOLDER = """
+from pipeline.files import whole_folder
+held = whole_folder(".semmae/scratch/pretrain-mae-0/abc/new")
+(held.__enter__() / "half").touch()
+"""
+REPLAY = """
+from pipeline import tracking
+def stop(*arguments):
+    print("ready", flush=True)
+    signal.pause()
+tracking.log_stage = stop
+tracking.replay()
+"""
+SCRATCH = """
+from pathlib import Path
+from pipeline.locks import lock
+held = lock(Path(".semmae/scratch/pretrain-mae-0/abc"), "pretrain-mae-0")
+Path(".semmae/scratch/pretrain-mae-0/abc/checkpoint.pt").touch()
+"""
+WAIT = "print('ready', flush=True); signal.pause()"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A git and DVC repository of one stage, which has run, under a commit without dvc.lock."""
+    folder = tmp_path_factory.mktemp("original") / "tree"
+    (folder / ".dvc").mkdir(parents=True)
+    for name in (".dvc/config", ".gitignore", ".dvcignore", "runtime.yaml"):
+        shutil.copyfile(ROOT / name, folder / name)
+    (folder / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
+    (folder / "dvc.yaml").write_text(PIPELINE)
+    (folder / "source.txt").write_text("source")
+    git(folder, "init", "-q", "-b", "main")
+    commit(folder, "all of it")
+    dvc(folder, "repro", "-q")
+    return folder
+
+
+@pytest.fixture
+def tree(original, tmp_path, monkeypatch):
+    """A copy of it, in which we are."""
+    folder = shutil.copytree(original, tmp_path / "tree", symlinks=True)
+    monkeypatch.chdir(folder)
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", SUPERVISOR, tracking.EXPERIMENT_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+@pytest.fixture
+def start(tree):
+    """Start a process in the tree that runs `code` and waits; it is there when this returns. All end with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(code, **environment):
+            process = subprocess.Popen(
+                [sys.executable, "-c", f"import signal\n{code}\n{WAIT}"],
+                cwd=tree, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            assert process.stdout.readline() == "ready\n"
+            return process
+
+        yield begin
+
+
+@pytest.fixture
+def killed(start):
+    """The same, killed with -9."""
+
+    def begin(code, **environment):
+        process = start(code, **environment)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        return process
+
+    return begin
+
+
+def git(folder, *words):
+    known = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    return subprocess.run(["git", *known, *words], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def commit(folder, message):
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", message)
+
+
+def dvc(folder, *words):
+    command = [sys.executable, "-m", "dvc", *words]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def files(folder):
+    """Path -> when it was written; but of files that are only there to be locked."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+
+
+def mend(expected):
+    """Examine, repair, and examine again; `expected` are words of each finding, in order."""
+    found = examine(repair=False)
+    assert len(found) == len(expected), found
+    assert examine(repair=False) == found
+    mended = examine(repair=True)
+    for before, after, words in zip(found, mended, expected, strict=True):
+        assert words in before and words in after and "\n" not in before + after
+        assert "repair" in before and "repair" not in after
+    assert examine(repair=False) == []
+    return mended
+
+
+def write_record(tree, status, stage="make@big"):
+    record = {"stage": stage, "started": 1000.0, "seconds": 3.0, "peak_mib": 4.0, "cpu_seconds": 5.0, "status": status}
+    write_json(tree / ".semmae" / "records" / f"{stage}.json", record)
+
+
+def statuses():
+    with tracking.client() as client:
+        experiment = client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id
+        return sorted((run.info.run_name, run.info.status) for run in client.search_runs([experiment]))
+
+
+def test_examine__a_healthy_tree_has_no_finding_and_looking_changes_nothing(tree):
+    before = files(tree)
+    assert examine(repair=False) == []
+    assert examine(repair=True) == []
+    assert files(tree) == before
+
+
+def test_command__ends_with_1_until_what_it_finds_is_mended(tree, killed):
+    killed(WRITE_FILE)
+    found, mended, again = (CliRunner().invoke(app, ["doctor", *words]) for words in ([], ["--repair"], []))
+    assert [result.exit_code for result in (found, mended, again)] == [1, 0, 0]
+    assert "repair removes it\n1 findings\n" in found.output and "; removed\n" in mended.output
+    assert again.output == "all is well\n"
+
+
+def test_examine__a_check_that_fails_is_a_line_and_keeps_no_other_from_running(tree, killed):
+    killed(WRITE_FILE)
+    (tree / "tracking").mkdir()
+    (tree / "tracking" / "mlflow.db").write_bytes(b"not a database" * 100)
+    found = examine(repair=True)
+    assert [line.partition(":")[0] for line in found][1:] == ["half written runs"]
+    assert "could not be examined" in found[1]
+    assert not list((tree / "made").glob(".*.tmp"))
+
+
+def test_examine__a_server_that_does_not_answer_is_a_line(tree, monkeypatch):
+    def refuse():
+        raise OSError("connection refused")
+
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setattr(doctor.flow_runs, "client", refuse)
+    lines = [line.partition(": ") for line in examine(repair=True)]
+    assert [name for name, _, _ in lines] == ["dead flow runs", "leaked slots"]
+    assert {told for _, _, told in lines} == {"could not be examined: connection refused"}
+
+
+def test_dead_dvc_locks__entries_of_dead_processes_go_and_those_of_living_ones_stay(tree, start, killed):
+    dead, living = killed(RWLOCK.replace("made/big", "other")), start(RWLOCK)
+    mended = mend(["source.txt (-c, process", "other.txt (-c, process"])
+    assert all(str(dead.pid) in line for line in mended)
+    left = read_json(tree / ".dvc" / "tmp" / "rwlock")
+    assert [info["pid"] for info in next(iter(left["read"].values()))] == [living.pid]
+    assert [info["pid"] for info in left["write"].values()] == [living.pid]
+
+
+@pytest.mark.parametrize(("command", "age"), [("dvc repro -s other", 0), ("dvc", 1e6)])
+def test_dead_dvc_locks__a_process_that_only_has_the_number_is_not_the_holder(tree, start, command, age):
+    other = start("")
+    path = tree / ".dvc" / "tmp" / "rwlock"
+    write_json(path, {"read": {}, "write": {str(tree / "made"): {"pid": other.pid, "cmd": command}}})
+    os.utime(path, (time.time() - age,) * 2)
+    mend([f"process {other.pid}"])
+    dvc(tree, "repro", "--force")
+
+
+def test_dead_dvc_locks__rwlock_that_was_cut_off_is_made_anew(tree):
+    path = tree / ".dvc" / "tmp" / "rwlock"
+    path.write_text('{"read": {"a": [{"pid"')
+    mend(["cut off"])
+    assert read_json(path) == {"read": {}, "write": {}}
+
+
+def test_dead_dvc_locks__an_unheld_lock_file_means_nothing(tree, killed):
+    killed(DVC_LOCK)
+    assert (tree / ".dvc" / "tmp" / "lock").is_file()
+    assert examine(repair=False) == []
+
+
+def test_dead_dvc_locks__a_hard_link_of_a_living_dvc_stays_and_that_of_a_dead_one_goes(tree, start):
+    (tree / ".dvc" / "config.local").write_text("[core]\n    hardlink_lock = true\n")
+    for name in dvc_locks.LOCKS:
+        (tree / ".dvc" / "tmp" / name).unlink()
+    server = start("import os; os.setsid()")
+    write_json(
+        tree / ".semmae" / "services" / "services.json", {"mlflow": {"process": identity(server.pid), "url": ""}}
+    )
+    holder = start(LINK)
+    write_record(tree, "KILLED")
+    assert examine(repair=True) == []
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    mended = mend(["a lock whose DVC is gone", "executions that MLflow does not know"])
+    assert "tmp/lock:" in mended[0]
+    dvc(tree, "status")
+
+
+@pytest.mark.parametrize("is_committed", [False, True])
+def test_damaged_dvc_lock__is_moved_aside_and_dvc_restores_the_rest(tree, is_committed):
+    lock = tree / "dvc.lock"
+    whole = lock.read_bytes()
+    cut = whole[: whole.index(b"outs:") + 2]
+    if is_committed:
+        commit(tree, "with dvc.lock")
+    lock.write_bytes(cut)
+    (line,) = mend(["damaged"])
+    aside = list((tree / ".semmae").glob("dvc.lock.*"))
+    assert [path.read_bytes() for path in aside] == [cut]
+    assert str(aside[0]) in line and "`dvc repro`" in line
+    assert lock.is_file() == is_committed
+    assert "Running stage" not in dvc(tree, "repro")
+    assert lock.read_bytes() == whole
+
+
+def test_damaged_dvc_lock__whatever_dvc_refuses_is_found(tree):
+    from dvc.dvcfile import Lockfile
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    lock = tree / "dvc.lock"
+    whole, refused = lock.read_bytes(), 0
+    with Repo() as repo:
+        for end in range(1, len(whole), 3):
+            lock.write_bytes(whole[:end])
+            try:
+                Lockfile(repo, str(lock)).load()
+            except DvcException:
+                refused += 1
+                assert list(doctor.damaged_dvc_lock(tree, repair=False)), whole[:end]
+    assert refused > 20
+
+
+@pytest.mark.parametrize("code", [WALK, RWLOCK, DVC_LOCK])
+def test_damaged_dvc_lock__while_somebody_is_at_work_nothing_is_touched(tree, start, code):
+    (tree / "dvc.lock").write_text("schema: '2.0'\nstages:\n  mak")
+    write_record(tree, "KILLED")
+    start(code)
+    before = files(tree)
+    assert examine(repair=True) == []
+    assert files(tree) == before
+
+
+def test_unreplayed_records__of_a_whole_state_make_a_finished_run_and_those_of_a_broken_walk_a_killed_one(tree):
+    write_record(tree, "FINISHED")
+    assert "replayed" in mend(["make@big"])[0]
+    assert statuses() == [("make@big", "FINISHED"), ("pipeline", "FINISHED")]
+    (tree / "source.txt").write_text("changed")
+    write_record(tree, "KILLED", "other")
+    write_record(tree, "FINISHED")
+    mend(["make@big, other"])
+    assert statuses()[2:] == [("other", "KILLED"), ("pipeline", "FINISHED"), ("pipeline", "KILLED")]
+
+
+def test_unreplayed_records__what_dvc_did_not_record_and_the_replay_itself_are_no_findings(tree):
+    write_record(tree, "FINISHED", "never_recorded")
+    write_record(tree, "FINISHED", tracking.REPLAY_STAGE)
+    assert examine(repair=False) == []
+
+
+def test_unreplayed_records__stay_while_tracking_fails(tree, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    write_record(tree, "KILLED")
+    found = examine(repair=True)
+    assert "not replayed: `semmae track`" in found[0] and "could not be examined" in found[1]
+    assert (tree / ".semmae" / "records" / "make@big.json").is_file()
+
+
+def test_half_written_files__of_dead_processes_go_and_those_of_living_ones_stay(tree, start, killed):
+    start(WRITE_FILE), start(WRITE_FOLDER)
+    before = files(tree)
+    assert examine(repair=True) == []
+    killed(WRITE_FILE), killed(WRITE_FOLDER)
+    mend(["made/.small.txt.", "pretrain-mae-0/abc/.new."])
+    assert files(tree) == before
+
+
+def test_half_written_files__a_living_process_of_the_same_number_is_not_the_writer(tree):
+    path = tree / "made" / f".big.txt.{os.getpid()}.tmp"
+    path.touch()
+    os.utime(path, (0, 0))
+    mend([".big.txt."])
+
+
+def test_half_written_runs__of_dead_replays_go_and_those_of_living_ones_stay(tree, killed):
+    killed(REPLAY)
+    with tracking.client() as client:
+        experiment = client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id
+        writers = {"ours": f"{os.uname().nodename}/{identity(os.getpid())}", "of another machine": "other/1:2.0"}
+        for name in (*writers, "no replay"):
+            client.create_run(experiment, run_name=name, tags={tracking.WRITER_TAG: writers.get(name, "")})
+    mend(["run make@big", "run pipeline"])
+    assert statuses() == [("no replay", "RUNNING"), ("of another machine", "RUNNING"), ("ours", "RUNNING")]
+
+
+def age_scratch(tree, days):
+    folder = tree / ".semmae" / "scratch" / "pretrain-mae-0" / "abc"
+    os.utime(folder, (time.time() - 86400 * days,) * 2)
+    return folder
+
+
+def test_old_scratch__goes_when_nobody_used_it_for_a_week(tree, killed):
+    killed(SCRATCH)
+    age_scratch(tree, 6.9)
+    assert examine(repair=True) == []
+    folder = age_scratch(tree, 7.1)
+    mend(["resume state"])
+    assert not folder.parent.exists()
+
+
+def test_old_scratch__stays_while_a_job_holds_it_or_an_experiment_may_go_on(tree, start, killed):
+    holder = start(SCRATCH)
+    folder = age_scratch(tree, 30)
+    assert examine(repair=True) == []
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    (tree / ".semmae" / "worktrees" / "slow").mkdir(parents=True)
+    note = tree / ".semmae" / "experiments" / "slow.json"
+    write_json(note, {"started": time.time() - 86400 * 40})
+    assert examine(repair=True) == []
+    write_json(note, {"started": time.time() - 86400 * 20})
+    assert len(examine(repair=False)) == 1
+    write_json(note, {"started": time.time() - 86400 * 40, "finished": time.time()})
+    assert len(examine(repair=True)) == 1
+    assert not folder.exists()
+
+
+def test_dead_services__are_forgotten_and_living_ones_kept(tree, start, monkeypatch):
+    living, dead = start(""), start("")
+    noted = {"prefect": {"process": identity(living.pid), "url": "http://127.0.0.1:9"}}
+    path = tree / ".semmae" / "services" / "services.json"
+    write_json(path, {**noted, "worker": {"process": identity(dead.pid), "url": ""}})
+    # The server that lives does not answer here: what is asked of it is another test's matter.
+    monkeypatch.setattr(doctor, "api_url", lambda: "")
+    assert examine(repair=True) == []
+    os.kill(dead.pid, signal.SIGKILL)
+    dead.wait()
+    mend(["worker is gone"])
+    assert read_json(path) == noted
+
+
+def test_abandoned_stages__end_and_those_of_a_living_walk_do_not(tree, start, monkeypatch):
+    walk = start("")
+    stage = start("", **{SUPERVISOR: identity(walk.pid)})
+    followed = start("", **{SUPERVISOR: identity(os.getpid())})
+    monkeypatch.setattr(doctor, "ENDING_SECONDS", -1.0)
+    assert examine(repair=True) == []
+    os.kill(walk.pid, signal.SIGKILL)
+    walk.wait()
+    mend([f"process {stage.pid} ("])
+    assert not identity(stage.pid)
+    assert followed.poll() is None
+
+
+def test_abandoned_stages__one_that_has_time_left_to_end_itself_is_no_finding(tree, start):
+    start("", **{SUPERVISOR: "1:0.00"})
+    assert examine(repair=True) == []
+
+
+def test_examine__an_experiment_is_examined_like_the_main_tree(tree, killed):
+    folder = tree / ".semmae" / "worktrees" / "longer"
+    commit(tree, "with dvc.lock")
+    git(tree, "worktree", "add", "--detach", "-q", str(folder))
+    (folder / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {tree / '.dvc' / 'cache'}\n")
+    dvc(folder, "checkout", "-q")
+    write_record(folder, "FINISHED")
+    with hold(folder):
+        assert examine(repair=True) == []
+    mend([f"{folder}: executions"])
+    with tracking.client() as client:
+        experiment = client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id
+        assert {run.data.tags["dvc_experiment"] for run in client.search_runs([experiment])} == {"longer"}
