@@ -43,6 +43,7 @@ TINY = {
 
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=1, help="how many times test_resume.py kills each stage")
+    parser.addoption("--walks", type=int, default=1, help="how many runs of the whole walk test_kills.py kills in")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,139 @@
+"""A finished tiny world with Prefect, a worker and MLflow up, and what tests ask of it."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+from dvc.repo import Repo
+
+from pipeline.files import read_json
+from pipeline.presets import read_document, write_params
+
+SEMMAE = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+FLOW, STAGE = r"prefect\.engine", r"-m (stages\.|dvc )"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def semmae(folder, *words, code=0):
+    """What the command prints."""
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    answer = subprocess.run(
+        [*SEMMAE, *map(str, words)], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == code, answer.stdout + answer.stderr
+    return answer.stdout
+
+
+@pytest.fixture(scope="session")
+def served(world, tmp_path_factory):
+    """(folder, Prefect's address, MLflow's address) of a finished world of two arms and a seed, with everything up."""
+    folder = tmp_path_factory.mktemp("served") / "world"
+    shutil.copytree(world, folder, symlinks=True)
+    document = read_document(folder / "params.yaml")
+    document["arms"]["names"], document["seeds"] = ["semmae", "mae"], [0]
+    write_params(document, folder / "params.yaml")
+    runtime = (folder / "runtime.yaml").read_text()
+    for name, seconds in (("log_seconds", 10), ("checkpoint_seconds", 30)):
+        runtime = runtime.replace(f"{name}: {seconds}", f"{name}: 1")
+    (folder / "runtime.yaml").write_text(runtime)
+    with contextlib.chdir(folder), Repo() as repo:
+        repo.commit(force=True)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for words in (["add", "-A"], [*identity, "commit", "-qm", "finished"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    prefect, mlflow = free_port(), free_port()
+    semmae(folder, "up", "--prefect-port", prefect, "--mlflow-port", mlflow)
+    yield folder, f"http://127.0.0.1:{prefect}", f"http://127.0.0.1:{mlflow}"
+    semmae(folder, "down")
+
+
+def wait_until(condition, seconds):
+    """What the condition gives when it gives something; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"not within {seconds} s")
+
+
+def ask(prefect, path, question=None, method="POST"):
+    """What the server answers."""
+    data = None if method == "GET" else json.dumps(question or {}).encode()
+    request = urllib.request.Request(
+        f"{prefect}/api/{path}", data=data, headers={"Content-Type": "application/json"}, method=method
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def submit_by_api(prefect, form):
+    """The id of a new run of the deployment with this form."""
+    deployment = ask(prefect, "deployments/name/semmae/pipeline", method="GET")["id"]
+    return ask(prefect, f"deployments/{deployment}/create_flow_run", {"parameters": {"form": form}})["id"]
+
+
+def state_of(prefect, run):
+    """The type of a run's state, RUNNING for example."""
+    return ask(prefect, f"flow_runs/{run}", method="GET")["state_type"]
+
+
+def has_ended(prefect, run):
+    """Whether a run is over; a server that does not answer says no."""
+    try:
+        return state_of(prefect, run) in ENDED
+    except OSError:
+        return False
+
+
+def end_of(prefect, run, seconds=600):
+    """The state that a run ends in."""
+    wait_until(lambda: has_ended(prefect, run), seconds)
+    return state_of(prefect, run)
+
+
+def active_slots(prefect):
+    """Slots that Prefect counts as taken."""
+    return sum(limit["active_slots"] for limit in ask(prefect, "v2/concurrency_limits/filter"))
+
+
+def mlflow_runs(mlflow):
+    """Every run of the experiment."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=mlflow)
+    known = client.get_experiment_by_name("semmae")
+    return client.search_runs([known.experiment_id], max_results=1000) if known else []
+
+
+def processes(folder, pattern):
+    """Processes of this command that work in or below `folder`."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = " ".join(process.info["cmdline"] or ())
+        if re.search(pattern, words) and str(process.info["cwd"]).startswith(str(folder)):
+            found.append(process)
+    return found
+
+
+def service(folder, name):
+    """The identity of a process that `semmae up` started; empty where it started none."""
+    path = folder / ".semmae" / "services" / "services.json"
+    return read_json(path).get(name, {}).get("process", "") if path.is_file() else ""

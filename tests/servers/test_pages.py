@@ -1,0 +1,137 @@
+"""The web pages as a user goes through them: real servers, a real worker, a real browser, the tiny world.
+
+A run is started from the form, watched, cancelled, started again beside a second one; then the runs are compared in MLflow.
+"""
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.servers.conftest import (
+    ENDED,
+    FLOW,
+    STAGE,
+    active_slots,
+    ask,
+    mlflow_runs,
+    processes,
+    semmae,
+)
+
+pytestmark = pytest.mark.slow
+MINUTE = 60_000
+
+
+def tree_of(folder):
+    """What a user sees of the folder: every file that git or the user knows, with its content."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.split("\0")
+    return {name: (folder / name).read_bytes() for name in listed if name}
+
+
+@pytest.fixture
+def page(browser):
+    opened = browser.new_page(viewport={"width": 1280, "height": 1000})
+    opened.set_default_timeout(MINUTE)
+    yield opened
+    opened.close()
+
+
+def fill(page, prefect, **fields):
+    """Open the form of the deployment and fill it, as a user finds it."""
+    page.goto(f"{prefect}/deployments")
+    page.get_by_text("pipeline", exact=True).first.click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Custom run", exact=False).click()
+    for name, value in fields.items():
+        box = page.locator(".schema-form-property", has_text=f"{name} (Optional)").last
+        box.locator("input, textarea").first.fill(str(value))
+
+
+def submit(page, prefect, **fields):
+    """Submit the form; returns the id of the run, when it is scheduled."""
+    known = {run["id"] for run in ask(prefect, "flow_runs/filter")}
+    fill(page, prefect, **fields)
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**tab=Runs**")
+    return next(run["id"] for run in ask(prefect, "flow_runs/filter") if run["id"] not in known)
+
+
+def open_run(page, prefect, run):
+    page.goto(f"{prefect}/runs/flow-run/{run}")
+
+
+def wait_for_end(page):
+    """The state that the run on this page ends in."""
+    page.wait_for_function(
+        "states => states.includes(document.querySelector('.state-badge')?.innerText.trim().toUpperCase())",
+        arg=list(ENDED), timeout=10 * MINUTE,
+    )  # fmt: skip
+    return page.locator(".state-badge").first.inner_text().strip()
+
+
+def test_pages__started_watched_cancelled_and_gone_on_with_beside_another(page, served):
+    folder, prefect, mlflow = served
+    before = tree_of(folder)
+    open_run(page, prefect, submit(page, prefect, Name="long", Epochs=400))
+    # Watched: a stage's own lines are there while it runs.
+    page.get_by_text(re.compile(r"pretrain (semmae|mae)-0: \d+/\d+ images")).first.wait_for(timeout=2 * MINUTE)
+    page.get_by_role("button", name="Cancel", exact=True).first.click()
+    clicked = time.monotonic()
+    page.get_by_role("button", name="Confirm").click()
+    assert wait_for_end(page) == "Cancelled"
+    print(f"cancelled in {time.monotonic() - clicked:.1f} s")
+    assert processes(folder, f"{FLOW}|{STAGE}") == []
+    assert active_slots(prefect) == 0
+    assert list((folder / ".semmae" / "scratch").glob("pretrain-*/*/checkpoint.pt"))
+    assert {run.info.status for run in mlflow_runs(mlflow)} == {"KILLED"}
+
+    again = submit(page, prefect, Name="long", Epochs=400)
+    other = submit(page, prefect, Name="other", **{"Mask Ratio": 0.5})
+    open_run(page, prefect, again)
+    assert wait_for_end(page) == "Completed"
+    logs = (folder / ".semmae" / "worktrees" / "long" / ".semmae" / "logs" / again).glob("pretrain@*.log")
+    assert any("resumes at step" in path.read_text() for path in logs)
+    open_run(page, prefect, other)
+    assert wait_for_end(page) == "Completed"
+    page.get_by_text("Artifacts", exact=True).first.click()
+    page.get_by_text("stages", exact=True).first.click()
+    page.get_by_text("pretrain@semmae-0").first.wait_for()
+    assert page.get_by_role("link", name="run").count()
+
+    shown = subprocess.run(
+        [sys.executable, "-m", "dvc", "exp", "show", "--csv"], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
+    assert all(re.search(rf",{name},", shown) for name in ("long", "other"))
+    assert tree_of(folder) == before
+    assert {run.info.status for run in mlflow_runs(mlflow)} == {"KILLED", "FINISHED"}
+
+
+def test_pages__an_impossible_value_is_refused_before_a_run_exists(page, served):
+    _, prefect, _ = served
+    known = ask(prefect, "flow_runs/count")
+    fill(page, prefect, **{"Mask Ratio": 7})
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_text(
+        re.compile("7 is greater than|less than|Parameters must be valid|exclusiveMaximum")
+    ).first.wait_for()
+    assert ask(prefect, "flow_runs/count") == known
+
+
+def test_pages__arms_are_selected_and_their_charts_compared(page, served):
+    """After a run of the walk from the terminal under the same servers, whose stages are all restored or unchanged."""
+    folder, _, mlflow = served
+    semmae(folder, "track")
+    experiment = mlflow_runs(mlflow)[0].info.experiment_id
+    page.goto(f"{mlflow}/#/experiments/{experiment}/runs?searchFilter=tags.stage%20%3D%20%22pretrain%22")
+    page.get_by_text("pretrain@semmae-0").first.wait_for()
+    for name in ("pretrain@semmae-0", "pretrain@mae-0"):
+        row = page.locator("[role=row]", has_text=name).first
+        row.locator("input[type=checkbox]").first.check(force=True)
+    page.get_by_role("button", name="Compare").click()
+    page.get_by_text("Comparing 2 Runs").first.wait_for()
+    page.locator(".js-plotly-plot").first.wait_for()
+    assert page.get_by_text("training/loss").count()
