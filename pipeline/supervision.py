@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -19,8 +19,10 @@ SUPERVISOR = "SEMMAE_SUPERVISOR"
 LOOK_SECONDS = 1.0
 # What a terminated process may still do, its checkpoint above all.
 GRACE_SECONDS = 25.0
-# The same for what a process that has saved leaves behind.
+# The same for what a process that has saved leaves behind, and for one that neither runs a command nor ends.
 ORPHAN_SECONDS = 3.0
+IDLE_SECONDS = 5.0
+SHELLS = {"sh", "dash", "bash", "zsh", "fish", "ksh"}
 
 
 def identity(pid: int) -> str:
@@ -84,6 +86,23 @@ def _end_this() -> None:
     _signal(left, signal.SIGKILL)
 
 
+def end_command(pid: int, grace: float = GRACE_SECONDS) -> None:
+    """SIGTERM to what a process runs and waits for, so that it ends by itself; what is left is ended as `end_tree` does.
+
+    DVC writes dvc.lock in place: ended itself, it could leave half of it.
+    """
+    started = busy = time.monotonic()
+    told: set[int] = set()
+    shells: set[int] = set()
+    while any(map(_runs, _this(pid))) and time.monotonic() < min(started + grace, busy + IDLE_SECONDS):
+        commands = list(_commands(pid, shells))
+        _signal([command for command in commands if command.pid not in told], signal.SIGTERM)
+        told |= {command.pid for command in commands}
+        busy = time.monotonic() if _below(pid) else busy
+        time.sleep(0.05)
+    end_tree(pid, max(0.0, started + grace - time.monotonic()))
+
+
 def end_tree(pid: int, grace: float = GRACE_SECONDS) -> None:
     """SIGTERM to a process and its session, SIGKILL to what is left of it and of all below it after `grace` seconds.
 
@@ -100,7 +119,7 @@ def end_tree(pid: int, grace: float = GRACE_SECONDS) -> None:
     _signal_group(pid, signal.SIGKILL)
     # Parents before their children, which they could start anew.
     _signal(left, signal.SIGKILL)
-    _wait(lambda: not any(map(_runs, left)), grace)
+    _wait(lambda: not any(map(_runs, left)), GRACE_SECONDS)
 
 
 def _this(pid: int) -> list[psutil.Process]:
@@ -110,12 +129,34 @@ def _this(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _below(pid: int) -> list[psutil.Process]:
-    """All descendants of a process."""
+def _below(pid: int, *, recursive: bool = True) -> list[psutil.Process]:
+    """The descendants of a process, or its children alone."""
     try:
-        return psutil.Process(pid).children(recursive=True)
+        return psutil.Process(pid).children(recursive=recursive)
     except psutil.NoSuchProcess:
         return []
+
+
+def _commands(pid: int, shells: set[int]) -> Iterator[psutil.Process]:
+    """What a process waits for, seen through the shells between them: a shell hands on the exit code of its command.
+
+    shells: those that have been seen with a command, which get their time to do so.
+    """
+    for child in _below(pid, recursive=False):
+        if _runs(child):
+            inner = list(_commands(child.pid, shells)) if _name(child) in SHELLS else []
+            if inner:
+                shells.add(child.pid)
+            yield from inner
+            if child.pid not in shells:
+                yield child
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def _group(pid: int) -> list[psutil.Process]:

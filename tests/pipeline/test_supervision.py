@@ -4,13 +4,13 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 
 import psutil
 import pytest
 
-from pipeline.supervision import end_tree, follow, identity, is_alive
+from pipeline.supervision import end_command, end_tree, follow, identity, is_alive
 from tests.conftest import ROOT
+from tests.pipeline.conftest import marked, runs, wait_until
 
 # A process that nobody can end but with SIGKILL.
 STUBBORN = ["sh", "-c", "trap '' TERM; exec sleep 600"]
@@ -48,20 +48,6 @@ child.wait()
 """
 
 
-def wait_until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "what was waited for did not happen"
-        time.sleep(0.01)
-
-
-def runs(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def python(code, *words, **options):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
@@ -76,20 +62,6 @@ def supervisor():
     yield process
     process.kill()
     process.wait()
-
-
-@pytest.fixture
-def mark():
-    """Seconds to sleep that no other process on this machine has in its command."""
-    mark = f"600.{uuid.uuid4().int % 10**8}"
-    yield mark
-    for process in marked(mark):
-        process.kill()
-
-
-def marked(mark):
-    found = psutil.process_iter(["cmdline"])
-    return [process for process in found if any(mark in word for word in process.info["cmdline"] or [])]
 
 
 def test_identity__is_of_one_process_while_it_runs(supervisor):
@@ -182,3 +154,31 @@ def test_end_tree__who_is_in_a_session_of_its_own_is_told_once_by_who_started_it
     end_tree(process.pid)
     assert process.stdout.readline() == "1\n"
     process.wait()
+
+
+# Runs a command and says when that has ended, as DVC does before it writes dvc.lock; SIGTERM to itself would be heard.
+WAITING = """
+import signal, subprocess, sys
+signal.signal(signal.SIGTERM, lambda *_: print("was told itself", flush=True))
+print("ready", flush=True)
+subprocess.run(sys.argv[1:])
+print("ended by itself", flush=True)
+"""
+
+
+def test_end_command__who_waits_for_a_command_ends_by_itself_when_that_was_terminated(mark):
+    process = python(WAITING, "sleep", mark, process_group=0)
+    wait_until(lambda: len(marked(mark)) == 2)
+    end_command(process.pid)
+    assert process.communicate()[0].split("\n") == ["ready", "ended by itself", ""]
+    assert process.returncode == 0 and not marked(mark)
+
+
+def test_end_command__what_comes_to_nothing_by_that_is_ended_as_a_tree(mark):
+    # The shell is what the process waits for: it ends, and its own child is left.
+    script = f"trap '' TERM; sleep {mark} & trap - TERM; sleep {mark}; true"
+    process = python(WAITING, "sh", "-c", script, process_group=0)
+    wait_until(lambda: len(marked(mark)) == 4)
+    end_command(process.pid, grace=1.0)
+    assert not marked(mark)
+    assert process.wait() == 0
