@@ -112,10 +112,11 @@ class Walk:
         """ValueError when a plain `dvc repro` would do anything; it is only asked, for a wrong answer may cost hours."""
         command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--dry", *self.targets]
         answer = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False)
-        left = [line for line in answer.stdout.splitlines() if line.startswith("Running stage") or "is cached" in line]
+        # It says so as well of what it would restore.
+        left = [line.split("'")[1] for line in answer.stdout.splitlines() if line.startswith("Running stage '")]
         if answer.returncode or left:
-            told = "; ".join(left) or " ".join(answer.stderr.split())
-            raise ValueError(f"walk: `dvc repro` would not find everything done: {told}; run `semmae run` again")
+            told = f"it would run {', '.join(left)}" if left else " ".join(answer.stderr.split())
+            raise ValueError(f"walk: `dvc repro` does not find everything done: {told}; run `semmae run` again")
 
 
 def unchanged(graph: Graph, walked: Iterable[str]) -> list[Outcome]:
