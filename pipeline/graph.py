@@ -33,8 +33,8 @@ class Stage:
 class Graph:
     """The jobs of the repository at `root` that `targets` need (all without any), upstream first.
 
-    changes: name -> what DVC finds changed, for the jobs that would run for a reason of their own. Raises ValueError for
-    an unknown target or a dvc.yaml that DVC refuses.
+    changes: name -> what DVC finds changed, for the jobs that would run for a reason of their own. digests: path -> MD5 of
+    the inputs and outs that changed, as they are now. Raises ValueError for an unknown target or a dvc.yaml that DVC refuses.
     """
 
     def __init__(self, root: str | Path = ".", targets: Sequence[str] = ()) -> None:
@@ -54,10 +54,12 @@ class Graph:
                 self.stages = {(one := _stage_of(stage, graph)).name: one for stage in found}
                 with repo.lock:
                     status = {_name_of(stage): stage.status(check_updates=True) for stage in found}
+                    self.digests = dict(_changed_digests(found, status))
         except LockError as error:
             raise ValueError(f"DVC is at work in {root}: {error}; wait for it, or run `semmae doctor`") from None
         except DvcException as error:
-            raise ValueError(f"DVC: {error}") from None
+            reason = f" ({' '.join(str(error.__cause__).split())})" if error.__cause__ else ""
+            raise ValueError(f"DVC: {' '.join(str(error).split())}{reason}") from None
         self.changes: dict[str, list[Any]] = {
             name: [change for changes in told.values() for change in changes] for name, told in status.items() if told
         }
@@ -74,6 +76,15 @@ class Graph:
 def _name_of(stage: Any) -> str:
     """As DVC prints it in the root folder, wherever the current folder is."""
     return getattr(stage, "name", None) or stage.path_in_repo
+
+
+def _changed_digests(stages: Sequence[Any], status: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    for stage in stages:
+        changes = [change for told in status[_name_of(stage)].values() for change in told if isinstance(change, dict)]
+        modified = {path for change in changes for told in change.values() for path in told if told[path] == "modified"}
+        for entry in (*stage.deps, *stage.outs):
+            if str(entry) in modified:
+                yield str(entry), str(entry.get_hash().value)
 
 
 def _stage_of(stage: Any, graph: Any) -> Stage:
@@ -99,10 +110,16 @@ def stage_entries(lock_file: Path) -> dict[str, Mapping[str, Any]]:
     return document["stages"]
 
 
-def explain(name: str, changes: Sequence[Any], entry: Mapping[str, Any] | None, root: Path = Path()) -> Iterator[str]:
+def explain(
+    name: str,
+    changes: Sequence[Any],
+    entry: Mapping[str, Any] | None,
+    root: Path = Path(),
+    digests: Mapping[str, str] | None = None,
+) -> Iterator[str]:
     """Lines that say what of a job's inputs changed, from what to what.
 
-    changes: what DVC said of it. entry: the job in dvc.lock, None where it never ran.
+    changes: what DVC said of it. entry: the job in dvc.lock, None where it never ran. digests: those of its `Graph`.
     """
     if entry is None:
         yield f"{name}: it never ran here, or dvc.lock does not know it"
@@ -113,12 +130,18 @@ def explain(name: str, changes: Sequence[Any], entry: Mapping[str, Any] | None, 
             yield f"{name}: {change}"
             continue
         for kind, found in change.items():
-            what = kind.removeprefix("changed ").removesuffix("s")
             for path, told in found.items():
                 if isinstance(told, dict):
                     yield from _parameters(name, path, told, entry, root)
-                else:
-                    yield f"{name}: {what} {path} {told} (was {recorded.get(path, 'unknown')[:12]})"
+                    continue
+                old, new = recorded.get(path), (digests or {}).get(path)
+                became = told if new is None else f"modified: {old[:12]} -> {new[:12]}" if old else f"new: {new[:12]}"
+                yield f"{name}: {'output' if 'outs' in kind else kind_of(path)} {path} {became}"
+
+
+def kind_of(path: str) -> str:
+    """What a dependency is called."""
+    return "code" if path.endswith(".py") else "input"
 
 
 def _parameters(name: str, path: str, told: Mapping[str, str], entry: Mapping[str, Any], root: Path) -> Iterator[str]:
