@@ -133,8 +133,13 @@ def _make(folder: Path, document: Any, preset: str) -> None:
         shutil.copyfile(here / path, folder / path)
     if (here / "dvc.lock").is_file():
         shutil.copyfile(here / "dvc.lock", folder / "dvc.lock")
-    _link_inputs(folder, here)
     write_params(document, folder / "params.yaml", preset=preset)
+    # Links: what the cache has lies on the disk once.
+    write_text(
+        folder / ".dvc" / "config.local",
+        f'[cache]\n    dir = "{_cache_of(here)}"\n    type = "reflink,hardlink,copy"\n',
+    )
+    _link_inputs(folder, here, str(document["data"]["path"]))
 
 
 def _untracked_code(root: Path) -> list[str]:
@@ -143,20 +148,23 @@ def _untracked_code(root: Path) -> list[str]:
     return [path for path in listed.split("\0") if path]
 
 
-def _link_inputs(folder: Path, here: Path) -> None:
-    """Let the worktree see what this one reads and git does not have: images, checkpoints, listings; and DVC's cache."""
+def _cache_of(root: Path) -> str:
     from dvc.repo import Repo
 
-    with Repo(str(here)) as repo:
-        outs = {Path(out.fs_path) for out in repo.index.outs}
-        deps = {str(dep.def_path) for dep in repo.index.deps}
-        cache = repo.cache.local.path
-    # Links: what the cache has lies on the disk once.
-    write_text(folder / ".dvc" / "config.local", f'[cache]\n    dir = "{cache}"\n    type = "reflink,hardlink,copy"\n')
-    deps.add(str(read_document(here / "params.yaml")["data"]["path"]))
-    for dep in sorted(deps):
+    with Repo(str(root)) as repo:
+        return repo.cache.local_cache_dir
+
+
+def _link_inputs(folder: Path, here: Path, images: str) -> None:
+    """Let the worktree see what it reads and git does not have: images, checkpoints, listings. They lie in `here`."""
+    from dvc.repo import Repo
+
+    with Repo(str(folder)) as repo:
+        outs = {Path(out.def_path) for out in repo.index.outs}
+        deps = {os.path.normpath(dep.def_path) for dep in repo.index.deps}
+    for dep in map(Path, sorted({*deps, os.path.normpath(images)})):
         path, target = (Path(os.path.normpath(root / dep)) for root in (here, folder))
-        made = any(path == out or out in path.parents or path in out.parents for out in outs)
+        made = any(dep == out or out in dep.parents or dep in out.parents for out in outs)
         if made or not path.exists() or path.resolve() == target.resolve():
             continue
         if not target.is_relative_to(folder) and (target.exists() or not target.is_relative_to(_folder())):
@@ -168,6 +176,8 @@ def _link_inputs(folder: Path, here: Path) -> None:
 
 def restore(folder: Path) -> None:
     """Bring in every out that the cache has for the jobs of dvc.lock: what is unchanged is not even looked at by a walk."""
+    if not (folder / "dvc.lock").is_file():
+        return
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "checkout", "--quiet", "--allow-missing", "--force"]
     subprocess.run(command, cwd=folder, capture_output=True, check=False)
 

@@ -21,7 +21,7 @@ IDENTITY = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMI
 def make_small(folder, stages, files=None):
     """A git and DVC repository with a dvc.yaml of `stages`, the quickstart's parameters for one thread, and `files`."""
     shutil.copytree(ROOT / "presets", folder / "presets")
-    for name in (".dvc/config", ".dvcignore", ".gitignore", "runtime.yaml"):
+    for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "runtime.yaml"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(ROOT / name, folder / name)
     with contextlib.chdir(ROOT):
