@@ -124,7 +124,7 @@ def _make(folder: Path, document: Any, preset: str) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     _discard(folder)
     _git("worktree", "add", "--quiet", "--detach", str(folder), _git("rev-parse", "HEAD", folder=here))
-    uncommitted = _git("stash", "create", folder=here)
+    uncommitted = _uncommitted(here)
     if uncommitted:
         # The files of the working tree, over the commit that the experiment is compared with.
         _git("read-tree", "-m", "-u", "HEAD", uncommitted, folder=folder)
@@ -140,6 +140,15 @@ def _make(folder: Path, document: Any, preset: str) -> None:
         f'[cache]\n    dir = "{_cache_of(here)}"\n    type = "reflink,hardlink,copy"\n',
     )
     _link_inputs(folder, here, str(document["data"]["path"]))
+
+
+def _uncommitted(root: Path) -> str:
+    """A commit of the tracked files as they lie there, which changes nothing; empty where they are as in HEAD."""
+    answer = subprocess.run(["git", "-C", str(root), "stash", "create"], capture_output=True, text=True, check=False)
+    # Where files were touched and are what they were, git ends with 1 and says nothing.
+    if answer.returncode and answer.stderr.strip():
+        raise ValueError(f"git stash create: {' '.join(answer.stderr.split())}")
+    return answer.stdout.strip()
 
 
 def _untracked_code(root: Path) -> list[str]:

@@ -214,6 +214,15 @@ def test_prepare__a_worktree_that_is_half_made_is_made_anew(here, monkeypatch):
     assert (here / "mine" / "image.txt").exists()
 
 
+def test_prepare__a_tree_whose_files_were_only_touched_has_no_changes(main, tmp_path, monkeypatch):
+    """`git stash create` fails there without a word."""
+    monkeypatch.chdir(shutil.copytree(main, tmp_path / "main", symlinks=True))
+    output("git", "checkout", "-q", "parts/word.py")
+    os.utime("params.yaml", (1, 1))
+    folder = prepare("touched", other(seeds=[1]))
+    assert "committed" in (folder / "parts" / "word.py").read_text()
+
+
 def test_prepare__code_is_of_the_tree_in_which_one_stands(here, tmp_path, monkeypatch):
     linked = tmp_path / "linked"
     output("git", "worktree", "add", "-q", "--detach", str(linked))
