@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from pipeline.stage_runs import digests_of
 from pipeline.tracking import key_of
 
 Report = Callable[[str, str], None]
+# DVC writes dvc.lock in less.
+WRITE_SECONDS = 5.0
 
 
 class Walk:
@@ -59,13 +61,25 @@ class Walk:
         """A name for what `stage` computes, when those upstream are done: the same in every tree where that is the same."""
         found = self.graph.stages[stage]
         code = [self.root / path for path in found.deps if path.endswith(".py")]
+        entries = self._entries()
         inputs = {
             "command": found.command,
             "code": [md5_of(path) for path in code if path.is_file()],
             "params": [self._values(path, keys) for path, keys in found.params.items()],
-            "upstream": [self.digest(name) for name in found.upstream],
+            "upstream": [digests_of(entries.get(name, {})) for name in found.upstream],
         }
         return key_of(stage, inputs)
+
+    def _entries(self) -> Mapping[str, Mapping[str, Any]]:
+        """The stages of dvc.lock, also at a moment in which a DVC writes it: it does so in place."""
+        deadline = time.monotonic() + WRITE_SECONDS
+        while True:
+            try:
+                return stage_entries(self.root / "dvc.lock")
+            except ValueError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     def _values(self, path: str, keys: Sequence[str]) -> Any:
         values = read_yaml(self.root / path)

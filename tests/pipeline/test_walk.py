@@ -2,11 +2,13 @@ import itertools
 import os
 import shutil
 import signal
+import threading
 import time
 
 import pytest
 
 from pipeline import slots
+from pipeline import walk as walk_module
 from pipeline.execution import CANCELLED, FAILED, RAN, SKIPPED, UNCHANGED
 from pipeline.presets import read_document, write_params
 from pipeline.slots import CPU, GPU, Needs, held_slots
@@ -255,3 +257,17 @@ def test_job__is_the_same_where_the_same_is_computed(settled, sequential):
     lock = (settled / "dvc.lock").read_text()
     (settled / "dvc.lock").write_text(lock.replace(digest_by_path(settled)["out/left"], "0" * 32))
     assert {stage for stage in UPSTREAM if ours.job(stage) != before[stage]} == {"join"}, "its input is another"
+
+
+def test_job__waits_until_dvc_has_written_its_lock(settled, monkeypatch):
+    walk = Walk(settled)
+    before, content = walk.job("join"), (settled / "dvc.lock").read_text()
+    (settled / "dvc.lock").write_text("")
+    timer = threading.Timer(0.3, (settled / "dvc.lock").write_text, [content])
+    timer.start()
+    assert walk.job("join") == before
+    timer.join()
+    monkeypatch.setattr(walk_module, "WRITE_SECONDS", 0.1)
+    (settled / "dvc.lock").write_text(content[:-100])
+    with pytest.raises(ValueError, match=r"dvc\.lock"):
+        walk.job("join")
