@@ -1,5 +1,6 @@
 """The commands of `semmae` that run the pipeline and look after its runs."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,14 +30,17 @@ def run(
     With other parameters than those of params.yaml it works in a git worktree of its own, and its result becomes a DVC
     experiment: this tree stays as it is. Where servers are up (`semmae up`, or PREFECT_API_URL) they show the run.
     """
-    from pipeline.experiments import changed, is_as_here
+    from pipeline.experiments import changed, draft, is_as_here
     from pipeline.running import nothing_to_run, run_plainly
 
     document, origin = changed(preset=preset, arms=arm or (), seeds=seed or (), changes=parse_changes(change or []))
     wanted = {"targets": targets or (), "force": force}
-    if is_as_here(document) and not name and nothing_to_run(**wanted, dry=dry):
-        return
-    if dry:
+    if is_as_here(document) and not name:
+        if nothing_to_run(**wanted, dry=dry) or dry:
+            return
+    elif dry:
+        with draft(document, preset=origin) as folder:
+            nothing_to_run(folder, **wanted, dry=True)
         return
     from pipeline.services import api_url
 
@@ -50,14 +54,18 @@ def run(
 
 def parse_changes(words: list[str]) -> dict[str, Any]:
     """`group.name=value` as a mapping; values as YAML 1.2 reads them."""
-    from ruamel.yaml import YAML
+    from ruamel.yaml import YAML, YAMLError
 
     found = {}
     for word in words:
         key, equals, value = word.partition("=")
-        if not equals:
+        if not equals or not key:
             raise ValueError(f"--set {word}: expected group.name=value")
-        found[key] = YAML(typ="safe", pure=True).load(value)
+        try:
+            found[key] = YAML(typ="safe", pure=True).load(value)
+            json.dumps(found[key])
+        except (YAMLError, TypeError):
+            raise ValueError(f"--set {word}: {value} is neither number, text, true, false nor a list of them") from None
     return found
 
 
@@ -75,7 +83,7 @@ def status(
     if not check:
         entries = stage_entries(Path("dvc.lock"))
         for name, changes in graph.changes.items():
-            for line in explain(name, changes, entries.get(name)):
+            for line in explain(name, changes, entries.get(name), digests=graph.digests):
                 print(line)
     print(f"{len(affected)} of {len(graph.stages)} stages would run" if affected else "nothing would run")
     raise SystemExit(check and bool(affected))

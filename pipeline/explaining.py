@@ -1,11 +1,12 @@
 """Why a stage would run, and why it ran the last time."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import read_json
-from pipeline.graph import Graph, explain, leaves, stage_entries
+from pipeline.graph import Graph, explain, kind_of, leaves, stage_entries
 from pipeline.tracking import executions
 
 
@@ -20,23 +21,30 @@ def lines_about(stage: str, root: Path = Path()) -> list[str]:
     entry = stage_entries(root / "dvc.lock").get(stage)
     lines = []
     if stage in graph.changes or entry is None:
-        lines += [f"would run: {line}" for line in explain(stage, graph.changes.get(stage, []), entry, root)]
+        lines += [f"would run: {line}" for line in _explained(stage, graph, root)]
     above = [name for name in graph.affected() if name != stage]
     lines += [
         f"upstream would run: {line}"
         for name in above
         if name in graph.changes
-        for line in explain(name, graph.changes[name], stage_entries(root / "dvc.lock").get(name), root)
+        for line in _explained(name, graph, root)
     ]
     if lines:
         return lines
-    noted = read_json(path) if (path := executions() / f"{stage}.json").is_file() else {}
+    noted = read_json(path) if (path := root / executions() / f"{stage}.json").is_file() else {}
     if "previous" not in noted:
         return [f"{stage}: would not run; why it ran the last time is not known here"]
+    if noted["entry"] != json.loads(json.dumps(entry)):
+        return [f"{stage}: would not run; what lies here was not computed by its last run, but restored from the cache"]
     if not noted["previous"]:
         return [f"{stage}: would not run; it ran the last time because it had never run here"]
     found = list(differences(noted["previous"], noted["entry"]))
     return [f"would not run; it ran the last time: {line}" for line in found or ["forced, or its outs were missing"]]
+
+
+def _explained(name: str, graph: Graph, root: Path) -> Iterator[str]:
+    entry = stage_entries(root / "dvc.lock").get(name)
+    return explain(name, graph.changes.get(name, []), entry, root, graph.digests)
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
@@ -46,7 +54,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator
     old, new = ({dep["path"]: dep.get("md5", "?") for dep in entry.get("deps", ())} for entry in (before, after))
     for path in dict.fromkeys((*old, *new)):
         if old.get(path) != new.get(path):
-            yield f"input {path}: {old.get(path, 'absent')[:12]} -> {new.get(path, 'absent')[:12]}"
+            yield f"{kind_of(path)} {path}: {old.get(path, 'absent')[:12]} -> {new.get(path, 'absent')[:12]}"
     for file in dict.fromkeys((*before.get("params", {}), *after.get("params", {}))):
         old, new = (leaves(entry.get("params", {}).get(file, {}), "") for entry in (before, after))
         for key in dict.fromkeys((*old, *new)):

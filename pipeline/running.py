@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shlex
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from pipeline import experiments
 from pipeline.execution import CANCELLED, FAILED, Outcome, command_of
 from pipeline.graph import Graph
+from pipeline.stage import Terminated
 from pipeline.tracking import EXPERIMENT_VARIABLE, replay
 from pipeline.tracking import FAILED as FAILED_RUN
 from pipeline.tracking import FINISHED as FINISHED_RUN
@@ -34,6 +36,21 @@ def at(root: Path, name: str) -> Iterator[None]:
             os.environ[EXPERIMENT_VARIABLE] = variable
 
 
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Take SIGTERM like an interrupt: what runs is ended in order, and recorded."""
+
+    def terminate(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def status_of(outcomes: Sequence[Outcome]) -> str:
     """What MLflow calls a walk with these outcomes."""
     if any(outcome.status == CANCELLED for outcome in outcomes):
@@ -55,7 +72,9 @@ def place_for(document: Any, *, name: str, preset: str) -> tuple[Path, str]:
         return Path.cwd(), ""
     name = name or f"{(preset or 'run').replace(' ', '-')}-{time.strftime('%m%d-%H%M%S')}"
     folder = experiments.prepare(name, document, preset=preset)
-    experiments.restore(folder)
+    # Held: a walk that is in it writes what this would replace.
+    with experiments.hold(folder):
+        experiments.restore(folder)
     return folder, name
 
 
@@ -64,7 +83,9 @@ def run_plainly(
 ) -> Sequence[Outcome]:
     """Walk, replay into MLflow, verify, save; returns what became of the stages. Raises ValueError as `Walk` does."""
     root, name = place_for(document, name=name, preset=preset)
-    with experiments.hold(root), at(root, name):
+    if name:
+        print(f"experiment {name} in {root}", flush=True)
+    with experiments.hold(root), at(root, name), terminable():
         walk = Walk(root, targets=targets, force=force)
         started = time.monotonic()
         outcomes: Sequence[Outcome] = []
@@ -80,9 +101,9 @@ def run_plainly(
     return outcomes
 
 
-def nothing_to_run(*, targets: Sequence[str], force: bool, dry: bool) -> bool:
-    """Whether this tree is as params.yaml, code and data say, which is told; `dry` tells what is not."""
-    graph = Graph(targets=targets)
+def nothing_to_run(root: Path = Path(), *, targets: Sequence[str], force: bool, dry: bool) -> bool:
+    """Whether the tree at `root` is as its params.yaml, code and data say, which is told; `dry` tells what is not."""
+    graph = Graph(root, targets)
     stages = list(graph.stages) if force else graph.affected()
     if not stages:
         print("nothing to run: all is as parameters, code and data say")
@@ -109,3 +130,5 @@ def report(outcomes: Sequence[Outcome], root: Path, seconds: float, name: str) -
             print(f"to repeat it: {repeat(outcome.stage, root)}")
     if name and all(outcome.is_done for outcome in outcomes):
         print(f"experiment {name}: dvc exp show; dvc exp apply {name}")
+    elif name:
+        print(f"experiment {name}: mend that; the same command with --name {name} goes on with it")

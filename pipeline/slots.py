@@ -1,4 +1,5 @@
-"""Cores and GPUs of this machine, shared by every walk on it: a file lock each, which the kernel releases with its holder."""
+"""Cores and GPUs, shared by all walks of this repository and its worktrees: a file lock each, which the kernel releases
+with its holder."""
 
 import contextlib
 import fcntl
@@ -25,12 +26,15 @@ class Needs:
     count: int
 
 
-@cache
 def available(kind: str) -> int:
     """Cores that this process may use, or GPUs of the machine (those of CUDA_VISIBLE_DEVICES where it is set)."""
-    if kind == CPU:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return len(gpus())
+    return len(cores() if kind == CPU else gpus())
+
+
+def cores() -> tuple[str, ...]:
+    """The numbers of the cores that this process may use."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return tuple(str(core) for core in sorted(allowed))
 
 
 @cache
@@ -38,7 +42,7 @@ def gpus() -> tuple[str, ...]:
     """The devices as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return tuple(name for name in visible.split(",") if name not in ("", "-1"))
+        return tuple(name for name in map(str.strip, visible.split(",")) if name not in ("", "-1"))
     try:
         answer = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
     except OSError:
@@ -82,16 +86,11 @@ def occupy(needs: Needs, *, is_cancelled: Callable[[], bool] = lambda: False) ->
 
 
 def _take(folder: Path, needs: Needs) -> list[tuple[str, IO[str]]]:
-    names = [str(core) for core in range(available(CPU))] if needs.kind == CPU else gpus()
     held: list[tuple[str, IO[str]]] = []
-    for name in names:
-        file = open(folder / f"{needs.kind}-{name}", "a", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            continue
-        held.append((name, file))
+    for name in cores() if needs.kind == CPU else gpus():
+        file = _locked(folder / f"{needs.kind}-{name.replace('/', '_')}")
+        if file is not None:
+            held.append((name, file))
         if len(held) == needs.count:
             return held
     for _, file in held:
@@ -99,13 +98,61 @@ def _take(folder: Path, needs: Needs) -> list[tuple[str, IO[str]]]:
     return []
 
 
+def _locked(path: Path) -> IO[str] | None:
+    file = open(path, "a", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+@contextlib.contextmanager
+def alone(
+    job: str, *, is_cancelled: Callable[[], bool] = lambda: False, on_wait: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Wait until no other walk of this repository is at `job`, and keep others from it; InterruptedError as `occupy`.
+
+    Two experiments that need the same result would both compute it, or meet at its checkpoint; so the second finds it in
+    DVC's run cache. on_wait: called once where it has to wait.
+    """
+    path = state_folder() / "jobs" / job
+    path.parent.mkdir(parents=True, exist_ok=True)
+    waited = False
+    while (file := _locked_as_named(path)) is None:
+        if is_cancelled():
+            raise InterruptedError("cancelled while it waited for another walk")
+        if not waited:
+            waited = True
+            on_wait()
+        time.sleep(LOOK_SECONDS)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def _locked_as_named(path: Path) -> IO[str] | None:
+    file = _locked(path)
+    try:
+        # Its last holder may have removed the file that was opened here: a lock on that keeps nobody out.
+        if file is None or os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+    except FileNotFoundError:
+        pass
+    file.close()
+    return None
+
+
 def held_slots() -> list[str]:
     """Slots that somebody holds at this moment, as `cpu-0`."""
     found = []
     for path in sorted((state_folder() / "slots").glob("?pu-*")):
-        with open(path, "a", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                found.append(path.name)
+        file = _locked(path)
+        if file is None:
+            found.append(path.name)
+        else:
+            file.close()
     return found

@@ -92,10 +92,15 @@ def _replay(lock_file: Path, status: str) -> Replayed:
             ended = KILLED if any(record["status"] == KILLED for record in broken.values()) else FAILED
             told = writer.write("", ended if status == FINISHED else status, ran, keys, done, broken)
             written = written if written.pipeline else told
-    for name, record in done.items():
+    for name, entry in entries.items():
         path = executions() / f"{name}.json"
-        previous = read_json(path).get("entry", {}) if path.is_file() else {}
-        write_json(path, {**record, "key": keys[name], "entry": entries[name], "previous": previous})
+        noted = read_json(path) if path.is_file() else {}
+        # `entry` is what an execution made, `state` what dvc.lock had since, which may have been restored.
+        if name in done:
+            previous = noted.get("state", noted.get("entry", {}))
+            write_json(path, {**done[name], "key": keys[name], "entry": entry, "state": entry, "previous": previous})
+        elif noted and key_of(name, noted.get("state", {})) != keys[name]:
+            write_json(path, {**noted, "state": entry})
     for name in (*done, *broken):
         (_records() / f"{name}.json").unlink(missing_ok=True)
     return written

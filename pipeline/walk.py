@@ -8,19 +8,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from pipeline.execution import CANCELLED, SKIPPED, UNCHANGED, Outcome, execute
-from pipeline.files import STATE_FOLDER
-from pipeline.graph import Graph, stage_entries
-from pipeline.params import load_params, load_runtime
+from pipeline.files import STATE_FOLDER, md5_of
+from pipeline.graph import Graph, stage_entries, value_of
+from pipeline.params import load_params, load_runtime, read_yaml
 from pipeline.slots import Needs, needs_of
 from pipeline.stage_runs import digests_of
 from pipeline.tracking import key_of
 
 Report = Callable[[str, str], None]
+# DVC writes dvc.lock in less.
+WRITE_SECONDS = 5.0
 
 
 class Walk:
@@ -54,12 +57,41 @@ class Walk:
         outs = {stage: digests_of(entry) for stage, entry in stage_entries(self.root / "dvc.lock").items()}
         return {stage: key_of(stage, found)[:12] for stage, found in outs.items() if found}
 
+    def job(self, stage: str) -> str:
+        """A name for what `stage` computes, when those upstream are done: the same in every tree where that is the same."""
+        found = self.graph.stages[stage]
+        code = [self.root / path for path in found.deps if path.endswith(".py")]
+        entries = self._entries()
+        inputs = {
+            "command": found.command,
+            "code": [md5_of(path) for path in code if path.is_file()],
+            "params": [self._values(path, keys) for path, keys in found.params.items()],
+            "upstream": [digests_of(entries.get(name, {})) for name in found.upstream],
+        }
+        return key_of(stage, inputs)
+
+    def _entries(self) -> Mapping[str, Mapping[str, Any]]:
+        """The stages of dvc.lock, also at a moment in which a DVC writes it: it does so in place."""
+        deadline = time.monotonic() + WRITE_SECONDS
+        while True:
+            try:
+                return stage_entries(self.root / "dvc.lock")
+            except ValueError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    def _values(self, path: str, keys: Sequence[str]) -> Any:
+        values = read_yaml(self.root / path)
+        return {key: value_of(values, key) for key in keys} if keys else values
+
     def run(self, stage: str, on_line: Callable[[str], None]) -> Outcome:
         """Run one stage; the caller sees to the order. The outcome is kept in `finished`."""
         self.finished[stage] = execute(
             stage,
             root=self.root,
             needs=self.needs(stage),
+            job=self.job(stage),
             log=self.logs / f"{stage}.log",
             on_line=on_line,
             cancelled=self.cancelled,
@@ -91,13 +123,14 @@ class Walk:
                 raise
 
     def verify(self) -> None:
-        """A plain `dvc repro`; ValueError when it runs anything."""
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *self.targets]
+        """ValueError when a plain `dvc repro` would do anything; it is only asked, for a wrong answer may cost hours."""
+        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--dry", *self.targets]
         answer = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False)
-        ran = [line for line in answer.stdout.splitlines() if line.startswith("Running stage")]
-        if answer.returncode or ran:
-            told = "; ".join(ran) or answer.stderr.strip().splitlines()[-1]
-            raise ValueError(f"walk: `dvc repro` after it did not find everything done: {told}")
+        # It says so as well of what it would restore.
+        left = [line.split("'")[1] for line in answer.stdout.splitlines() if line.startswith("Running stage '")]
+        if answer.returncode or left:
+            told = f"it would run {', '.join(left)}" if left else " ".join(answer.stderr.split())
+            raise ValueError(f"walk: `dvc repro` does not find everything done: {told}; run `semmae run` again")
 
 
 def unchanged(graph: Graph, walked: Iterable[str]) -> list[Outcome]:

@@ -8,3 +8,13 @@ def test_stage_entries__a_truncated_lock_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"dvc\.lock"):
         graph.stage_entries(tmp_path / "dvc.lock")
     assert graph.stage_entries(tmp_path / "none.lock") == {}
+
+
+def test_graph__what_dvc_refuses_is_one_line_with_its_reason(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
+    (tmp_path / "dvc.yaml").write_text("stages:\n  a:\n    cmd: true\n")
+    with pytest.raises(ValueError, match=r"dvc.yaml' validation failed \(.*cmd") as told:
+        graph.Graph()
+    assert len(str(told.value).splitlines()) == 1

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from pipeline import tracking
-from pipeline.files import write_json, write_rows
+from pipeline.files import read_json, write_json, write_rows
 
 
 @pytest.fixture
@@ -110,6 +110,29 @@ def test_replay__what_was_terminated_is_recorded_once_and_never_as_running(repos
     assert set(whole.runs) == {"prepare_data", "pretrain@mae-0"}
     tags = runs()[0].get_run(whole.runs["pretrain@mae-0"]).data.tags
     assert tags["computed_by"] == written.runs["pretrain@mae-0"]
+
+
+def test_replay__notes_what_every_execution_changed_also_after_a_restored_one(repository):
+    def noted():
+        return read_json(tracking.executions() / "pretrain@mae-0.json")
+
+    def digest_of(entry):
+        return entry["deps"][0]["md5"]
+
+    write_record("pretrain@mae-0")
+    tracking.replay()
+    assert noted()["previous"] == {} and digest_of(noted()["entry"]) == "aaa.dir"
+    write_lock("bbb")
+    write_record("pretrain@mae-0")
+    tracking.replay()
+    assert digest_of(noted()["previous"]) == "aaa.dir" and digest_of(noted()["entry"]) == "bbb.dir"
+    write_lock("aaa")
+    tracking.replay()
+    assert digest_of(noted()["entry"]) == "bbb.dir", "nothing was executed"
+    write_lock("ccc")
+    write_record("pretrain@mae-0")
+    tracking.replay()
+    assert digest_of(noted()["previous"]) == "aaa.dir" and digest_of(noted()["entry"]) == "ccc.dir"
 
 
 def test_replay__runs_of_a_replay_that_died_are_written_again(repository, monkeypatch):

@@ -1,0 +1,102 @@
+"""A small repository of shell stages, which DVC runs in a second or two each, and what its tests share."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.presets import compose, write_params
+from tests.conftest import ROOT
+
+IDENTITY = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+
+def make_small(folder, stages, files=None):
+    """A git and DVC repository with a dvc.yaml of `stages`, the quickstart's parameters for one thread, and `files`."""
+    shutil.copytree(ROOT / "presets", folder / "presets")
+    for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "runtime.yaml"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / name)
+    with contextlib.chdir(ROOT):
+        document = compose("quickstart")
+    document["compute"]["threads"] = 1
+    document["data"].update(path="mine", watch="mine", generate=[], part_truth=[])
+    write_params(document, folder / "params.yaml", preset="quickstart")
+    for name, text in {
+        "dvc.yaml": stages,
+        ".gitignore": "/out/\n/.semmae/\n/tracking/\n/mine/\n",
+        **(files or {}),
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "mine").mkdir(exist_ok=True)
+    (folder / "mine" / "image.txt").write_text("an image")
+    for words in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "small"]):
+        subprocess.run(["git", *words], cwd=folder, check=True, env={**os.environ, **IDENTITY})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def surroundings():
+    """What every process of these tests finds in its environment: this code, this Python, somebody who commits."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**IDENTITY, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1", "SHELL": "/bin/sh"}.items():
+            patch.setenv(name, value)
+        patch.setenv("PATH", os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"])))
+        for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "SEMMAE_EXPERIMENT", "CUDA_VISIBLE_DEVICES"):
+            patch.delenv(name, raising=False)
+        yield patch
+
+
+def repro(folder, *words):
+    """Run DVC and return what it printed."""
+    command = [sys.executable, "-m", "dvc", *words]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return answer.stdout
+
+
+def digest_by_path(folder):
+    """Path -> MD5 of all outs in dvc.lock."""
+    from pipeline.graph import stage_entries
+
+    entries = stage_entries(Path(folder) / "dvc.lock").values()
+    return {out["path"]: out["md5"] for entry in entries for out in entry.get("outs", [])}
+
+
+def wait_until(condition, seconds=30):
+    """Return when `condition` holds; fail when it does not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "what was waited for did not happen"
+        time.sleep(0.01)
+
+
+def runs(pid):
+    """Whether there is a process of this number that is not a zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture
+def mark():
+    """Seconds to sleep that no other process on this machine has in its command."""
+    mark = f"600.{uuid.uuid4().int % 10**8}"
+    yield mark
+    for process in marked(mark):
+        process.kill()
+
+
+def marked(mark):
+    """The processes that have `mark` in their command."""
+    found = psutil.process_iter(["cmdline"])
+    return [process for process in found if any(mark in word for word in process.info["cmdline"] or [])]

@@ -1,0 +1,271 @@
+import os
+import shlex
+import signal
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from pipeline import cli, experiments, running, slots
+from pipeline.cli_runs import parse_changes
+from pipeline.files import read_json
+from tests.pipeline.conftest import make_small
+
+# `notes` leaves a record, as every stage of the project does. `waits` is there for one who terminates it.
+STAGES = """
+stages:
+  notes:
+    cmd: python -m stages.notes
+    deps: [mine, stages/notes.py]
+    outs: [out/notes]
+  scales:
+    cmd: cat mine/image.txt > out/scales; grep -q fine mine/image.txt || { echo 'not fine'; exit 3; }
+    deps: [out/notes, mine]
+    params: [seeds]
+    outs: [out/scales]
+"""
+NOTES = """
+import time
+from pathlib import Path
+from pipeline.stage import run
+
+
+def main():
+    image = Path("mine/image.txt").read_text()
+    print("begins", flush=True)
+    if "wait" in image:
+        time.sleep(600)
+    Path("out").mkdir(exist_ok=True)
+    Path("out/notes").write_text(image)
+
+
+if __name__ == "__main__":
+    run(main)
+"""
+# The command in a process of its own, which says what is imported at the end and what MLflow would have been told.
+COMMAND = """
+import sys
+from pipeline import cli, running
+def tell(**status):
+    print("replayed", status, flush=True)
+if sys.argv[1] == "quiet":
+    running.replay = tell
+del sys.argv[1]
+try:
+    cli.main()
+finally:
+    print("imported", *sorted({"prefect", "mlflow", "torch"} & set(sys.modules)), flush=True)
+"""
+
+
+def start(folder, *words, mlflow="quiet"):
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, mlflow, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, surroundings):
+    """A repository after a first `semmae run`, with MLflow, and the output of that."""
+    folder = make_small(
+        tmp_path_factory.mktemp("commands"), STAGES, {"stages/__init__.py": "", "stages/notes.py": NOTES}
+    )
+    (folder / "mine" / "image.txt").write_text("a fine image")
+    surroundings.chdir(folder)
+    process = start(folder, "run", mlflow="real")
+    said, erred = process.communicate()
+    assert process.returncode == 0, said + erred
+    return folder, said, erred
+
+
+@pytest.fixture
+def small(ran, monkeypatch):
+    """The same repository as the current folder, with two cores; its parameters and images are put back."""
+    folder = ran[0]
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(slots, "cores", lambda: ("0", "1"))
+    monkeypatch.setattr(running, "replay", lambda **_: None)
+    kept = {
+        path: path.read_bytes() for path in map(folder.joinpath, ("params.yaml", "dvc.lock", "out/notes", "out/scales"))
+    }
+    yield folder
+    for path, content in kept.items():
+        path.write_bytes(content)
+    (folder / "mine" / "image.txt").write_text("a fine image")
+
+
+@pytest.fixture
+def call(small, monkeypatch, capsys):
+    """Run a command of `semmae`: (exit code, lines, lines of errors)."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["semmae", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        told = capsys.readouterr()
+        return int(ended.value.code or 0), told.out.splitlines(), told.err.splitlines()
+
+    return call
+
+
+@pytest.mark.slow
+def test_run__runs_what_is_needed_and_replays_it(ran):
+    folder, said, erred = ran
+    assert (folder / "out" / "scales").read_text() == "a fine image"
+    lines = said.splitlines()
+    assert {"[notes] Running stage 'notes':", "[notes] begins"} <= set(lines)
+    assert any(line.startswith("2 stages in ") and line.endswith(": 2 ran") for line in lines)
+    assert lines[-1] == "imported mlflow", "a plain run has no need of Prefect"
+    assert (folder / "tracking" / "mlflow.db").is_file() and "warning" not in said + erred
+    assert read_json(folder / ".semmae" / "executions" / "notes.json")["status"] == "FINISHED"
+
+
+def test_run__with_nothing_to_do_is_one_line_at_once(small):
+    process = start(small, "run")
+    said, erred = process.communicate()
+    assert said.splitlines() == ["nothing to run: all is as parameters, code and data say", "imported"]
+    assert (erred, process.returncode) == ("", 0)
+
+
+def test_run__dry_says_what_would_run_and_runs_nothing(call, small):
+    assert call("run", "--dry") == (0, ["nothing to run: all is as parameters, code and data say"], [])
+    (small / "mine" / "image.txt").write_text("another fine image")
+    assert call("run", "--dry") == (0, ["notes", "scales"], [])
+    assert call("run", "notes", "--dry") == (0, ["notes"], [])
+    assert call("run", "--dry", "--force")[1] == ["notes", "scales"]
+    assert (small / "out" / "notes").read_text() == "a fine image"
+
+
+def test_run__dry_tells_what_runs_because_of_what_it_reads(call, small):
+    with (small / "stages" / "notes.py").open("a") as file:
+        file.write("# a comment\n")
+    try:
+        assert call("run", "--dry")[1] == ["notes", "scales (if what it reads changes)"]
+    finally:
+        (small / "stages" / "notes.py").write_text(NOTES)
+
+
+def test_run__dry_with_other_parameters_says_what_would_run_with_those(call, small):
+    assert call("run", "--dry", "--set", "seeds=[5]") == (0, ["scales"], [])
+    assert call("run", "--dry", "--set", "seeds=[0, 1]")[1] == [
+        "nothing to run: all is as parameters, code and data say"
+    ]
+    assert call("run", "--dry", "--name", "x")[1] == ["nothing to run: all is as parameters, code and data say"]
+    assert experiments.experiments() == []
+    assert "seeds: [0, 1]" in (small / "params.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--set", "x.y=7"], "x.y: no such parameter; params.yaml names them all, as group.name"),
+        (["--set", "pretrain.mask_ratio=7"], "pretrain.mask_ratio: got 7"),
+        (["--set", "pretrain.mask_ratio=high"], "pretrain.mask_ratio: got 'high'"),
+        (["--set", "pretrain.mask_ratio"], "--set pretrain.mask_ratio: expected group.name=value"),
+        (["--set", "=7"], "--set =7: expected group.name=value"),
+        (["--set", "seeds=[1"], "--set seeds=[1: [1 is neither number, text"),
+        (["--set", "seeds=2020-01-01"], "--set seeds=2020-01-01: 2020-01-01 is neither number, text"),
+        (["--arm", "nobody"], "nobody"),
+        (["--seed", "-1"], "seeds"),
+        (["--preset", "nonesuch"], "preset nonesuch: unknown; there are"),
+        (["--name", "a b"], "experiment 'a b': use letters"),
+        (["nonesuch"], "nonesuch"),
+    ],
+)
+def test_run__a_mistake_is_one_line_and_exit_1_before_any_work(call, small, words, told):
+    code, said, erred = call("run", *words)
+    assert (code, said, len(erred)) == (1, [], 1)
+    assert erred[0].startswith("error: ") and told in erred[0]
+    assert experiments.experiments() == []
+
+
+def test_run__a_failed_stage_is_shown_with_the_command_that_repeats_it(call, small):
+    (small / "mine" / "image.txt").write_text("a poor image")
+    code, said, erred = call("run")
+    assert (code, erred) == (1, [])
+    assert any(line.endswith("1 ran, 1 failed") for line in said)
+    place = next(place for place, line in enumerate(said) if line.startswith("scales failed; the end of "))
+    log = said[place].removeprefix("scales failed; the end of ").removesuffix(":")
+    assert "not fine" in open(log).read() and "not fine" in said[place:]
+    again = next(line for line in said if line.startswith("to repeat it: ")).removeprefix("to repeat it: ")
+    answer = subprocess.run(["sh", "-c", again], capture_output=True, text=True, check=False)
+    assert answer.returncode and "not fine" in answer.stdout
+    assert shlex.split(again)[:2] == ["cd", str(small)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, {143}), (signal.SIGINT, {1, 130})])
+def test_run__what_ends_it_terminates_its_stages_in_order(small, number, codes):
+    """SIGINT to the whole group, as a terminal sends it: the stage gets SIGTERM all the same, with time to save."""
+    (small / "mine" / "image.txt").write_text(f"wait {os.getpid()} {number}")
+    process = start(small, "run")
+    while "begins" not in (line := process.stdout.readline()):
+        assert line, process.stderr.read()
+    os.killpg(process.pid, number)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode in codes
+    assert "replayed {'status': 'KILLED'}" in said
+    assert any("exited with 143" in line for line in said.splitlines())
+    assert read_json(".semmae/records/notes.json")["status"] == "KILLED"
+    (small / ".semmae" / "records" / "notes.json").unlink()
+
+
+def test_status__says_why_and_check_ends_with_1_where_anything_would_run(call, small):
+    assert call("status", "--check")[::2] == (0, [])
+    code, said, _ = call("status")
+    assert (code, said[-1]) == (0, "nothing would run")
+    text = (small / "params.yaml").read_text()
+    (small / "params.yaml").write_text(text.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"))
+    code, said, _ = call("status", "--check")
+    assert (code, said[-1]) == (1, "1 of 2 stages would run")
+    assert not any("->" in line for line in said)
+    code, said, _ = call("status")
+    assert code == 0 and said[-2:] == ["scales: parameter seeds: [0, 1] -> [0, 1, 2]", "1 of 2 stages would run"]
+    (small / "params.yaml").write_text(text.replace("val_share: 0.1", "val_share: 7"))
+    code, _, erred = call("status", "--check")
+    assert code == 1 and len(erred) == 1 and "data.val_share: got 7" in erred[0]
+
+
+def test_explain__says_why_or_that_there_is_no_such_stage(call, small):
+    assert call("explain", "notes") == (
+        0,
+        ["notes: would not run; it ran the last time because it had never run here"],
+        [],
+    )
+    code, said, erred = call("explain", "nonesuch")
+    assert (code, said, len(erred)) == (1, [], 1) and "nonesuch" in erred[0]
+
+
+@pytest.fixture
+def three(small):
+    """The worktrees of a finished experiment, of one that was interrupted, and of one that is walked."""
+    folders = {name: experiments.prepare(name, experiments.changed(seeds=[7])[0]) for name in ("done", "cut", "busy")}
+    experiments._note("done", finished=1.0)
+    with experiments.hold(folders["busy"]):
+        yield folders
+    for one in experiments.experiments():
+        experiments.remove(one)
+
+
+def test_gc__removes_the_finished_ones_alone_and_only_when_told(call, three, small, monkeypatch):
+    code, said, _ = call("gc")
+    assert code == 0 and {f"{name}: {status}, {three[name]}" for name, status in
+                          (("done", "finished"), ("cut", "stopped"), ("busy", "running"))} <= set(said)  # fmt: skip
+    assert said[-1] == "1 finished; nothing removed, `semmae gc --yes` removes them"
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(typer, "confirm", lambda question: "1 worktree" not in question)
+    assert "nothing removed" in call("gc")[1][-1]
+    assert all(folder.is_dir() for folder in three.values())
+    assert f"removed {three['done']}; `dvc exp apply done` brings its files back" in call("gc", "--yes")[1]
+    assert {name: folder.is_dir() for name, folder in three.items()} == {"done": False, "cut": True, "busy": True}
+    assert (small / "mine" / "image.txt").read_text() == "a fine image"
+    assert "nothing to remove: no experiment here is finished" in call("gc")[1]
+
+
+def test_parse_changes__reads_values_as_params_yaml_does():
+    words = ["a.b=1e-4", "c.d=[0, 1]", "e.f=yes", "g.h=true", 'i.j=""', "k.l=x=y", "m.n="]
+    assert parse_changes(words) == {
+        "a.b": 1e-4, "c.d": [0, 1], "e.f": "yes", "g.h": True, "i.j": "", "k.l": "x=y", "m.n": None,
+    }  # fmt: skip

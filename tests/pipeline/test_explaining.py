@@ -1,0 +1,162 @@
+import contextlib
+import hashlib
+import shutil
+
+import pytest
+
+from pipeline.explaining import differences, lines_about
+from pipeline.files import write_json
+from pipeline.graph import stage_entries
+from pipeline.tracking import executions
+from tests.pipeline.conftest import make_small, repro
+
+STAGES = """
+stages:
+  first:
+    cmd: mkdir -p out; cat mine/image.txt > out/first
+    deps: [mine, code.py]
+    params: [seeds, pretrain, compute.threads]
+    outs: [out/first]
+  second:
+    cmd: cp out/first out/second
+    deps: [out/first]
+    outs: [out/second]
+  other:
+    cmd: echo other > out/other
+    deps: [code.py]
+    outs: [out/other]
+"""
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, surroundings):
+    """A repository in which everything is done."""
+    folder = make_small(tmp_path_factory.mktemp("explaining"), STAGES, {"code.py": "before = True\n"})
+    surroundings.chdir(folder)
+    repro(folder, "repro")
+    return folder
+
+
+@contextlib.contextmanager
+def changed(path, old, new):
+    """A file in which `new` stands for `old`."""
+    before = path.read_text()
+    assert old in before
+    path.write_text(before.replace(old, new))
+    try:
+        yield
+    finally:
+        path.write_text(before)
+
+
+def md5(text):
+    return hashlib.md5(text.encode()).hexdigest()[:12]
+
+
+def test_lines_about__a_parameter_from_what_to_what(small):
+    with (
+        changed(small / "params.yaml", "seeds: [0, 1]", "seeds: [0, 1, 2]"),
+        changed(small / "params.yaml", "mask_ratio: 0.75", "mask_ratio: 0.5"),
+        changed(small / "params.yaml", "local_crops: 0", "local_crops: 1"),
+    ):
+        assert lines_about("first") == [
+            "would run: first: parameter seeds: [0, 1] -> [0, 1, 2]",
+            "would run: first: parameter pretrain.mask_ratio: 0.75 -> 0.5",
+        ]
+        assert lines_about("other") == ["other: would not run; why it ran the last time is not known here"]
+
+
+def test_lines_about__code_from_what_to_what(small):
+    with changed(small / "code.py", "before", "after"):
+        line = f"code code.py modified: {md5('before = True' + chr(10))} -> {md5('after = True' + chr(10))}"
+        assert lines_about("first") == [f"would run: first: {line}"]
+        assert lines_about("other") == [f"would run: other: {line}"]
+
+
+def test_lines_about__an_input_and_what_stands_downstream_of_it(small):
+    recorded = next(dep["md5"] for dep in stage_entries(small / "dvc.lock")["first"]["deps"] if dep["path"] == "mine")
+    with changed(small / "mine" / "image.txt", "an image", "another"):
+        (line,) = lines_about("first")
+        before, after = line.removeprefix("would run: first: input mine modified: ").split(" -> ")
+        assert before == recorded[:12] != after and len(after) == 12
+        assert lines_about("second") == [f"upstream {line}"]
+    assert "would not run" in lines_about("second")[0]
+
+
+def test_lines_about__an_output_that_is_gone_or_was_changed(small):
+    with changed(small / "out" / "second", "an image", "touched"):
+        assert lines_about("second") == [
+            f"would run: second: output out/second modified: {md5('an image')} -> {md5('touched')}"
+        ]
+        (small / "out" / "second").unlink()
+        assert lines_about("second") == ["would run: second: output out/second deleted"]
+
+
+def test_lines_about__a_new_input_and_a_new_command(small):
+    with changed(small / "dvc.yaml", "deps: [code.py]", "deps: [code.py, mine]"):
+        (line,) = lines_about("other")
+        assert line.startswith("would run: other: input mine new: ")
+    with changed(small / "dvc.yaml", "echo other >", "echo more >"):
+        assert lines_about("other") == ["would run: other: changed command"]
+
+
+def test_lines_about__a_stage_that_never_ran(small):
+    with changed(small / "dvc.yaml", "  other:", "  young:\n    cmd: echo\n    deps: [out/second]\n  other:"):
+        assert lines_about("young")[0].startswith("would run: young: it never ran here")
+
+
+@pytest.fixture
+def noted(small):
+    """Write down an execution as a replay into MLflow does."""
+    yield lambda name, **facts: write_json(executions() / f"{name}.json", facts)
+    shutil.rmtree(executions(), ignore_errors=True)
+
+
+def test_lines_about__why_it_ran_the_last_time(small, noted):
+    entry = dict(stage_entries(small / "dvc.lock")["first"])
+    before = {**entry, "params": {"params.yaml": {**entry["params"]["params.yaml"], "seeds": [3]}}}
+    noted("first", entry=entry, previous=before)
+    assert lines_about("first") == ["would not run; it ran the last time: parameter seeds: [3] -> [0, 1]"]
+    noted("first", entry=entry, previous={})
+    assert lines_about("first") == ["first: would not run; it ran the last time because it had never run here"]
+    noted("first", entry=entry, previous=entry)
+    assert lines_about("first") == ["would not run; it ran the last time: forced, or its outs were missing"]
+    noted("first", entry=before, previous={})
+    assert "restored from the cache" in lines_about("first")[0]
+
+
+def test_lines_about__is_of_the_tree_that_is_named(small, noted, monkeypatch, tmp_path):
+    noted("second", entry=dict(stage_entries(small / "dvc.lock")["second"]), previous={})
+    expected = lines_about("second")
+    monkeypatch.chdir(tmp_path)
+    assert lines_about("second", small) == expected
+    assert "never run here" in expected[0]
+
+
+@pytest.mark.parametrize("name", ["nonesuch", "first@3", "out/first"])
+def test_lines_about__an_unknown_stage_is_one_line(small, name):
+    with pytest.raises(ValueError, match=name.replace("/", ".")) as told:
+        lines_about(name)
+    assert len(str(told.value).splitlines()) == 1
+
+
+def test_differences__names_what_changed_and_what_came_and_went():
+    before = {
+        "cmd": "a", "deps": [{"path": "x", "md5": "1" * 32}, {"path": "gone.py", "md5": "2" * 32}],
+        "params": {"params.yaml": {"group": {"kept": 1, "old": 2, "lr": 0.1}}, "other.yaml": {"a": 1}},
+    }  # fmt: skip
+    after = {
+        "cmd": "b", "deps": [{"path": "x", "md5": "3" * 32}, {"path": "come", "md5": "4" * 32}],
+        "params": {"params.yaml": {"group": {"kept": 1, "lr": 0.2, "new": False}}},
+    }  # fmt: skip
+    assert list(differences(before, after)) == [
+        "command: a -> b",
+        "input x: 111111111111 -> 333333333333",
+        "code gone.py: 222222222222 -> absent",
+        "input come: absent -> 444444444444",
+        "parameter group.old: 2 -> absent",
+        "parameter group.lr: 0.1 -> 0.2",
+        "parameter group.new: absent -> False",
+        "parameter a: 1 -> absent",
+    ]
+    assert list(differences(before, before)) == []

@@ -1,0 +1,273 @@
+import itertools
+import os
+import shutil
+import signal
+import threading
+import time
+
+import pytest
+
+from pipeline import slots
+from pipeline import walk as walk_module
+from pipeline.execution import CANCELLED, FAILED, RAN, SKIPPED, UNCHANGED
+from pipeline.presets import read_document, write_params
+from pipeline.slots import CPU, GPU, Needs, held_slots
+from pipeline.walk import Walk, unchanged
+from tests.pipeline.conftest import digest_by_path, make_small, marked, repro
+
+# Each of the first two ends only when the other has begun. `obeys` does what mine/switch says.
+STAGES = """
+stages:
+  left:
+    meta: {device: gpu}
+    cmd: &meet >-
+      mkdir -p out; echo "device $CUDA_VISIBLE_DEVICES"; touch here-$DVC_STAGE; n=0;
+      until [ -e here-left -a -e here-right ]; do sleep 0.05; n=$((n+1)); [ $n -lt 600 ] || exit 9; done;
+      cat mine/image.txt > out/$DVC_STAGE
+    deps: [mine/image.txt]
+    outs: [out/left]
+  right:
+    meta: {device: gpu}
+    cmd: *meet
+    deps: [mine/image.txt]
+    outs: [out/right]
+  join:
+    cmd: cat out/left out/right > out/join
+    deps: [out/left, out/right, code.py]
+    params: [seeds, compute.threads]
+    outs: [out/join]
+  obeys:
+    cmd: >-
+      mkdir -p out; cat mine/switch > out/obeys;
+      case "$(cat mine/switch)" in off*) echo was told to; exit 3;; wait*) sleep $(cut -d' ' -f2 mine/switch); exit 1;; esac
+    deps: [mine/switch]
+    outs: [out/obeys]
+  below:
+    cmd: cp out/obeys out/below
+    deps: [out/obeys]
+    outs: [out/below]
+  last:
+    cmd: cat out/below out/join > out/last
+    deps: [out/below, out/join]
+    outs: [out/last]
+"""
+FILES = {"code.py": "", "mine/switch": "on"}
+UPSTREAM = {
+    "left": [], "right": [], "join": ["left", "right"], "obeys": [], "below": ["obeys"], "last": ["below", "join"],
+}  # fmt: skip
+FRESH = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory, surroundings):
+    """A repository after a walk with what was heard of it: (folder, walk, outcomes, [(second, stage, line)])."""
+    folder = make_small(tmp_path_factory.mktemp("walk"), STAGES, FILES)
+    surroundings.chdir(folder)
+    surroundings.setattr(slots, "cores", lambda: ("0", "1"))
+    surroundings.setattr(slots, "gpus", lambda: ("4", "9"))
+    heard = []
+    walk = Walk(folder)
+    outcomes = walk.run_all(lambda stage, line: heard.append((time.monotonic(), stage, line)))
+    return folder, walk, outcomes, heard
+
+
+@pytest.fixture(scope="module")
+def kept(walked, tmp_path_factory):
+    """What lies in that repository after the walk."""
+    return shutil.copytree(walked[0], tmp_path_factory.mktemp("kept") / "small", ignore=shutil.ignore_patterns(".*"))
+
+
+@pytest.fixture
+def settled(walked, kept):
+    """The same repository, as it was after the walk."""
+    folder = walked[0]
+    shutil.rmtree(folder / "out")
+    shutil.copytree(kept, folder, dirs_exist_ok=True)
+    assert Walk(folder).stages == []
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sequential(tmp_path_factory, surroundings):
+    """The same content where DVC itself ran one stage after the other."""
+    folder = make_small(tmp_path_factory.mktemp("sequential"), STAGES, {**FILES, "here-left": "", "here-right": ""})
+    repro(folder, "repro")
+    return folder
+
+
+def run_all(folder, **options):
+    return {outcome.stage: outcome for outcome in Walk(folder, **options).run_all(lambda stage, line: None)}
+
+
+def statuses(outcomes):
+    return {stage: outcome.status for stage, outcome in outcomes.items()}
+
+
+def touch(folder, name="image.txt"):
+    """Give an image a content that it never had."""
+    (folder / "mine" / name).write_text(f"image {next(FRESH)} of {os.getpid()}")
+
+
+def test_run_all__independent_stages_overlap_each_on_a_device_of_its_own(walked):
+    """`left` and `right` end only when both have begun."""
+    _, _, outcomes, heard = walked
+    assert {outcome.stage: outcome.status for outcome in outcomes} == dict.fromkeys(UPSTREAM, RAN)
+    devices = {stage: line.split()[1] for _, stage, line in heard if line.startswith("device ")}
+    assert sorted(devices.values()) == ["4", "9"]
+    assert {outcome.stage: outcome.device for outcome in outcomes if outcome.stage in devices} == {
+        stage: f"gpu {device}" for stage, device in devices.items()
+    }
+
+
+def test_run_all__nothing_starts_before_what_it_reads_is_there(walked):
+    heard = walked[3]
+    first, last = {}, {}
+    for second, stage, _ in heard:
+        first.setdefault(stage, second)
+        last[stage] = second
+    assert set(first) == set(UPSTREAM)
+    for stage, before in UPSTREAM.items():
+        assert all(last[other] < first[stage] for other in before)
+
+
+def test_run_all__gives_what_dvc_gives_one_after_the_other(walked, sequential):
+    folder = walked[0]
+    assert digest_by_path(folder) == digest_by_path(sequential)
+    assert len(digest_by_path(folder)) == len(UPSTREAM)
+
+
+def test_run_all__afterwards_dvc_finds_nothing_to_do(settled):
+    walk = Walk(settled)
+    walk.verify()
+    assert "Running stage" not in (said := repro(settled, "repro")) and "up to date" in said
+    assert [outcome.status for outcome in unchanged(walk.graph, walk.stages)] == [UNCHANGED] * len(UPSTREAM)
+
+
+def test_run_all__what_failed_keeps_back_what_needs_it_and_nothing_else(settled):
+    touch(settled)
+    (settled / "mine" / "switch").write_text(f"off {next(FRESH)}")
+    walk = Walk(settled)
+    outcomes = {outcome.stage: outcome for outcome in walk.run_all(lambda stage, line: None)}
+    assert statuses(outcomes) == {
+        "left": RAN, "right": RAN, "join": RAN, "obeys": FAILED, "below": SKIPPED, "last": SKIPPED,
+    }  # fmt: skip
+    assert "was told to" in outcomes["obeys"].last_lines
+    assert "was told to" in (walk.logs / "obeys.log").read_text().splitlines()
+    with pytest.raises(ValueError, match="does not find everything done: it would run obeys, below, last; run"):
+        walk.verify()
+    assert walk.upstream("last") == ["below", "join"]
+    assert Walk(settled).stages == ["obeys", "below", "last"], "the next walk goes on where this one ended"
+
+
+def test_verify__does_not_run_what_it_finds(settled):
+    (settled / "out" / "last").unlink()
+    with pytest.raises(ValueError, match="last"):
+        Walk(settled).verify()
+    assert not (settled / "out" / "last").exists()
+
+
+def test_walk__an_interrupt_ends_what_runs_and_is_raised_again(settled, mark):
+    (settled / "mine" / "switch").write_text(f"wait {mark}")
+    walk = Walk(settled)
+    assert set(walk.stages) == {"obeys", "below", "last"}
+
+    def interrupt(stage, line):
+        if line.startswith("> "):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        walk.run_all(interrupt)
+    assert not marked(mark) and held_slots() == []
+    assert {stage: outcome.status for stage, outcome in walk.finished.items()} == {"obeys": CANCELLED}
+
+
+def test_walk__takes_what_targets_need_and_no_more(settled):
+    touch(settled)
+    (settled / "mine" / "switch").write_text(f"on {next(FRESH)}")
+    assert set(Walk(settled).stages) == set(UPSTREAM)
+    assert set(Walk(settled, targets=["join"]).stages) == {"left", "right", "join"}
+    walk = Walk(settled, targets=["below"])
+    assert walk.stages == ["obeys", "below"]
+    assert unchanged(walk.graph, walk.stages) == []
+
+
+def test_walk__is_the_same_from_any_folder_and_runs_all_by_force(settled, monkeypatch, tmp_path):
+    touch(settled)
+    here = Walk(settled, targets=["join"])
+    monkeypatch.chdir(tmp_path)
+    there = Walk(settled, targets=["join"])
+    assert (there.stages, there.graph.changes.keys()) == (here.stages, here.graph.changes.keys())
+    assert {name: list(stage.upstream) for name, stage in there.graph.stages.items()} == {
+        name: UPSTREAM[name] for name in ("left", "right", "join")
+    }
+    assert set(Walk(settled, force=True).stages) == set(UPSTREAM)
+    assert statuses(run_all(settled, targets=["below"], force=True)) == {"obeys": RAN, "below": RAN}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "targets", "told"),
+    [
+        ("dvc.lock", "schema: '2.0'\nstages:\n  a: [", (), r"dvc\.lock"),
+        ("params.yaml", "data: 3\n", (), r"params\.yaml: data"),
+        ("dvc.yaml", "stages: {}\nmore: 3\n", (), "dvc.yaml"),
+        ("runtime.yaml", "workers: 1\n", (), r"runtime\.yaml: prefetch: missing"),
+        ("new.txt", "", ("nonesuch",), "nonesuch"),
+    ],
+)
+def test_walk__what_is_wrong_is_told_before_anything_runs(settled, name, content, targets, told):
+    path = settled / name
+    before = path.read_bytes() if path.exists() else None
+    path.write_text(content)
+    try:
+        with pytest.raises(ValueError, match=told):
+            Walk(settled, targets=targets)
+    finally:
+        path.unlink() if before is None else path.write_bytes(before)
+
+
+def test_needs__threads_are_as_the_parameters_say(settled):
+    before = (settled / "params.yaml").read_bytes()
+    walk = Walk(settled)
+    assert (walk.needs("left"), walk.needs("join")) == (Needs(GPU, 1), Needs(CPU, 1))
+    document = read_document(settled / "params.yaml")
+    document["compute"]["threads"] = 64
+    write_params(document, settled / "params.yaml", preset="quickstart")
+    try:
+        wide = Walk(settled)
+        assert (wide.needs("left"), wide.needs("join")) == (Needs(GPU, 1), Needs(CPU, 2))
+        assert wide.params.compute.threads == 64, "the slots follow the parameters, and never the other way round"
+    finally:
+        (settled / "params.yaml").write_bytes(before)
+
+
+def test_job__is_the_same_where_the_same_is_computed(settled, sequential):
+    ours, theirs = Walk(settled), Walk(sequential)
+    assert ours.root != theirs.root
+    before = {stage: ours.job(stage) for stage in UPSTREAM}
+    assert before == {stage: theirs.job(stage) for stage in UPSTREAM}
+    assert len(set(before.values())) == len(UPSTREAM)
+
+    for name, old, new in (("params.yaml", "seeds: [0, 1]", "seeds: [0, 2]"), ("code.py", "", "changed = True\n")):
+        content = (settled / name).read_text()
+        (settled / name).write_text(content.replace(old, new) if old else new)
+        changed = Walk(settled)
+        assert {stage for stage in UPSTREAM if changed.job(stage) != before[stage]} == {"join"}
+        (settled / name).write_text(content)
+
+    lock = (settled / "dvc.lock").read_text()
+    (settled / "dvc.lock").write_text(lock.replace(digest_by_path(settled)["out/left"], "0" * 32))
+    assert {stage for stage in UPSTREAM if ours.job(stage) != before[stage]} == {"join"}, "its input is another"
+
+
+def test_job__waits_until_dvc_has_written_its_lock(settled, monkeypatch):
+    walk = Walk(settled)
+    before, content = walk.job("join"), (settled / "dvc.lock").read_text()
+    (settled / "dvc.lock").write_text("")
+    timer = threading.Timer(0.3, (settled / "dvc.lock").write_text, [content])
+    timer.start()
+    assert walk.job("join") == before
+    timer.join()
+    monkeypatch.setattr(walk_module, "WRITE_SECONDS", 0.1)
+    (settled / "dvc.lock").write_text(content[:-100])
+    with pytest.raises(ValueError, match=r"dvc\.lock"):
+        walk.job("join")
