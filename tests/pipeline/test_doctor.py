@@ -148,7 +148,10 @@ def dvc(folder, *words):
 
 def files(folder):
     """Path -> when it was written; but of files that are only there to be locked."""
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+    found = (path for path in folder.rglob("*") if path.is_file() and "lock" not in (path.name, path.suffix[1:]))
+    return {path: path.stat().st_mtime_ns for path in found if path.name != "dvc.lock"} | {
+        path: path.read_bytes() for path in folder.rglob("dvc.lock")
+    }
 
 
 def mend(expected):
