@@ -115,7 +115,7 @@ def end_tree(pid: int, grace: float = GRACE_SECONDS) -> None:
     _signal_group(pid, signal.SIGTERM)
     _signal([one for one in tree if _session(one.pid) == session and not _is_in_group(one.pid, pid)], signal.SIGTERM)
     _wait(lambda: not any(map(_runs, tree)) and not _group(pid), grace)
-    left = [*tree, *_group(pid), *(below for process in tree for below in _below(process.pid))]
+    left = [*tree, *_group(pid), *_children({process.pid for process in tree})]
     _signal_group(pid, signal.SIGKILL)
     # Parents before their children, which they could start anew.
     _signal(left, signal.SIGKILL)
@@ -135,6 +135,15 @@ def _below(pid: int, *, recursive: bool = True) -> list[psutil.Process]:
         return psutil.Process(pid).children(recursive=recursive)
     except psutil.NoSuchProcess:
         return []
+
+
+def _children(pids: set[int]) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.ppid() in pids:
+                found.append(process)
+    return found
 
 
 def _commands(pid: int, shells: set[int]) -> Iterator[psutil.Process]:

@@ -163,6 +163,18 @@ def test_execute__a_lock_that_nobody_lets_go_is_a_failure(run, small, monkeypatc
     assert (small / "tries.txt").read_text().splitlines() == ["try"] * 3
 
 
+def test_execute__is_cancelled_while_it_waits_for_a_lock(run, monkeypatch):
+    monkeypatch.setattr(execution.random, "uniform", lambda *_: 30.0)
+    timers = []
+
+    def cancel_later(line):
+        timers.append(threading.Timer(0.5, run.cancelled.set))
+        timers[-1].start()
+
+    outcome = run("x", script="echo 'ERROR: Unable to acquire lock'; exit 255", hear=cancel_later)
+    assert (outcome.status, outcome.last_lines, len(timers)) == (CANCELLED, (), 1)
+
+
 def test_execute__what_ran_before_dvc_met_a_lock_is_not_called_restored(run, small, monkeypatch):
     monkeypatch.setattr(execution.random, "uniform", lambda *_: 0.01)
     first = (
@@ -178,6 +190,21 @@ def test_execute__the_whole_output_is_in_the_log_and_every_line_is_heard(run):
     content = run.log.read_bytes()
     assert content == b"".join(b"%d\n" % n for n in range(1, 200001)) + b"\xff\n\n  end without a newline"
     assert run.lines == [*map(str, range(1, 200001)), "�", "  end without a newline"]
+
+
+def test_execute__what_is_said_just_before_the_end_is_heard(run, monkeypatch):
+    poll = subprocess.Popen.poll
+
+    def poll_late(process):
+        code = poll(process)
+        if code is not None and "late" not in run.log.read_text():
+            with run.log.open("a") as log:
+                log.write("late\n")
+        return code
+
+    monkeypatch.setattr(subprocess.Popen, "poll", poll_late)
+    run("x", script="echo early; sleep 0.5")
+    assert run.lines == ["early", "late"]
 
 
 def test_execute__a_process_that_a_stage_leaves_behind_does_not_hold_it_up(run, mark):

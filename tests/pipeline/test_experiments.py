@@ -1,3 +1,4 @@
+import fcntl
 import hashlib
 import json
 import os
@@ -5,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -207,9 +209,12 @@ def test_prepare__a_worktree_that_is_half_made_is_made_anew(here, monkeypatch):
     assert read_yaml(folder / "params.yaml")["seeds"] == [2]
     assert (folder / "mine" / "image.txt").read_text() == "an image"
     assert (folder / "parts" / "new.py").read_bytes() == (here / "parts" / "new.py").read_bytes()
+    experiments._note("half", finished=1.0)
     shutil.rmtree(folder)
     assert prepare("half", other(seeds=[3])) == folder, "somebody removed the folder"
-    experiments.remove(next(one for one in experiments.experiments() if one.name == "half"))
+    half = next(one for one in experiments.experiments() if one.name == "half")
+    assert half.status == STOPPED
+    experiments.remove(half)
     assert not folder.exists() and f"worktree {folder}" not in worktrees()
     assert (here / "mine" / "image.txt").exists()
 
@@ -293,20 +298,22 @@ def test_hold__one_walk_in_a_tree(here, tmp_path):
     assert not is_walked(tmp_path)
 
 
-def test_hold__who_looks_is_never_taken_for_a_walk(here, tmp_path):
-    over = threading.Event()
-    looking = [
-        threading.Thread(target=lambda: [is_walked(tmp_path) for _ in iter(over.is_set, True)]) for _ in range(2)
-    ]
-    for thread in looking:
-        thread.start()
-    try:
-        for _ in range(200):
-            hold(tmp_path).close()
-    finally:
-        over.set()
-        for thread in looking:
-            thread.join()
+def test_hold__who_only_looks_is_never_taken_for_a_walk(here, tmp_path, monkeypatch):
+    hold(tmp_path).close()
+    flock, has_locked = fcntl.flock, threading.Event()
+
+    def slow(file, operation):
+        flock(file, operation)
+        if threading.current_thread() is looker and operation & fcntl.LOCK_NB:
+            has_locked.set()
+            time.sleep(0.3)
+
+    looker = threading.Thread(target=is_walked, args=(tmp_path,))
+    monkeypatch.setattr(fcntl, "flock", slow)
+    looker.start()
+    assert has_locked.wait(10)
+    hold(tmp_path).close()
+    looker.join()
 
 
 def test_place_for__a_tree_that_is_walked_is_not_touched_and_not_removed(here):

@@ -1,4 +1,5 @@
 import contextlib
+import fcntl
 import itertools
 import json
 import multiprocessing
@@ -225,3 +226,21 @@ def test_alone__waits_for_the_same_job_only_until_its_holder_is_gone_or_it_is_ca
     end(process)
     with alone("a job"):
         pass
+
+
+def test_alone__a_lock_on_a_file_that_is_gone_keeps_nobody_out_and_does_not_count(machine, monkeypatch):
+    first, flock = contextlib.ExitStack(), fcntl.flock
+    first.enter_context(alone("a job"))
+
+    def late(file, operation):
+        """The holder goes away between opening and locking."""
+        first.close()
+        flock(file, operation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", late)
+        second = contextlib.ExitStack()
+        second.enter_context(alone("a job"))
+    tries_once = iter([False, True]).__next__
+    with second, pytest.raises(InterruptedError), alone("a job", is_cancelled=lambda: tries_once()):
+        pytest.fail("two at the same job")

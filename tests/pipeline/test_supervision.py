@@ -139,11 +139,12 @@ def test_end_tree__kills_who_does_not_listen_after_the_grace(mark, own_session):
     process.wait()
 
 
-def test_end_tree__no_child_that_is_being_forked_escapes(mark):
-    top = subprocess.Popen(["sh", "-c", f"for i in $(seq 400); do sleep {mark} & done; wait"], process_group=0)
-
+@pytest.mark.parametrize("trap", ["", "trap '' TERM; "])
+def test_end_tree__no_child_that_is_being_forked_escapes(mark, trap):
+    storm = f"{trap}for i in $(seq 400); do sleep {mark} & done; wait"
+    top = subprocess.Popen(["sh", "-c", storm], process_group=0)
     wait_until(lambda: len(marked(mark)) > 5)
-    end_tree(top.pid)
+    end_tree(top.pid, grace=0.1 if trap else 10)
     assert not marked(mark)
     top.wait()
 
