@@ -95,7 +95,7 @@ def test_kill__what_is_left_is_mended_and_the_run_ends_as_if_nothing_had_happene
     ended = end_of(prefect, submit_by_api(prefect, {**FORM, "name": name}))
     assert ended == "COMPLETED" or has_ended(prefect, run)
     assert digests(folder, name) == unbroken
-    assert not processes(folder, f"{FLOW}|{STAGE}")
+    wait_until(lambda: not processes(folder, f"{FLOW}|{STAGE}"), 60)
     wait_until(lambda: active_slots(prefect) == 0, 90)
     assert {one.info.status for one in mlflow_runs(mlflow)} <= {"FINISHED", "KILLED", "FAILED"}
     semmae(folder, "doctor", "--repair")
