@@ -155,6 +155,6 @@ def register(
     arm: Annotated[str, typer.Argument(help="whose encoder with the best linear probe goes into the registry")],
 ) -> None:
     """Register an arm's best encoder in MLflow: safetensors for timm, and a program that mlflow.pytorch loads."""
-    from pipeline.registry import register as write
+    from training.registering import register as write
 
     print(write(arm))

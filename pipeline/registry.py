@@ -1,0 +1,185 @@
+"""An arm's best encoder and its versions in MLflow's model registry: which seed, from which run, and is it there already."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import read_json
+from pipeline.graph import Graph, explain, stage_entries
+from pipeline.model_card import jobs
+from pipeline.params import Params
+from pipeline.tracking import EXPERIMENT, FINISHED, KEY_TAG, client, key_of, replay, tracking_uri
+
+# Where the model lies among the artefacts of its run.
+ARTIFACT = "encoder"
+WEIGHTS_TAG = "weights_sha256"
+MEASURE = "linear_accuracy"
+LOCK_FILE = Path("dvc.lock")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The seed of an arm whose frozen features the linear probe classifies best, and the seeds it was chosen among."""
+
+    arm: str
+    seed: int
+    accuracy: float
+    among: tuple[int, ...]
+
+    @property
+    def job(self) -> str:
+        """ARM-SEED."""
+        return f"{self.arm}-{self.seed}"
+
+    @property
+    def model(self) -> str:
+        """The name in the registry."""
+        return f"semmae-encoder-{self.arm}"
+
+
+def choose(arm: str, params: Params) -> Choice:
+    """The arm's best seed of those in params.yaml that are pretrained and probed; of equal ones the first.
+
+    The probe measures on test alone (validation images choose its penalty and leave no figure), so this choice is a
+    selection on test: the winner's accuracy is biased upwards, and is no estimate of the arm's. The version's tags say so.
+    Raises ValueError for an arm that does not run, one without pretraining, and one without weights or probe.
+    """
+    if arm not in params.arms.names:
+        raise ValueError(f"arm {arm}: not one that runs here; arms.names are {', '.join(params.arms.names)}")
+    if params.arms.definitions[arm].mask == "none":
+        raise ValueError(f"arm {arm}: mask none leaves its weights random, the floor of the comparison; name another arm")
+    pretrained = jobs(Path(), "pretrained")
+    found = {}
+    for seed in params.seeds:
+        metrics = Path("metrics/probe") / f"{arm}-{seed}.json"
+        if f"{arm}-{seed}" in pretrained and metrics.is_file():
+            found[seed] = read_json(metrics)[MEASURE]
+    if not found:
+        raise ValueError(f"arm {arm}: no seed has pretrained weights and a probe; `{_command(arm, params.seeds)}` makes them")
+    best = max(found, key=lambda seed: found[seed])
+    return Choice(arm, best, found[best], tuple(found))
+
+
+def check_recorded(choice: Choice) -> None:
+    """ValueError where weights or probes are not those that dvc.lock records, or were made from other data or parameters.
+
+    The run in MLflow is that of dvc.lock, and the card reads what lies here: both must speak of these weights. Code may
+    have changed since.
+    """
+    entries = stage_entries(LOCK_FILE)
+    for name, changes in Graph(targets=[f"probe@{choice.arm}-{seed}" for seed in choice.among]).changes.items():
+        for line in explain(name, list(_apart_from_code(changes)), entries.get(name)):
+            raise ValueError(f"{line}; `{_command(choice.arm, choice.among)}` brings it up to date")
+
+
+def _apart_from_code(changes: Sequence[Any]) -> Iterator[Any]:
+    for change in changes:
+        if isinstance(change, str):
+            yield change
+            continue
+        for kind, paths in change.items():
+            kept = {path: told for path, told in paths.items() if not path.endswith(".py")}
+            if kept:
+                yield {kind: kept}
+
+
+def _command(arm: str, seeds: Sequence[int]) -> str:
+    return " ".join(["semmae run", *(f"probe@{arm}-{seed}" for seed in seeds)])
+
+
+def source_run(choice: Choice) -> Any:
+    """The run of MLflow that recorded the pretraining, its computation before one restored; replays where there is none."""
+    stage = f"pretrain@{choice.job}"
+    key = key_of(stage, stage_entries(LOCK_FILE)[stage])
+    run = _run_of(key)
+    if run is None:
+        replay()
+        run = _run_of(key)
+    if run is None:
+        raise ValueError(f"{tracking_uri()}: no run of {stage}, and a replay wrote none; nothing was registered")
+    return run
+
+
+def _run_of(key: str) -> Any:
+    with _registry() as found:
+        experiment = found.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            return None
+        condition = f"tags.`{KEY_TAG}` = '{key}' and attributes.status = '{FINISHED}'"
+        runs = found.search_runs([experiment.experiment_id], condition, order_by=["attributes.start_time ASC"])
+        return min(runs, key=lambda run: run.data.tags.get("cache_hit") != "false", default=None)
+
+
+def known_version(choice: Choice, digest: str) -> str | None:
+    """The version that has the weights with this sha256 already."""
+    with _registry() as found:
+        return _version_of(found, choice, digest)
+
+
+def add_version(choice: Choice, digest: str, run: Any, folder: Path) -> str:
+    """Upload `folder`, an MLflow model, to the run and register it; returns the version.
+
+    The version comes last and whole, with its tags: a server that is lost on the way has artefacts at most, which the next
+    call writes again. Where another process was faster, its version is returned.
+    """
+    from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
+
+    with _registry() as found:
+        known = _version_of(found, choice, digest)
+        if known is not None:
+            return known
+        run_id = run.info.run_id
+        found.log_artifacts(run_id, str(folder), ARTIFACT)
+        source = RunsArtifactRepository.get_underlying_uri(f"runs:/{run_id}/{ARTIFACT}", tracking_uri())
+        with _model(found, choice.model):
+            tags = tags_of(choice, digest, run.data.tags)
+            return str(found.create_model_version(choice.model, source, run_id, tags=tags).version)
+
+
+def tags_of(choice: Choice, digest: str, origin: Mapping[str, str]) -> dict[str, str]:
+    """What a version says of itself; `origin` are the tags of its run, which know the commit and the preset."""
+    return {
+        "arm": choice.arm,
+        "seed": str(choice.seed),
+        "chosen_by": f"{MEASURE} on test",
+        "chosen_among_seeds": " ".join(map(str, choice.among)),
+        MEASURE: f"{choice.accuracy:.4f}",
+        WEIGHTS_TAG: digest,
+        "data_digest": read_json("data/shards/manifest.json")["data_digest"],
+        **{name: origin[name] for name in ("git_commit", "git_dirty", "preset") if name in origin},
+    }
+
+
+def _version_of(found: Any, choice: Choice, digest: str) -> str | None:
+    versions = found.search_model_versions(f"name = '{choice.model}' and tags.`{WEIGHTS_TAG}` = '{digest}'")
+    return next((str(version.version) for version in versions), None)
+
+
+@contextlib.contextmanager
+def _model(found: Any, name: str) -> Iterator[None]:
+    """The name in the registry; one made for a version that then fails is taken back."""
+    is_new = not found.search_registered_models(f"name = '{name}'")
+    if is_new:
+        found.create_registered_model(name)
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            found.delete_registered_model(name)
+        raise
+
+
+@contextlib.contextmanager
+def _registry() -> Iterator[Any]:
+    """The client of `pipeline.tracking`; a lost server or a broken database is a ValueError of one line."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with client() as found:
+            yield found
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{tracking_uri()}: {reason}; nothing was registered") from error
