@@ -146,8 +146,12 @@ def doctor(
     found = examine(repair=repair)
     for line in found:
         print(line)
-    print(f"{len(found)} findings{', mended' * repair}" if found else "all is well")
-    raise SystemExit(bool(found) and not repair)
+    left = examine(repair=False) if repair and found else found
+    if repair and found:
+        print(f"{len(found)} findings, {len(left)} left" if left else f"{len(found)} findings, all mended")
+    else:
+        print(f"{len(found)} findings; `semmae doctor --repair` mends them" if found else "all is well")
+    raise SystemExit(bool(left))
 
 
 @app.command()

@@ -231,10 +231,15 @@ def _discard(folder: Path) -> None:
 
 
 def hold(root: Path) -> Any:
-    """Hold the tree at `root` for a walk until the returned file is closed; ValueError when another walk has it."""
+    """Hold the tree at `root` for a walk until the returned file is closed; ValueError when another walk has it.
+
+    The file is empty: who writes its name into it says whose walk it is.
+    """
     # Whoever only looks whether there is one has the lock for a moment, under this one.
     with _lock():
-        return lock(root / STATE_FOLDER / "walk", f"a walk in {root}")
+        held = lock(root / STATE_FOLDER / "walk", f"a walk in {root}")
+    held.truncate(0)
+    return held
 
 
 def is_walked(root: Path) -> bool:

@@ -3,10 +3,12 @@
 Prefect admits and watches; DVC alone decides what is done, so nothing of Prefect's own caching is used.
 """
 
+import contextlib
 import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -100,13 +102,13 @@ def semmae(form: Experiment) -> None:
     document, origin = experiments.changed(
         preset="" if form.preset == AS_HERE else form.preset, arms=form.arms, seeds=form.seeds, changes=form.changes()
     )
-    walked(document, name=form.name, preset=origin, targets=form.targets, force=form.force, dry=form.dry_run)
+    (plan if form.dry_run else walked)(document, name=form.name, preset=origin, targets=form.targets, force=form.force)
 
 
 @flow(name="semmae", flow_run_name="from a terminal", validate_parameters=False, persist_result=False)
 def semmae_run(document: Mapping[str, Any], name: str, preset: str, targets: Sequence[str], force: bool) -> None:
     """`semmae run`, shown by the server."""
-    walked(document, name=name, preset=preset, targets=targets, force=force, dry=False)
+    walked(document, name=name, preset=preset, targets=targets, force=force)
 
 
 def run_under_prefect(document: Any, *, name: str, preset: str, targets: Sequence[str], force: bool) -> int:
@@ -119,19 +121,24 @@ class StageFailed(Exception):
     """A stage did not reach its end; the message says what to do."""
 
 
-def walked(document: Any, *, name: str, preset: str, targets: Sequence[str], force: bool, dry: bool) -> None:
+def plan(document: Any, *, name: str, preset: str, targets: Sequence[str], force: bool) -> None:
+    """Inside of a flow run: an artifact that names what would run."""
+    as_here = not name and experiments.is_as_here(document)
+    with contextlib.nullcontext(Path.cwd()) if as_here else experiments.draft(document, preset=preset) as root:
+        stages = Walk(root, targets=targets, force=force).stages
+    create_markdown_artifact("\n".join(f"- {stage}" for stage in stages) or "nothing", key="would-run")
+
+
+def walked(document: Any, *, name: str, preset: str, targets: Sequence[str], force: bool) -> None:
     """Inside of a flow run: walk, replay into MLflow, verify, save. Raises StageFailed where a stage failed."""
     root, name = place_for(document, name=name, preset=preset)
     logger = get_run_logger()
-    with experiments.hold(root), at(root, name):
+    with experiments.hold(root) as held, at(root, name):
+        held.write(f"{flow_run.id}\n")
+        held.flush()
         walk = Walk(root, targets=targets, force=force, label=str(flow_run.id))
         logger.info("%s: %d of %d stages to look at", root, len(walk.stages), len(walk.graph.stages))
-        if dry:
-            create_markdown_artifact("\n".join(f"- {stage}" for stage in walk.stages) or "nothing", key="would-run")
-            return
         written, outcomes = Replayed(), {}
-        with (root / experiments.STATE_FOLDER / "walk" / "lock").open("r+") as file:
-            file.write(f"{flow_run.id}\n")
         futures: dict[str, PrefectFuture] = {}
         run_stage = _stage_task(walk)
         try:

@@ -1,7 +1,6 @@
 """What Prefect shows of walks that are gone: flow runs that say Running, and slots that nobody occupies."""
 
 import contextlib
-import socket
 from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from pipeline.experiments import is_walked
 from pipeline.files import STATE_FOLDER
 from pipeline.processes import RUN_VARIABLE, with_variable
-from pipeline.services import limit_name
+from pipeline.services import limit_name, worker_name
 from pipeline.slots import CPU, GPU, held_slots
 from pipeline.supervision import SUPERVISOR, is_alive
 
@@ -46,11 +45,11 @@ def dead_runs(found: Any, trees: Collection[Path]) -> list[Any]:
             {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}
         ),
     )
-    now, worker = datetime.now(UTC), f"{FLOW}-{socket.gethostname()}"
+    now = datetime.now(UTC)
     return [
         run
         for run in shown
-        if (str(run.id) in here or run.labels.get("prefect.worker.name") == worker)
+        if (str(run.id) in here or run.labels.get("prefect.worker.name") == worker_name())
         and str(run.id) not in living
         and (now - run.state.timestamp).total_seconds() > SETTLED_SECONDS
     ]

@@ -71,6 +71,11 @@ def limit_name(kind: str) -> str:
     return f"semmae-{kind}-{socket.gethostname()}"
 
 
+def worker_name() -> str:
+    """Of the Prefect worker of this machine."""
+    return f"semmae-{socket.gethostname()}"
+
+
 def up(*, prefect_port: int, mlflow_port: int) -> None:
     """Start what PREFECT_API_URL and MLFLOW_TRACKING_URI do not name already, register the pipeline, start a worker.
 
@@ -98,17 +103,7 @@ def up(*, prefect_port: int, mlflow_port: int) -> None:
             words += [(main_worktree() / "tracking" / "artifacts").as_uri()]
             _start("mlflow", words, url, health=f"{url}/health")
         deploy()
-        words = [
-            "prefect",
-            "worker",
-            "start",
-            "--pool",
-            POOL,
-            "--type",
-            "process",
-            "--name",
-            f"semmae-{socket.gethostname()}",
-        ]
+        words = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", worker_name()]
         _start("worker", words, "", health="")
     except BaseException:
         down(quiet=True)
@@ -204,7 +199,12 @@ def _is_taken(port: int) -> bool:
 
 def _prefect_environment(url: str) -> Mapping[str, str]:
     """Of every process that talks to our own server: its address, and a home of its own."""
-    return {"PREFECT_API_URL": f"{url}/api", "PREFECT_HOME": str(_folder() / "prefect"), LEASES: LEASES_ON_DISK, **QUIET}
+    return {
+        "PREFECT_API_URL": f"{url}/api",
+        "PREFECT_HOME": str(_folder() / "prefect"),
+        LEASES: LEASES_ON_DISK,
+        **QUIET,
+    }
 
 
 def _folder() -> Path:

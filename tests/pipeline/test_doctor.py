@@ -189,7 +189,7 @@ def test_command__ends_with_1_until_what_it_finds_is_mended(tree, killed):
     killed(WRITE_FILE)
     found, mended, again = (CliRunner().invoke(app, ["doctor", *words]) for words in ([], ["--repair"], []))
     assert [result.exit_code for result in (found, mended, again)] == [1, 0, 0]
-    assert "repair removes it\n1 findings\n" in found.output and "; removed\n" in mended.output
+    assert "repair removes it\n1 findings; `semmae doctor --repair` mends them\n" in found.output and "; removed\n" in mended.output
     assert again.output == "all is well\n"
 
 
@@ -383,6 +383,7 @@ def test_old_scratch__stays_while_a_job_holds_it_or_an_experiment_may_go_on(tree
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
     (tree / ".semmae" / "worktrees" / "slow").mkdir(parents=True)
+    (tree / ".semmae" / "worktrees" / "slow" / ".git").touch()
     note = tree / ".semmae" / "experiments" / "slow.json"
     write_json(note, {"started": time.time() - 86400 * 40})
     assert examine(repair=True) == []
