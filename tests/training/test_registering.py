@@ -145,7 +145,7 @@ def test_register__weights_or_parameters_that_dvc_lock_does_not_record_are_refus
     registry.check_recorded(choice)
     whole = weights.read_bytes()
     weights.write_bytes(b"")
-    with pytest.raises(ValueError, match="pretrained/mae-0 modified .*`semmae run probe@mae-0 probe@mae-1`"):
+    with pytest.raises(ValueError, match="pretrain@mae-0: .*pretrained/mae-0 modified.*`semmae run probe@mae-0 probe@mae-1`"):
         registry.check_recorded(choice)
     weights.write_bytes(whole)
     text = (folder / "params.yaml").read_text()
