@@ -18,6 +18,7 @@ from dvc.repo import Repo
 
 from pipeline.files import read_json
 from pipeline.presets import read_document, write_params
+from tests.conftest import run_stage
 
 SEMMAE = [sys.executable, "-c", "from pipeline.cli import main; main()"]
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -40,6 +41,14 @@ def semmae(folder, *words, code=0):
     return answer.stdout
 
 
+def remove_other_arms(folder):
+    """What the world has of arms and seeds that are compared no longer: an experiment's worktree does not have it either."""
+    for name in ("pretrained", "finetuned", "metrics", "history", "predictions", "arms"):
+        for path in sorted((folder / name).rglob("*")):
+            if re.search(r"raw_attention|-1($|\.)", path.name) and path.exists():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 @pytest.fixture(scope="session")
 def served(world, tmp_path_factory):
     """(folder, Prefect's address, MLflow's address) of a finished world of two arms and a seed, with everything up."""
@@ -48,6 +57,8 @@ def served(world, tmp_path_factory):
     document = read_document(folder / "params.yaml")
     document["arms"]["names"], document["seeds"] = ["semmae", "mae"], [0]
     write_params(document, folder / "params.yaml")
+    remove_other_arms(folder)
+    run_stage(folder, "stages.compare")
     runtime = (folder / "runtime.yaml").read_text()
     for name, seconds in (("log_seconds", 10), ("checkpoint_seconds", 30)):
         runtime = runtime.replace(f"{name}: {seconds}", f"{name}: 1")

@@ -128,17 +128,38 @@ def test_pages__an_impossible_value_is_refused_before_a_run_exists(page, served)
     assert ask(prefect, "flow_runs/count") == known
 
 
+def row_of(page, name):
+    """Where the table has the run of this name."""
+    return page.locator("[role=row]", has=page.get_by_role("link", name=name, exact=True)).first
+
+
 def test_pages__arms_are_selected_and_their_charts_compared(page, served):
-    """After a run of the walk from the terminal under the same servers, whose stages are all restored or unchanged."""
     folder, _, mlflow = served
     semmae(folder, "track")
     experiment = mlflow_runs(mlflow)[0].info.experiment_id
-    page.goto(f"{mlflow}/#/experiments/{experiment}/runs?searchFilter=tags.stage%20%3D%20%22pretrain%22")
-    page.get_by_text("pretrain@semmae-0").first.wait_for()
-    for name in ("pretrain@semmae-0", "pretrain@mae-0"):
-        row = page.locator("[role=row]", has_text=name).first
-        row.locator("input[type=checkbox]").first.check(force=True)
+    address = f"{mlflow}/#/experiments/{experiment}/runs?searchFilter=tags.stage%20%3D%20%22pretrain%22"
+    page.goto(address)
+    row_of(page, "pipeline").get_by_role("button").first.click()
+    arms = ("pretrain@semmae-0", "pretrain@mae-0")
+    for arm in arms:
+        place = row_of(page, arm).get_attribute("row-index")
+        page.locator(f"[row-index='{place}'] input[type=checkbox]").first.check(force=True)
     page.get_by_role("button", name="Compare").click()
-    page.get_by_text("Comparing 2 Runs").first.wait_for()
-    page.locator(".js-plotly-plot").first.wait_for()
-    assert page.get_by_text("training/loss").count()
+    page.get_by_text("arms.semmae.schedule").first.wait_for()
+    assert all(page.get_by_text(arm, exact=True).count() for arm in arms)
+    page.goto(f"{address}&compareRunsMode=CHART")
+    page.get_by_text("training/loss").first.wait_for()
+    page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for(state="attached")
+
+
+def test_restored__an_experiment_without_any_change_has_as_many_comparable_runs_as_a_computed_one(served):
+    folder, _, mlflow = served
+    semmae(folder, "track")
+    semmae(folder, "run", "--name", "unchanged")
+    stages = {}
+    for name in ("pipeline", "unchanged"):
+        parent = next(run for run in mlflow_runs(mlflow) if run.info.run_name == name)
+        below = [run for run in mlflow_runs(mlflow) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+        stages[name] = {run.info.run_name: (run.data.metrics, run.data.params) for run in below}
+    assert stages["unchanged"] == stages["pipeline"]
+    assert len(stages["pipeline"]) > 10
