@@ -1,181 +1,34 @@
 """Real leftovers of processes that were killed with -9; beside each, the same of a living process, which stays."""
 
-import contextlib
 import os
-import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import doctor, dvc_locks, tracking
+from pipeline import doctor, tracking
 from pipeline.cli_runs import app
 from pipeline.doctor import examine
 from pipeline.experiments import hold
 from pipeline.files import read_json, write_json
 from pipeline.supervision import SUPERVISOR, identity
-from tests.conftest import ROOT
-
-PIPELINE = """
-stages:
-  make:
-    matrix: {size: [big]}
-    cmd: mkdir -p made && cp source.txt made/${item.size}.txt
-    deps: [source.txt]
-    outs: ["made/${item.size}.txt"]
-"""
-RWLOCK = """
-from dvc.fs import localfs
-from dvc.rwlock import rwlock
-held = rwlock(".dvc/tmp", localfs, "-c", ["source.txt"], ["made/big.txt"], False)
-held.__enter__()
-"""
-LINK = """
-from dvc.lock import make_lock
-make_lock(".dvc/tmp/lock", tmp_dir=".dvc/tmp", hardlink_lock=True).lock()
-"""
-DVC_LOCK = """
-from dvc.lock import make_lock
-held = make_lock(".dvc/tmp/lock")
-held.lock()
-"""
-WALK = """
-from pathlib import Path
-from pipeline.experiments import hold
-held = hold(Path())
-"""
-WRITE_FILE = """
-from pipeline.files import whole_file
-held = whole_file("made/small.txt")
-held.__enter__().write(b"half")
-"""
-WRITE_FOLDER = """
-from pipeline.files import whole_folder
-held = whole_folder(".semmae/scratch/pretrain-mae-0/abc/new")
-(held.__enter__() / "half").touch()
-"""
-REPLAY = """
-from pipeline import tracking
-def stop(*arguments):
-    print("ready", flush=True)
-    signal.pause()
-tracking.log_stage = stop
-tracking.replay()
-"""
-SCRATCH = """
-from pathlib import Path
-from pipeline.locks import lock
-held = lock(Path(".semmae/scratch/pretrain-mae-0/abc"), "pretrain-mae-0")
-Path(".semmae/scratch/pretrain-mae-0/abc/checkpoint.pt").touch()
-"""
-WAIT = "print('ready', flush=True); signal.pause()"
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    """A git and DVC repository of one stage, which has run, under a commit without dvc.lock."""
-    folder = tmp_path_factory.mktemp("original") / "tree"
-    (folder / ".dvc").mkdir(parents=True)
-    for name in (".dvc/config", ".gitignore", ".dvcignore", "runtime.yaml"):
-        shutil.copyfile(ROOT / name, folder / name)
-    (folder / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
-    (folder / "dvc.yaml").write_text(PIPELINE)
-    (folder / "source.txt").write_text("source")
-    git(folder, "init", "-q", "-b", "main")
-    commit(folder, "all of it")
-    dvc(folder, "repro", "-q")
-    return folder
-
-
-@pytest.fixture
-def tree(original, tmp_path, monkeypatch):
-    """A copy of it, in which we are."""
-    folder = shutil.copytree(original, tmp_path / "tree", symlinks=True)
-    monkeypatch.chdir(folder)
-    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", SUPERVISOR, tracking.EXPERIMENT_VARIABLE):
-        monkeypatch.delenv(name, raising=False)
-    return folder
-
-
-@pytest.fixture
-def start(tree):
-    """Start a process in the tree that runs `code` and waits; it is there when this returns. All end with the test."""
-    with contextlib.ExitStack() as stack:
-
-        def begin(code, **environment):
-            process = subprocess.Popen(
-                [sys.executable, "-c", f"import signal\n{code}\n{WAIT}"],
-                cwd=tree, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, stdout=subprocess.PIPE, text=True,
-            )  # fmt: skip
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            assert process.stdout.readline() == "ready\n"
-            return process
-
-        yield begin
-
-
-@pytest.fixture
-def killed(start):
-    """The same, killed with -9."""
-
-    def begin(code, **environment):
-        process = start(code, **environment)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        return process
-
-    return begin
-
-
-def git(folder, *words):
-    known = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-    return subprocess.run(["git", *known, *words], cwd=folder, check=True, capture_output=True, text=True).stdout
-
-
-def commit(folder, message):
-    git(folder, "add", "-A")
-    git(folder, "commit", "-qm", message)
-
-
-def dvc(folder, *words):
-    command = [sys.executable, "-m", "dvc", *words]
-    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
-
-
-def files(folder):
-    """Path -> when it was written; but of files that are only there to be locked."""
-    found = (path for path in folder.rglob("*") if path.is_file() and "lock" not in (path.name, path.suffix[1:]))
-    return {path: path.stat().st_mtime_ns for path in found if path.name != "dvc.lock"} | {
-        path: path.read_bytes() for path in folder.rglob("dvc.lock")
-    }
-
-
-def mend(expected):
-    """Examine, repair, and examine again; `expected` are words of each finding, in order."""
-    found = examine(repair=False)
-    assert len(found) == len(expected), found
-    assert examine(repair=False) == found
-    mended = examine(repair=True)
-    for before, after, words in zip(found, mended, expected, strict=True):
-        assert words in before and words in after and "\n" not in before + after
-        assert "repair" in before and "repair" not in after
-    assert examine(repair=False) == []
-    return mended
-
-
-def write_record(tree, status, stage="make@big"):
-    record = {"stage": stage, "started": 1000.0, "seconds": 3.0, "peak_mib": 4.0, "cpu_seconds": 5.0, "status": status}
-    write_json(tree / ".semmae" / "records" / f"{stage}.json", record)
-
-
-def statuses():
-    with tracking.client() as client:
-        experiment = client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id
-        return sorted((run.info.run_name, run.info.status) for run in client.search_runs([experiment]))
+from tests.pipeline.doctor.conftest import (
+    DVC_LOCK,
+    REPLAY,
+    RWLOCK,
+    SCRATCH,
+    WALK,
+    WRITE_FILE,
+    WRITE_FOLDER,
+    commit,
+    dvc,
+    files,
+    git,
+    mend,
+    statuses,
+    write_record,
+)
 
 
 def test_examine__a_healthy_tree_has_no_finding_and_looking_changes_nothing(tree):
@@ -213,56 +66,6 @@ def test_examine__a_server_that_does_not_answer_is_a_line(tree, monkeypatch):
     lines = [line.partition(": ") for line in examine(repair=True)]
     assert [name for name, _, _ in lines] == ["dead flow runs", "leaked slots"]
     assert {told for _, _, told in lines} == {"could not be examined: connection refused"}
-
-
-def test_dead_dvc_locks__entries_of_dead_processes_go_and_those_of_living_ones_stay(tree, start, killed):
-    dead, living = killed(RWLOCK.replace("made/big", "other")), start(RWLOCK)
-    mended = mend(["source.txt (-c, process", "other.txt (-c, process"])
-    assert all(str(dead.pid) in line for line in mended)
-    left = read_json(tree / ".dvc" / "tmp" / "rwlock")
-    assert [info["pid"] for info in next(iter(left["read"].values()))] == [living.pid]
-    assert [info["pid"] for info in left["write"].values()] == [living.pid]
-
-
-@pytest.mark.parametrize(("command", "age"), [("dvc repro -s other", 0), ("dvc", 1e6)])
-def test_dead_dvc_locks__a_process_that_only_has_the_number_is_not_the_holder(tree, start, command, age):
-    other = start("")
-    path = tree / ".dvc" / "tmp" / "rwlock"
-    write_json(path, {"read": {}, "write": {str(tree / "made"): {"pid": other.pid, "cmd": command}}})
-    os.utime(path, (time.time() - age,) * 2)
-    mend([f"process {other.pid}"])
-    dvc(tree, "repro", "--force")
-
-
-def test_dead_dvc_locks__rwlock_that_was_cut_off_is_made_anew(tree):
-    path = tree / ".dvc" / "tmp" / "rwlock"
-    path.write_text('{"read": {"a": [{"pid"')
-    mend(["cut off"])
-    assert read_json(path) == {"read": {}, "write": {}}
-
-
-def test_dead_dvc_locks__an_unheld_lock_file_means_nothing(tree, killed):
-    killed(DVC_LOCK)
-    assert (tree / ".dvc" / "tmp" / "lock").is_file()
-    assert examine(repair=False) == []
-
-
-def test_dead_dvc_locks__a_hard_link_of_a_living_dvc_stays_and_that_of_a_dead_one_goes(tree, start):
-    (tree / ".dvc" / "config.local").write_text("[core]\n    hardlink_lock = true\n")
-    for name in dvc_locks.LOCKS:
-        (tree / ".dvc" / "tmp" / name).unlink()
-    server = start("import os; os.setsid()")
-    write_json(
-        tree / ".semmae" / "services" / "services.json", {"mlflow": {"process": identity(server.pid), "url": ""}}
-    )
-    holder = start(LINK)
-    write_record(tree, "KILLED")
-    assert examine(repair=True) == []
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.wait()
-    mended = mend(["a lock whose DVC is gone", "executions that MLflow does not know"])
-    assert "tmp/lock:" in mended[0]
-    dvc(tree, "status")
 
 
 @pytest.mark.parametrize("is_committed", [False, True])
