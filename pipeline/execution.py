@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event
 
 from pipeline.slots import GPU, Needs, alone, occupy
-from pipeline.supervision import SUPERVISOR, end_command, identity
+from pipeline.supervision import SLOT, SUPERVISOR, end_command, identity
 
 RAN, CACHED, UNCHANGED, FAILED, CANCELLED, SKIPPED = "ran", "restored", "unchanged", "failed", "cancelled", "skipped"
 DONE = (RAN, CACHED, UNCHANGED)
@@ -76,9 +76,11 @@ def execute(
             alone(job, is_cancelled=cancelled.is_set, on_wait=tell),
             occupy(needs, is_cancelled=cancelled.is_set) as names,
         ):
+            device = f"{needs.kind} {','.join(names)}"
             environment = {
                 **os.environ,
                 SUPERVISOR: identity(os.getpid()),
+                SLOT: device,
                 "PYTHONUNBUFFERED": "1",
                 # dvc.yaml says `python`, which is the one that this runs in, also where nobody activated its environment.
                 "PATH": os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath))),
@@ -99,7 +101,6 @@ def execute(
                 # DVC may meet a lock when the stage has run and its outs are in the cache; it then restores them.
                 status = RAN
             lines = tuple(child.lines[-LAST_LINES:]) if status == FAILED else ()
-            device = f"{needs.kind} {','.join(names)}"
             return Outcome(stage, status, time.monotonic() - started, device, str(log), lines)
     except InterruptedError:
         return Outcome(stage, CANCELLED)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.files import own_state, write_json
-from pipeline.supervision import SUPERVISOR, follow
+from pipeline.supervision import SLOT, SUPERVISOR, follow
 
 Item = TypeVar("Item")
 # What this execution alone knows, for its record.
@@ -90,6 +90,7 @@ def _write_record(name: str, started: float, status: str) -> None:
         "peak_mib": max(peak_mib(), _mib(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)),
         "cpu_seconds": sum(os.times()[:4]),
         "status": status,
+        "slot": os.environ.get(SLOT, ""),
         "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
         **_facts,
     }

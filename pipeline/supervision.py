@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psutil
 
-SUPERVISOR = "SEMMAE_SUPERVISOR"
+# What a walk tells its stages: who answers for them, and the cores or GPUs they have.
+SUPERVISOR, SLOT = "SEMMAE_SUPERVISOR", "SEMMAE_SLOT"
 LOOK_SECONDS = 1.0
 # What a terminated process may still do, its checkpoint above all.
 GRACE_SECONDS = 25.0

@@ -51,7 +51,7 @@ def runs(experiment=None):
 def write_record(name, **changes):
     write_json(f".semmae/records/{name}.json", {
         "stage": name, "started": 1000.0, "seconds": 3.0, "peak_mib": 400.0, "cpu_seconds": 5.0, "status": "FINISHED",
-        "device": "cpu", "precision": "fp32", "torch": "2", **changes,
+        "device": "cpu", "precision": "fp32", "torch": "2", "slot": "cpu 1", **changes,
     })  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def test_replay__a_state_gets_one_run_over_one_for_each_stage_and_a_second_repla
     assert run.data.metrics["loss"] == 0.5
     assert run.data.metrics["system/peak_mib"] == 400
     assert (run.data.tags["arm"], run.data.tags["seed"], run.data.tags["stage"]) == ("mae", "0", "pretrain")
-    assert (run.data.tags["device"], run.data.tags["precision"]) == ("cpu", "fp32")
+    assert [run.data.tags[name] for name in ("device", "precision", "slot")] == ["cpu", "fp32", "cpu 1"]
     assert run.data.tags["mlflow.parentRunId"] == written.pipeline == found["pipeline"].info.run_id
     assert [dataset.dataset.digest for dataset in run.inputs.dataset_inputs] == ["aaa.dir"]
     steps = client.get_metric_history(run.info.run_id, "training/loss")
