@@ -73,7 +73,10 @@ class SegmentParams(Group):
     epochs: Positive
     warmup_epochs: NonNegative
     batch_size: Count
-    lr: Positive = Field(description="peak, for this batch size")
+    lr: Positive = Field(description="peak, for this batch size; of UPerNet with the encoder")
+    linear_lr: Positive = Field(
+        description="the same of the linear head, whose biases alone must come as far as the logarithms of the classes' shares"
+    )
     layer_decay: Annotated[float, Field(gt=0, le=1)]
     weight_decay: NonNegative
     crop_scale: Range = Field(description="area shares of the random crop")

@@ -47,7 +47,8 @@ class Segmentation:
         self.model.to(compute.device)
         self.steps = steps_of(group.epochs, len(images), group.batch_size)
         self.warmup = round(self.steps * group.warmup_epochs / group.epochs)
-        self.optimizer = AdamW(self._groups(), lr=group.lr)
+        self.lr = group.linear_lr if self.model.is_frozen else group.lr
+        self.optimizer = AdamW(self._groups(), lr=self.lr)
         self.scaler = compute.scaler()
         self.order = images.order(seed, "segmentation order")
         self.inputs = ReadAhead(self.prepare, steps=self.steps, workers=workers, prefetch=prefetch)
@@ -80,7 +81,7 @@ class Segmentation:
     def step(self, number: int) -> dict[str, float | torch.Tensor]:
         """One update on a batch of random crops; pixels without a class count for nothing."""
         views, labels = self.inputs(number)
-        rate = warmup_cosine(number, steps=self.steps, warmup_steps=self.warmup, peak=self.group.lr)
+        rate = warmup_cosine(number, steps=self.steps, warmup_steps=self.warmup, peak=self.lr)
         set_lr(self.optimizer, rate)
         self.model.train()
         self.model.encoder.train(not self.model.is_frozen)
