@@ -21,6 +21,7 @@ from tests.servers.conftest import (
     mlflow_runs,
     processes,
     semmae,
+    submit_by_api,
 )
 
 pytestmark = pytest.mark.slow
@@ -128,6 +129,24 @@ def test_pages__an_impossible_value_is_refused_before_a_run_exists(page, served)
         re.compile("7 is greater than|less than|Parameters must be valid|exclusiveMaximum")
     ).first.wait_for()
     assert ask(prefect, "flow_runs/count") == known
+
+
+def test_failure__last_lines_and_the_command_that_repeats_it_are_on_the_page(page, served):
+    _, prefect, mlflow = served
+    form = {"name": "no-gpu", "other": ["compute.device=cuda"], "targets": ["train_teacher"]}
+    run = submit_by_api(prefect, form)
+    assert end_of(prefect, run) == "FAILED"
+    artifacts = {
+        found["key"]: found for found in ask(prefect, "artifacts/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    }
+    assert {"failed-train-teacher", "stages"} <= artifacts.keys()
+    page.goto(f"{prefect}/artifacts/artifact/{artifacts['failed-train-teacher']['id']}")
+    page.get_by_text("this machine has no CUDA device").first.wait_for()
+    told = artifacts["failed-train-teacher"]["data"]
+    command = re.search(r"```\n(cd .*repro --single-item train_teacher)\n```", told)[1]
+    again = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert again.returncode and "this machine has no CUDA device" in again.stderr
+    assert "FAILED" in {one.info.status for one in mlflow_runs(mlflow) if one.info.run_name == "train_teacher"}
 
 
 def row_of(page, name):
