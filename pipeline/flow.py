@@ -138,7 +138,6 @@ def walked(document: Any, *, name: str, preset: str, targets: Sequence[str], for
         held.flush()
         walk = Walk(root, targets=targets, force=force, label=str(flow_run.id))
         logger.info("%s: %d of %d stages to look at", root, len(walk.stages), len(walk.graph.stages))
-        written, outcomes = Replayed(), {}
         futures: dict[str, PrefectFuture] = {}
         run_stage = _stage_task(walk)
         try:
@@ -152,10 +151,9 @@ def walked(document: Any, *, name: str, preset: str, targets: Sequence[str], for
             _wait(futures.values())
             raise
         finally:
-            outcomes = {stage: _outcome(walk, stage, future) for stage, future in futures.items()}
+            outcomes = {stage: _outcome(walk, stage) for stage in futures}
             status = status_of(list(outcomes.values())) if not walk.cancelled.is_set() else KILLED
-            written = replay(status=status)
-            _tell(walk, outcomes, written)
+            _tell(walk, outcomes, replay(status=status))
         failed = [outcome.stage for outcome in outcomes.values() if not outcome.is_done]
         if failed:
             raise StageFailed(f"{len(failed)} of {len(outcomes)} stages are not done, the first {failed[0]}")
@@ -237,7 +235,7 @@ def _wait(futures: Any) -> None:
         future.wait(timeout=max(0.1, deadline - time.monotonic()))
 
 
-def _outcome(walk: Walk, stage: str, future: PrefectFuture) -> Outcome:
+def _outcome(walk: Walk, stage: str) -> Outcome:
     found = walk.finished.get(stage)
     if found is not None:
         return found
