@@ -157,7 +157,9 @@ def walked(document: Any, *, name: str, preset: str, targets: Sequence[str], for
         failed = [outcome.stage for outcome in outcomes.values() if not outcome.is_done]
         if failed:
             raise StageFailed(f"{len(failed)} of {len(outcomes)} stages are not done, the first {failed[0]}")
-        walk.verify()
+        # Without a stage to run, DVC has just been asked in this process.
+        if outcomes:
+            walk.verify()
         if name:
             experiments.save(name)
 
