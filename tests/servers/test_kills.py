@@ -24,6 +24,7 @@ from tests.servers.conftest import (
     processes,
     semmae,
     service,
+    state_of,
     submit_by_api,
     wait_until,
 )
@@ -89,11 +90,13 @@ def test_kill__what_is_left_is_mended_and_the_run_ends_as_if_nothing_had_happene
     if not all(is_alive(service(folder, one)) for one in ("worker", "prefect")):
         semmae(folder, "down")
         semmae(folder, "up", "--prefect-port", prefect.rpartition(":")[2], "--mlflow-port", mlflow.rpartition(":")[2])
-    mended = semmae(folder, "doctor", "--repair").strip()
+    mended = [semmae(folder, "doctor", "--repair").strip()]
+    # What had not begun is begun by the new worker; what the doctor takes for too young to be dead, it takes later.
+    wait_until(lambda: has_ended(prefect, run) or mended.append(semmae(folder, "doctor", "--repair").strip()), 300)
     print(f"{name}: {victim} after {delay:.1f} s; {time.monotonic() - killed:.0f} s later: {mended}")
 
     ended = end_of(prefect, submit_by_api(prefect, {**FORM, "name": name}))
-    assert ended == "COMPLETED" or has_ended(prefect, run)
+    assert ended == "COMPLETED" or state_of(prefect, run) == "COMPLETED"
     assert digests(folder, name) == unbroken
     wait_until(lambda: not processes(folder, f"{FLOW}|{STAGE}"), 60)
     wait_until(lambda: active_slots(prefect) == 0, 90)
