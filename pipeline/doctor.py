@@ -138,10 +138,24 @@ def half_written_files(tree: Path, *, repair: bool) -> Iterator[str]:
         yield f"{path}: half-written by a process that is gone; {'removed' if repair else 'repair removes it'}"
 
 
+def damaged_database(*, repair: bool) -> Iterator[str]:
+    """A local tracking database that SQLite cannot read. It is moved aside; a replay writes what lies here into a new one."""
+    path = tracking.database()
+    if path is None or not (fault := tracking.fault_of(path)):
+        return
+    done = f"repair moves it into {STATE_FOLDER}"
+    if repair:
+        aside = state_folder() / f"{path.name}.{time.time_ns()}"
+        for file in sorted(path.parent.glob(f"{path.name}*")):  # with what SQLite keeps beside it
+            shutil.move(file, aside.with_name(file.name.replace(path.name, aside.name)))
+        done = f"moved to {aside}"
+    yield f"{path}: damaged ({fault}); {done}; `semmae track` then records what lies here in a new one"
+
+
 def half_written_runs(*, repair: bool) -> Iterator[str]:
     """MLflow runs that say RUNNING and whose writer is gone."""
-    uri = tracking.tracking_uri()
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    uri, path = tracking.tracking_uri(), tracking.database()
+    if uri.startswith("sqlite:///") and (path is None or tracking.fault_of(path)):
         return
     done = "removed, the next replay writes it whole" if repair else "repair removes it"
     for name in tracking.repair(only_look=not repair):
@@ -232,5 +246,5 @@ def leaked_slots(*, repair: bool) -> Iterator[str]:
 
 OF_A_TREE = (dead_dvc_locks, damaged_dvc_lock, unreplayed_records, half_written_files)
 OF_THE_MACHINE = (
-    half_written_runs, old_scratch, dead_services, abandoned_stages, dead_flow_runs, leaked_slots,
+    damaged_database, half_written_runs, old_scratch, dead_services, abandoned_stages, dead_flow_runs, leaked_slots,
 )  # fmt: skip

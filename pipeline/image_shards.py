@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.columns import values_of
-from pipeline.files import read_json, sha256_of, whole_file, whole_folder, write_json
+from pipeline.files import sha256_of, whole_file, whole_folder
+from pipeline.seals import MANIFEST, read_sealed, write_sealed
 
-MANIFEST = "manifest.json"
 VERSION = 1
 SPLITS = ("train", "val", "test")
 # Reading one image reads its row group, so a group is small in rows and in bytes.
@@ -70,7 +70,7 @@ class ImageShardWriter:
     def __exit__(self, *error: Any) -> None:
         if error[0] is None:
             self._close_shard()
-            write_json(self.folder / MANIFEST, self._manifest())
+            write_sealed(self.folder / MANIFEST, self._manifest())
         elif self._open is not None:
             self._open.abandon(*error)
         self._target.__exit__(*error)
@@ -329,7 +329,7 @@ _MEND = "delete the folder and run `dvc repro`"
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_sealed(folder / MANIFEST)
     if manifest.get("version") != VERSION:
         found = manifest.get("version")
         raise ValueError(f"{folder}: shards of version {found}, expected {VERSION}; run `dvc repro` again")
@@ -348,7 +348,9 @@ def _batch(rows: list[tuple[int, Encoded]]) -> tuple[np.ndarray, list[Encoded]]:
     return np.array([image_id for image_id, _ in rows], dtype=np.uint64), [image for _, image in rows]
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
+def _damaged(path: Path, error: Exception) -> Exception:
+    if isinstance(error, MemoryError):  # Says nothing of the file.
+        return error
     return ValueError(f"{path}: damaged ({' '.join(str(error).split())}); {_MEND}")
 
 

@@ -10,6 +10,8 @@ from pipeline.files import read_json
 from pipeline.graph import Graph, explain, stage_entries
 from pipeline.model_card import jobs
 from pipeline.params import Params
+from pipeline.recorded import check_recorded
+from pipeline.seals import read_sealed
 from pipeline.tracking import EXPERIMENT, FINISHED, KEY_TAG, client, key_of, replay, tracking_uri
 
 # Where the model lies among the artefacts of its run.
@@ -56,6 +58,7 @@ def choose(arm: str, params: Params) -> Choice:
         metrics = Path("metrics/probe") / f"{arm}-{seed}.json"
         if f"{arm}-{seed}" in pretrained and metrics.is_file():
             found[seed] = read_json(metrics)[MEASURE]
+    check_recorded(*(Path("metrics/probe") / f"{arm}-{seed}.json" for seed in found))
     if not found:
         raise ValueError(f"arm {arm}: no seed has pretrained weights and a probe; `{_command(arm, params.seeds)}` makes them")
     best = max(found, key=lambda seed: found[seed])
@@ -147,7 +150,7 @@ def tags_of(choice: Choice, digest: str, origin: Mapping[str, str]) -> dict[str,
         "chosen_among_seeds": " ".join(map(str, choice.among)),
         MEASURE: f"{choice.accuracy:.4f}",
         WEIGHTS_TAG: digest,
-        "data_digest": read_json("data/shards/manifest.json")["data_digest"],
+        "data_digest": read_sealed("data/shards/manifest.json")["data_digest"],
         **{name: origin[name] for name in ("git_commit", "git_dirty", "preset") if name in origin},
     }
 

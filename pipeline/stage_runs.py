@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import read_json
+from pipeline.files import md5_of, read_json
+from pipeline.seals import mend
 
 BATCH = 1000
 # Of an execution that was recorded: as metrics, and as tags.
@@ -48,6 +49,8 @@ def log_stage(client: Any, run_id: str, entry: Mapping[str, Any], record: Mappin
     """Write what DVC recorded of a stage (`entry` of dvc.lock) and what its execution noted into the run."""
     from mlflow.entities import Dataset, DatasetInput, Metric
 
+    _refuse_changed(entry)
+
     now = int(1000 * time.time())
     metrics = [Metric(metric, float(value), now, 0) for metric, value in _final_metrics(entry)]
     if record:
@@ -78,6 +81,14 @@ def log_params(client: Any, run_id: str, parameters: Mapping[str, Any]) -> None:
     params = [Param(part, str(value)[:6000]) for part, value in flatten(parameters)]
     for start in range(0, len(params), 100):
         client.log_batch(run_id, params=params[start : start + 100])
+
+
+def _refuse_changed(entry: Mapping[str, Any]) -> None:
+    """ValueError where a single file of the outs is not what DVC recorded: its numbers would stand under another's key."""
+    for name, digest in digests_of(entry).items():
+        path = Path(name)
+        if path.is_file() and md5_of(path) != digest:
+            raise ValueError(f"{path}: damaged, or changed since dvc.lock recorded it; {mend(path)}")
 
 
 def digests_of(entry: Mapping[str, Any]) -> dict[str, str]:

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -58,6 +59,27 @@ class Replayed:
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or the SQLite database under the main worktree, by absolute path."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{main_worktree() / 'tracking' / 'mlflow.db'}"
+
+
+def database() -> Path | None:
+    """The file of a local tracking database, where there is one."""
+    path = Path(tracking_uri().removeprefix("sqlite:///"))
+    return path if tracking_uri().startswith("sqlite:///") and path.is_file() else None
+
+
+def fault_of(path: Path) -> str:
+    """What SQLite finds wrong with a database; empty for a sound one, and for one that somebody writes at this moment.
+
+    What a killed writer had half written is rolled back first, as by every reader. Values have no checksum there: a changed digit of a metric is not seen by SQLite.
+    """
+    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)) as found:
+        try:
+            told = found.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            told = "ok" if "locked" in str(error) else str(error)
+        except sqlite3.DatabaseError as error:
+            told = str(error)
+    return "" if told == "ok" else " ".join(told.split())[:120]
 
 
 def replay(lock_file: str | Path = "dvc.lock", *, status: str = FINISHED) -> Replayed:
