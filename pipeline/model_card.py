@@ -29,12 +29,12 @@ def card(job: str, layout: str, params: Params, root: Path = Path()) -> str:
     if arm.parts == "learned":
         origin["part learner"] = digest_of(root / "part_learner")
     origin["weights"] = digest_of(root / "pretrained" / job)
-    metrics = {}
-    for stage in MEASURES:
-        path = root / "metrics" / stage / f"{job}.json"
-        if path.is_file():
-            check_recorded(path.relative_to(root), root=root)
-            metrics.update({f"{stage}: {name}": value for name, value in read_json(path).items()})
+    measured = {stage: Path("metrics", stage, f"{job}.json") for stage in MEASURES}
+    measured = {stage: path for stage, path in measured.items() if (root / path).is_file()}
+    check_recorded(*measured.values(), root=root)
+    metrics = {
+        f"{stage}: {name}": value for stage, path in measured.items() for name, value in read_json(root / path).items()
+    }
     settings = {"arm": arm.model_dump(), "seed": int(seed), "pretrain": params.pretrain.model_dump()}
     return "\n".join(
         [
