@@ -130,6 +130,18 @@ def _records(tree: Path) -> list[Path]:
     return sorted((tree / STATE_FOLDER / "records").glob("*.json"))
 
 
+def changed_runs(tree: Path, *, repair: bool) -> Iterator[str]:
+    """MLflow runs of what lies in a tree that say other numbers than its files: a database has no checksums."""
+    path = tracking.database()
+    if path is None or tracking.fault_of(path) or _fault(tree / "dvc.lock") or dvc_locks.is_at_work(tree):
+        return
+    with at(tree, trees()[tree]):
+        changed = tracking.changed_runs(remove=repair)
+    if changed:
+        done = "removed, `semmae track` there writes them again" if repair else "repair removes them"
+        yield f"{path}: runs of {tree} that say other numbers than its files: {', '.join(changed)}; {done}"
+
+
 def half_written_files(tree: Path, *, repair: bool) -> Iterator[str]:
     """Files and folders that a process which is gone was writing, beside the outs and in the state folder."""
     for path in abandoned_temporaries(tree):
@@ -244,7 +256,7 @@ def leaked_slots(*, repair: bool) -> Iterator[str]:
             yield f"{api_url()}: {slots} slots of {limit} taken by nobody; {'freed' if repair else 'repair frees them'}"
 
 
-OF_A_TREE = (dead_dvc_locks, damaged_dvc_lock, unreplayed_records, half_written_files)
+OF_A_TREE = (dead_dvc_locks, damaged_dvc_lock, unreplayed_records, changed_runs, half_written_files)
 OF_THE_MACHINE = (
     damaged_database, half_written_runs, old_scratch, dead_services, abandoned_stages, dead_flow_runs, leaked_slots,
 )  # fmt: skip

@@ -24,7 +24,7 @@ from pipeline.files import main_worktree, own_state, read_json, state_folder, wr
 from pipeline.graph import stage_entries
 from pipeline.params import read_yaml
 from pipeline.presets import preset_of
-from pipeline.stage_runs import git_tags, log_params, log_stage, tags_of
+from pipeline.stage_runs import changed_outs, git_tags, log_params, log_stage, numbers_of, tags_of
 from pipeline.supervision import identity, is_alive
 
 EXPERIMENT = "semmae"
@@ -100,12 +100,11 @@ def replay(lock_file: str | Path = "dvc.lock", *, status: str = FINISHED) -> Rep
 
 
 def _replay(lock_file: Path, status: str) -> Replayed:
-    entries = {name: entry for name, entry in stage_entries(lock_file).items() if name != REPLAY_STAGE}
+    entries = _entries(lock_file)
     records = {path.stem: read_json(path) for path in sorted(_records().glob("*.json"))}
     done = {name: record for name, record in records.items() if record["status"] == FINISHED and name in entries}
     broken = {name: record for name, record in records.items() if record["status"] != FINISHED}
-    keys = {name: key_of(name, entry) for name, entry in entries.items()}
-    state = key_of(os.environ.get(EXPERIMENT_VARIABLE, ""), keys)
+    keys, state = _keys(entries)
     with client() as found:
         writer = _Writer(found)
         written = Replayed()
@@ -128,6 +127,38 @@ def _replay(lock_file: Path, status: str) -> Replayed:
     for name in (*done, *broken):
         (_records() / f"{name}.json").unlink(missing_ok=True)
     return written
+
+
+def _entries(lock_file: Path) -> dict[str, Mapping[str, Any]]:
+    return {name: entry for name, entry in stage_entries(lock_file).items() if name != REPLAY_STAGE}
+
+
+def _keys(entries: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, str], str]:
+    """The key of each stage, and that of the whole state."""
+    keys = {name: key_of(name, entry) for name, entry in entries.items()}
+    return keys, key_of(os.environ.get(EXPERIMENT_VARIABLE, ""), keys)
+
+
+def changed_runs(lock_file: str | Path = "dvc.lock", *, remove: bool = False) -> list[str]:
+    """The stages of the state in dvc.lock whose runs say other numbers than their outs.
+
+    remove: delete all runs of this state then, so that the next replay writes them.
+    """
+    entries = _entries(Path(lock_file))
+    with client() as found:
+        writer = _Writer(found)
+        written = writer.find(_keys(entries)[1])
+        runs = {name: run for name, run in written.runs.items() if name in entries} if written else {}
+        changed = []
+        for name, run in runs.items():
+            if changed_outs(entries[name]):
+                continue  # No measure of what a run says.
+            said = found.get_run(run).data.metrics
+            if any(said.get(key) != value for key, value in numbers_of(entries[name]).items()):
+                changed.append(name)
+        if written and changed and remove:
+            writer.delete(written.pipeline)
+    return changed
 
 
 class _Writer:
@@ -194,10 +225,14 @@ class _Writer:
         """Delete and return them. The next replay writes them whole."""
         dead = self.half_written()
         for run in dead:
-            for stage in self._search(f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"):
-                self.client.delete_run(stage.info.run_id)
-            self.client.delete_run(run.info.run_id)
+            self.delete(run.info.run_id)
         return dead
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run and those below it."""
+        for stage in self._search(f"tags.`{PARENT_TAG}` = '{run_id}'"):
+            self.client.delete_run(stage.info.run_id)
+        self.client.delete_run(run_id)
 
     def _known_keys(self) -> dict[str, str]:
         """Key -> the run that computed it, or the first that has it. Half-written runs are removed before."""

@@ -115,7 +115,7 @@ def write_weights(version):
     torch.manual_seed({"old": 0, "new": 1}[version])
     with whole_folder("pretrained/mae-0") as folder:
         Snapshots(torch.randn(2, 3, 8, 8), torch.rand(2, 4) > 0.5, steps=10).write(folder)
-        save_model(folder, torch.nn.Linear(7, 5), {"width": 7, "name": version})
+        save_model(folder, torch.nn.Linear(70, 50), {"width": 70, "name": version})
 
 
 def read_weights():

@@ -154,6 +154,21 @@ def test_database__that_is_damaged_is_named_and_written_anew(tracked, tmp_path, 
              ("named, moved aside, " if told else "") + "replayed to the same runs" if runs() == whole else SILENT)  # fmt: skip
 
 
+def test_database__whose_numbers_changed_is_found_by_the_doctor(tracked, tmp_path, monkeypatch, tell):
+    """SQLite has no checksum of a value, but the files that it was written from are there."""
+    folder = shutil.copytree(tracked, tmp_path / "small", symlinks=True)
+    monkeypatch.chdir(folder)
+    whole, database = runs(), folder / "tracking" / "mlflow.db"
+    for table in ("metrics", "latest_metrics"):
+        with contextlib.closing(sqlite3.connect(database)) as found, found:
+            found.execute(f"UPDATE {table} SET value = 9 WHERE key = 'size'")
+    assert not tracking.fault_of(database)
+    (line,) = [line for line in examine(repair=True) if str(database) in line]
+    assert "make" in line and "other numbers" in line
+    assert len(tracking.replay().runs) == 2
+    tell("one bit flipped", "a number in the MLflow database", "named, written again" if runs() == whole else SILENT)
+
+
 def test_database__a_journal_that_a_killed_writer_left_is_no_damage(tracked, tmp_path, monkeypatch, tell):
     folder = shutil.copytree(tracked, tmp_path / "small", symlinks=True)
     monkeypatch.chdir(folder)

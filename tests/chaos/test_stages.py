@@ -205,19 +205,3 @@ def test_clock__that_jumps_by_a_day_changes_no_bit_and_no_duration(case, tell, s
     assert 0 < record["seconds"] < 100
     tell(f"clock jumps by {seconds // 86400:+d} day", f"outs of {one.name}", "the same bits" if same else SILENT)
 
-
-@pytest.mark.parametrize("fault", ["kill at size", "full at size"])
-def test_weights__cut_off_by_the_kernel_in_the_middle_are_no_weights(case, tries, tell, fault):
-    """safetensors writes by itself, past what is wrapped here: the kernel ends the write at a size."""
-    words = ("pretrain", "semmae", "0")
-    for number in range(tries or 10):
-        one, size = case(words, number), random.Random(number).randrange(6000, 12000)
-        ended = one.run(fault, size)
-        lines = error_lines(ended)
-        assert ended["code"] in (-25, 1) and (fault == "kill at size" or len(lines) == 1), ended["output"]
-        assert fault == "kill at size" or "model.safetensors" in lines[0] or "checkpoint.pt" in lines[0], lines
-        assert one.is_whole()
-        _, is_same = one.ends()
-        tell({"kill at size": "kill -9 at a write"}.get(fault, "disk full at a write"), "weights, by the kernel's limit",
-             "recomputed" if is_same else SILENT)  # fmt: skip
-        shutil.rmtree(one.folder)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,21 @@ def test_write__that_is_interrupted_leaves_the_old_or_the_new(zygote, states, tm
         outcome = "old" if found == old else "new" if found == new else found[0]
         tell(FAULTS[fault], name, WORDS.get(outcome, SILENT))
         assert after == new, (at, found)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_write__of_weights_that_the_kernel_ends_leaves_the_old(zygote, states, tmp_path, tries, tell, fault):
+    """safetensors writes by itself, past what is wrapped here: the kernel ends the write at a size."""
+    before, old, new, _ = states["pretrained weights"]
+    for at in chosen(9000, tries or 100, f"size {fault}"):
+        folder = shutil.copytree(before, tmp_path / str(at))
+        size = 5000 + at
+        ended = zygote(folder, "tests.chaos.artefacts:write", "pretrained weights", "new", fault=f"{fault} at size", at=size)
+        assert ended["code"] == (-signal.SIGXFSZ if fault == "kill" else 1), ended["output"]
+        assert fault == "kill" or "model.safetensors: not written" in ended["output"], ended["output"]
+        found, after = look(zygote, folder, "pretrained weights")
+        tell(FAULTS[fault], "pretrained weights", WORDS["old"] if found == old else SILENT)
+        assert after == new
 
 
 def test_a_write__that_is_not_whole_is_seen(zygote, tmp_path):

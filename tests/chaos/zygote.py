@@ -46,17 +46,11 @@ def forked(request):
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
             signal.alarm(SECONDS)
-            points = None
             code = 1
             try:
-                code = ended(request, points := watched(request))
-            except BaseException:
-                traceback.print_exc()
+                code = ended(request, told)
             finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                if points:
-                    os.write(told.fileno(), str(points.count).encode())
+                # Whatever went wrong, also with the output: a fork must not go on as its parent.
                 os._exit(code)
         _, status = os.waitpid(pid, 0)
         output.seek(0)
@@ -98,18 +92,26 @@ def jump(seconds):
     time.time = jumped
 
 
-def ended(request, points):
-    """Run the stage, or call a function of the tests; the exit code."""
+def ended(request, told):
+    """Run the stage, or call a function of the tests; the exit code. The number of write points goes to `told`."""
+    points = watched(request)
     module, _, function = request["run"].partition(":")
     sys.argv = [module, *request.get("arguments", [])]
+    code = 0
     try:
         if function:
             getattr(importlib.import_module(module), function)(*request.get("arguments", []))
         else:
             run(importlib.import_module(module).main)
     except SystemExit as end:
-        return end.code or 0
-    return 0
+        code = end.code or 0
+    except BaseException:
+        code = 1
+        traceback.print_exc()
+    os.write(told.fileno(), str(points.count).encode())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
 
 
 def error_lines(answer):
