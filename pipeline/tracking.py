@@ -70,7 +70,7 @@ def database() -> Path | None:
 def fault_of(path: Path) -> str:
     """What SQLite finds wrong with a database; empty for a sound one, and for one that somebody writes at this moment.
 
-    What a killed writer had half written is rolled back first, as by every reader. Values have no checksum there: a changed digit of a metric is not seen by SQLite.
+    What a killed writer had half written is rolled back first, as by every reader. A value has no checksum: `changed_runs`.
     """
     with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)) as found:
         try:

@@ -50,7 +50,13 @@ class Zygote:
         assert json.loads(self.process.stdout.readline()) == "ready"
 
     def __call__(self, folder, run, *arguments, fault="", at=0):
-        request = {"folder": str(folder), "run": run, "arguments": [str(word) for word in arguments], "fault": fault, "at": at}
+        request = {
+            "folder": str(folder),
+            "run": run,
+            "arguments": [str(word) for word in arguments],
+            "fault": fault,
+            "at": at,
+        }
         print(json.dumps(request), file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
@@ -85,7 +91,9 @@ def tell():
 
 def chosen(count, tries, key):
     """The numbers 1..count, or `tries` of them by seed."""
-    return range(1, count + 1) if not tries else sorted(random.Random(key).sample(range(1, count + 1), min(tries, count)))
+    return (
+        range(1, count + 1) if not tries else sorted(random.Random(key).sample(range(1, count + 1), min(tries, count)))
+    )
 
 
 def table():

@@ -51,8 +51,16 @@ READERS = {
     "masks/learned/manifest.json": ("select_masks", ["semmae"], ["arms/semmae"]),
     "arms/semmae/shard-00000.parquet": ("pretrain", ["semmae", "0"], ["pretrained/semmae-0"]),
     "arms/mae/manifest.json": ("pretrain", ["mae", "0"], ["pretrained/mae-0"]),
-    "pretrained/mae-0/model.safetensors": ("probe", ["mae", "0"], ["predictions/probe/mae-0.parquet", "metrics/probe/mae-0.json"]),
-    "pretrained/mae-0/config.json": ("finetune", ["mae", "0"], ["finetuned/mae-0", "predictions/finetune/mae-0.parquet"]),
+    "pretrained/mae-0/model.safetensors": (
+        "probe",
+        ["mae", "0"],
+        ["predictions/probe/mae-0.parquet", "metrics/probe/mae-0.json"],
+    ),
+    "pretrained/mae-0/config.json": (
+        "finetune",
+        ["mae", "0"],
+        ["finetuned/mae-0", "predictions/finetune/mae-0.parquet"],
+    ),
     "pretrained/mae-0/snapshots.safetensors": ("compare", [], ["report"]),
     "part_learner/decoder/model.safetensors": ("compare", [], ["report"]),
     "metrics/probe/mae-0.json": ("compare", [], ["report"]),

@@ -179,8 +179,8 @@ def test_database__a_journal_that_a_killed_writer_left_is_no_damage(tracked, tmp
         "found.execute('PRAGMA cache_size = 1')\n"
         "found.execute('BEGIN')\n"
         "found.execute('UPDATE metrics SET value = 0')\n"
-        "found.execute('CREATE TABLE filler AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 20000) SELECT x, "
-        "hex(randomblob(50)) FROM n')\n"
+        "found.execute('CREATE TABLE filler AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 20000) "
+        "SELECT x, hex(randomblob(50)) FROM n')\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     ended = subprocess.run([sys.executable, "-c", code, str(database)], check=False)
@@ -221,7 +221,9 @@ def server(folder, port):
 
 
 @pytest.mark.slow
-def test_server__that_is_down_at_the_start_or_dies_on_the_way_costs_a_warning(small, tmp_path, monkeypatch, tries, tell, capsys):
+def test_server__that_is_down_at_the_start_or_dies_on_the_way_costs_a_warning(
+    small, tmp_path, monkeypatch, tries, tell, capsys
+):
     from requests import Session
 
     port, send, seen = free_port(), Session.send, []
@@ -254,7 +256,12 @@ def test_server__that_is_down_at_the_start_or_dies_on_the_way_costs_a_warning(sm
     metrics = [("size", 8.0)]
     same = [found for name, _, found in finished if name == "make"] == [metrics] * (1 + (-1 in moments))
     assert {status for _, status, _ in runs_left(tmp_path)} <= {"FINISHED"}
-    tell("tracking server down at start and on the way", "MLflow runs", "warned, replayed later" if same else SILENT, 1 + len(moments))
+    tell(
+        "tracking server down at start and on the way",
+        "MLflow runs",
+        "warned, replayed later" if same else SILENT,
+        1 + len(moments),
+    )
 
 
 def runs_left(folder):

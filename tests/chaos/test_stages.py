@@ -53,7 +53,9 @@ class Case:
 
     def is_whole(self):
         """Whether each out is absent, or what it was: never a part, and never something else."""
-        return all(not (self.folder / out).exists() or digest_of(self.folder / out) == self.whole[out] for out in self.outs)
+        return all(
+            not (self.folder / out).exists() or digest_of(self.folder / out) == self.whole[out] for out in self.outs
+        )
 
     def ends(self):
         """What a run without a fault says, and whether the outs are those of the unbroken world."""
@@ -98,11 +100,15 @@ def test_stage__that_is_killed_or_without_space_ends_in_the_same_bits(case, poin
         else:
             lines = error_lines(ended)
             assert ended["code"] == 0 or (ended["code"] == 1 and len(lines) == 1), ended["output"]
-            assert not lines or "No space left on device" in lines[0] and one.words[0] in lines[0], lines
+            assert not lines or ("No space left on device" in lines[0] and one.words[0] in lines[0]), lines
         assert one.is_whole()
         said, is_same = one.ends()
         resumed = "resumes at step" in said
-        tell(label, f"outs of {one.name}", ("resumed bit-identically" if resumed else "recomputed") if is_same else SILENT)
+        tell(
+            label,
+            f"outs of {one.name}",
+            ("resumed bit-identically" if resumed else "recomputed") if is_same else SILENT,
+        )
         shutil.rmtree(one.folder)
 
 
@@ -142,7 +148,9 @@ def test_checkpoint__that_is_damaged_gives_way_to_the_one_before(case, points, t
             place = draw.randrange(8 * len(data))
             data[place // 8] ^= 1 << place % 8
         if kind != "deleted":
-            saved.write_bytes(data if kind == "flipped" else data[: draw.randrange(len(data))] if kind == "truncated" else b"")
+            saved.write_bytes(
+                data if kind == "flipped" else data[: draw.randrange(len(data))] if kind == "truncated" else b""
+            )
         before = step_of(previous)
         said, is_same = one.ends()
         assert kind == "deleted" or f"{saved.name}: damaged" in said, said
@@ -204,4 +212,3 @@ def test_clock__that_jumps_by_a_day_changes_no_bit_and_no_duration(case, tell, s
     record = json.loads((one.folder / ".semmae/records/pretrain.json").read_text())
     assert 0 < record["seconds"] < 100
     tell(f"clock jumps by {seconds // 86400:+d} day", f"outs of {one.name}", "the same bits" if same else SILENT)
-

@@ -72,7 +72,9 @@ def test_write__of_weights_that_the_kernel_ends_leaves_the_old(zygote, states, t
     for at in chosen(9000, tries or 100, f"size {fault}"):
         folder = shutil.copytree(before, tmp_path / str(at))
         size = 5000 + at
-        ended = zygote(folder, "tests.chaos.artefacts:write", "pretrained weights", "new", fault=f"{fault} at size", at=size)
+        ended = zygote(
+            folder, "tests.chaos.artefacts:write", "pretrained weights", "new", fault=f"{fault} at size", at=size
+        )
         assert ended["code"] == (-signal.SIGXFSZ if fault == "kill" else 1), ended["output"]
         assert fault == "kill" or "model.safetensors: not written" in ended["output"], ended["output"]
         found, after = look(zygote, folder, "pretrained weights")

@@ -96,7 +96,7 @@ def ended(request, told):
     """Run the stage, or call a function of the tests; the exit code. The number of write points goes to `told`."""
     points = watched(request)
     module, _, function = request["run"].partition(":")
-    sys.argv = [module, *request.get("arguments", [])]
+    sys.argv = [f"{module.rpartition('.')[2]}.py", *request.get("arguments", [])]
     code = 0
     try:
         if function:

@@ -20,7 +20,9 @@ def tree(tmp_path, monkeypatch):
 
 def record(digest):
     with open("dvc.lock", "w") as file:
-        file.write(f"schema: '2.0'\nstages:\n  probe@mae-0:\n    cmd: x\n    outs:\n    - {{path: {PATH}, md5: {digest}}}\n")
+        file.write(
+            f"schema: '2.0'\nstages:\n  probe@mae-0:\n    cmd: x\n    outs:\n    - {{path: {PATH}, md5: {digest}}}\n"
+        )
 
 
 def rot():
@@ -38,7 +40,9 @@ def test_check_recorded__what_dvc_lock_has_passes_and_what_became_of_it_does_not
     check_recorded("metrics", "history")
     rot()
     for place in ("metrics", PATH):
-        with pytest.raises(ValueError, match=r"mae-0\.json: damaged, or changed by hand: .*delete metrics/probe/mae-0\.json"):
+        with pytest.raises(
+            ValueError, match=r"mae-0\.json: damaged, or changed by hand: .*delete metrics/probe/mae-0\.json"
+        ):
             check_recorded(place)
 
 
