@@ -113,7 +113,7 @@ class ImageShardWriter:
         if self._open is not None:
             path, rows = self._open.close()
             entry = {"file": path.name, "rows": rows, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
-            self._shards[self._split].append(entry)
+            self._shards[self._split].append({**entry, "footer": _footer_digest(path)})
             self._open = None
 
     def _manifest(self) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class Shard(NamedTuple):
 def list_shards(folder: str | Path) -> list[Shard]:
     """Every shard of every split, in the order in which they were written; a missing or truncated one is a ValueError.
 
-    Costs nothing an image: no shard is opened.
+    Costs nothing an image: of a shard no more than its footer is read.
     """
     manifest = _read_manifest(Path(folder))
     return [
@@ -341,7 +341,19 @@ def _present(folder: Path, shard: dict[str, Any]) -> Path:
     size = path.stat().st_size if path.is_file() else None
     if size != shard["bytes"]:
         raise ValueError(f"{path}: {size} bytes, the manifest says {shard['bytes']}; {_MEND}")
+    if _footer_digest(path) != shard["footer"]:
+        raise ValueError(f"{path}: damaged: its footer is not the one that was written; {_MEND}")
     return path
+
+
+def _footer_digest(path: Path) -> str:
+    """SHA-256 of what stands behind the rows and says where they are and of what type: no page checksum covers it."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(0, size - 8))
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(max(0, size - 8 - length))
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def _batch(rows: list[tuple[int, Encoded]]) -> tuple[np.ndarray, list[Encoded]]:

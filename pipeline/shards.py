@@ -111,8 +111,8 @@ class ArrayShardWriter:
 class ArrayShards:
     """Reader of a folder that `ArrayShardWriter` wrote.
 
-    Opening checks the presence and the size of every shard; reading checks page checksums. A missing, truncated or
-    damaged file is a ValueError that names it.
+    Opening checks the presence and the size of every shard; the first reading of one checks its hash. A missing, truncated
+    or damaged file is a ValueError that names it.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -132,6 +132,7 @@ class ArrayShards:
                     f"{path}: {size} bytes, the manifest says {shard['bytes']}; delete the folder and run `dvc repro`"
                 )
         self._load = lru_cache(maxsize=4)(self._read)
+        self._sound: set[int] = set()
 
     def __len__(self) -> int:
         return sum(shard["rows"] for shard in self._shards)
@@ -187,6 +188,12 @@ class ArrayShards:
 
     def _read(self, index: int, columns: tuple[str, ...] | None = None) -> pa.Table:
         path = self.folder / self._shards[index]["file"]
+        # Page checksums cover neither the headers of pages nor the footer, which say how their bytes are to be read.
+        if index not in self._sound and sha256_of(path) != self._shards[index]["sha256"]:
+            raise ValueError(
+                f"{path}: damaged: its sha256 is not the manifest's; delete the folder and run `dvc repro`"
+            )
+        self._sound.add(index)
         try:
             with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
                 return file.read(columns=None if columns is None else list(columns)).combine_chunks()
