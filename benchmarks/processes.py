@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.random_images import write_random_images
-from pipeline.files import write_json
 from pipeline.presets import check, compose, write_params
+from pipeline.seals import write_sealed
 
 ROOT = Path(__file__).parents[1]
 IMAGES, SIZE, BATCH, EPOCHS, ROUNDS = 512, 64, 64, 4, 3
@@ -53,7 +53,7 @@ def main() -> None:
 def make_repository(folder: Path) -> None:
     """Random pictures as image shards, an arm without masks, and parameters."""
     write_random_images(folder / "data" / "shards", IMAGES, SIZE)
-    write_json(folder / "arms" / "mae" / "manifest.json", {"header": {"kind": "none"}})
+    write_sealed(folder / "arms" / "mae" / "manifest.json", {"header": {"kind": "none"}})
     (folder / "runtime.yaml").write_text((ROOT / "runtime.yaml").read_text())
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
 

@@ -203,6 +203,8 @@ def _open(data: bytes, max_pixels: int | None) -> ImageFile.ImageFile:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise Refused("too large", str(error)) from None
+    except MemoryError:  # Says nothing of the picture: to refuse it would leave it out of the data.
+        raise
     except Exception as error:  # A damaged header makes the format readers raise nearly anything.
         if _certain(data[:HEAD_BYTES]):
             raise Refused("truncated", f"incomplete or damaged header in {len(data)} bytes") from error
@@ -218,6 +220,8 @@ def _open(data: bytes, max_pixels: int | None) -> ImageFile.ImageFile:
 def _frames(image: ImageFile.ImageFile) -> int:
     try:
         return 2 if getattr(image, "is_animated", False) else 1
+    except MemoryError:
+        raise
     except Exception as error:  # Looking for a second frame reads on in a file that may end there.
         raise Refused("damaged", str(error) or type(error).__name__) from error
 
@@ -225,6 +229,8 @@ def _frames(image: ImageFile.ImageFile) -> int:
 def _load(image: ImageFile.ImageFile) -> None:
     try:
         image.load()
+    except MemoryError:
+        raise
     except Exception as error:  # A damaged stream makes the decoders raise nearly anything.
         text = str(error) or type(error).__name__
         raise Refused("truncated" if "truncated" in text.lower() else "damaged", text) from error
@@ -235,6 +241,8 @@ def _geometry(image: ImageFile.ImageFile) -> Geometry:
         _load(image)  # Its EXIF may stand behind the pixels.
     try:
         turn = image.getexif().get(_ORIENTATION, 1)
+    except MemoryError:
+        raise
     except Exception:  # Damaged metadata do not make a damaged picture.
         turn = 1
     turn = turn if turn in _TURNS else 1

@@ -130,6 +130,18 @@ def _records(tree: Path) -> list[Path]:
     return sorted((tree / STATE_FOLDER / "records").glob("*.json"))
 
 
+def changed_runs(tree: Path, *, repair: bool) -> Iterator[str]:
+    """MLflow runs of what lies in a tree that say other numbers than its files: a database has no checksums."""
+    path = tracking.database()
+    if path is None or tracking.fault_of(path) or _fault(tree / "dvc.lock") or dvc_locks.is_at_work(tree):
+        return
+    with at(tree, trees()[tree]):
+        changed = tracking.changed_runs(remove=repair)
+    if changed:
+        done = "removed, `semmae track` there writes them again" if repair else "repair removes them"
+        yield f"{path}: runs of {tree} that say other numbers than its files: {', '.join(changed)}; {done}"
+
+
 def half_written_files(tree: Path, *, repair: bool) -> Iterator[str]:
     """Files and folders that a process which is gone was writing, beside the outs and in the state folder."""
     for path in abandoned_temporaries(tree):
@@ -138,10 +150,24 @@ def half_written_files(tree: Path, *, repair: bool) -> Iterator[str]:
         yield f"{path}: half-written by a process that is gone; {'removed' if repair else 'repair removes it'}"
 
 
+def damaged_database(*, repair: bool) -> Iterator[str]:
+    """A local tracking database that SQLite cannot read. It is moved aside; a replay writes what lies here into a new one."""
+    path = tracking.database()
+    if path is None or not (fault := tracking.fault_of(path)):
+        return
+    done = f"repair moves it into {STATE_FOLDER}"
+    if repair:
+        aside = state_folder() / f"{path.name}.{time.time_ns()}"
+        for file in sorted(path.parent.glob(f"{path.name}*")):  # with what SQLite keeps beside it
+            shutil.move(file, aside.with_name(file.name.replace(path.name, aside.name)))
+        done = f"moved to {aside}"
+    yield f"{path}: damaged ({fault}); {done}; `semmae track` then records what lies here in a new one"
+
+
 def half_written_runs(*, repair: bool) -> Iterator[str]:
     """MLflow runs that say RUNNING and whose writer is gone."""
-    uri = tracking.tracking_uri()
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    uri, path = tracking.tracking_uri(), tracking.database()
+    if uri.startswith("sqlite:///") and (path is None or tracking.fault_of(path)):
         return
     done = "removed, the next replay writes it whole" if repair else "repair removes it"
     for name in tracking.repair(only_look=not repair):
@@ -230,7 +256,7 @@ def leaked_slots(*, repair: bool) -> Iterator[str]:
             yield f"{api_url()}: {slots} slots of {limit} taken by nobody; {'freed' if repair else 'repair frees them'}"
 
 
-OF_A_TREE = (dead_dvc_locks, damaged_dvc_lock, unreplayed_records, half_written_files)
+OF_A_TREE = (dead_dvc_locks, damaged_dvc_lock, unreplayed_records, changed_runs, half_written_files)
 OF_THE_MACHINE = (
-    half_written_runs, old_scratch, dead_services, abandoned_stages, dead_flow_runs, leaked_slots,
+    damaged_database, half_written_runs, old_scratch, dead_services, abandoned_stages, dead_flow_runs, leaked_slots,
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and the two places that live outside DVC's outs."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,10 @@ from pathlib import Path
 from typing import IO, Any
 
 STATE_FOLDER = ".semmae"
+# What the system says of a full disk, a used-up quota and a limit, without the name of the file.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Files that this process has written, as it named them.
+written: set[Path] = set()
 
 
 @contextlib.contextmanager
@@ -30,27 +35,41 @@ def whole_file(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync(path.parent)
+    written.add(path)
 
 
 @contextlib.contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary sibling folder that takes the place of `path` when the block ends without an error."""
+    """Yield a temporary sibling folder that takes the place of `path` when the block ends without an error.
+
+    A process killed at any instruction leaves the old folder, the new one, or for a moment neither, and never a part.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    aside = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
+    for left in (temporary, aside):
+        shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
+        sync(temporary)
         if path.is_dir():
-            shutil.rmtree(path)
+            os.replace(path, aside)
         os.replace(temporary, path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    _sync_folder(path.parent)
+        if aside.is_dir() and not path.exists():
+            os.replace(aside, path)
+        for left in (temporary, aside):
+            shutil.rmtree(left, ignore_errors=True)
+    sync(path.parent)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -132,8 +151,9 @@ def own_state() -> Path:
     return Path(STATE_FOLDER)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Have the disk hold a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

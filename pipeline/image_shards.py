@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.columns import values_of
-from pipeline.files import read_json, sha256_of, whole_file, whole_folder, write_json
+from pipeline.files import sha256_of, whole_file, whole_folder
+from pipeline.seals import MANIFEST, read_sealed, write_sealed
 
-MANIFEST = "manifest.json"
 VERSION = 1
 SPLITS = ("train", "val", "test")
 # Reading one image reads its row group, so a group is small in rows and in bytes.
@@ -70,7 +70,7 @@ class ImageShardWriter:
     def __exit__(self, *error: Any) -> None:
         if error[0] is None:
             self._close_shard()
-            write_json(self.folder / MANIFEST, self._manifest())
+            write_sealed(self.folder / MANIFEST, self._manifest())
         elif self._open is not None:
             self._open.abandon(*error)
         self._target.__exit__(*error)
@@ -113,7 +113,7 @@ class ImageShardWriter:
         if self._open is not None:
             path, rows = self._open.close()
             entry = {"file": path.name, "rows": rows, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
-            self._shards[self._split].append(entry)
+            self._shards[self._split].append({**entry, "footer": _footer_digest(path)})
             self._open = None
 
     def _manifest(self) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class Shard(NamedTuple):
 def list_shards(folder: str | Path) -> list[Shard]:
     """Every shard of every split, in the order in which they were written; a missing or truncated one is a ValueError.
 
-    Costs nothing an image: no shard is opened.
+    Costs nothing an image: of a shard no more than its footer is read.
     """
     manifest = _read_manifest(Path(folder))
     return [
@@ -329,7 +329,7 @@ _MEND = "delete the folder and run `dvc repro`"
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_sealed(folder / MANIFEST)
     if manifest.get("version") != VERSION:
         found = manifest.get("version")
         raise ValueError(f"{folder}: shards of version {found}, expected {VERSION}; run `dvc repro` again")
@@ -341,14 +341,28 @@ def _present(folder: Path, shard: dict[str, Any]) -> Path:
     size = path.stat().st_size if path.is_file() else None
     if size != shard["bytes"]:
         raise ValueError(f"{path}: {size} bytes, the manifest says {shard['bytes']}; {_MEND}")
+    if _footer_digest(path) != shard["footer"]:
+        raise ValueError(f"{path}: damaged: its footer is not the one that was written; {_MEND}")
     return path
+
+
+def _footer_digest(path: Path) -> str:
+    """SHA-256 of what stands behind the rows and says where they are and of what type: no page checksum covers it."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(0, size - 8))
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(max(0, size - 8 - length))
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def _batch(rows: list[tuple[int, Encoded]]) -> tuple[np.ndarray, list[Encoded]]:
     return np.array([image_id for image_id, _ in rows], dtype=np.uint64), [image for _, image in rows]
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
+def _damaged(path: Path, error: Exception) -> Exception:
+    if isinstance(error, MemoryError):  # Says nothing of the file.
+        return error
     return ValueError(f"{path}: damaged ({' '.join(str(error).split())}); {_MEND}")
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from pipeline.files import read_json
 from pipeline.fingerprint import digest_of
 from pipeline.params import Params
+from pipeline.recorded import check_recorded
+from pipeline.seals import read_sealed
 
 LOADING = {
     "timm": 'import timm\n\nmodel = timm.create_model("local-dir:FOLDER", pretrained=True)',
@@ -21,17 +23,18 @@ def card(job: str, layout: str, params: Params, root: Path = Path()) -> str:
     """Markdown for ARM-SEED below `root`, in a layout of `LOADING`. No date and no machine: the same run, the same card."""
     arm_name, seed = job.rsplit("-", 1)
     arm = params.arms.definitions[arm_name]
-    origin: dict[str, Any] = {"data": read_json(root / "data" / "shards" / "manifest.json")["data_digest"]}
+    origin: dict[str, Any] = {"data": read_sealed(root / "data" / "shards" / "manifest.json")["data_digest"]}
     if arm.parts != "none" or arm.mask.startswith("attmask"):
         origin["teacher"] = read_json(root / "teacher" / "config.json")["digest"]
     if arm.parts == "learned":
         origin["part learner"] = digest_of(root / "part_learner")
     origin["weights"] = digest_of(root / "pretrained" / job)
-    metrics = {}
-    for stage in MEASURES:
-        path = root / "metrics" / stage / f"{job}.json"
-        if path.is_file():
-            metrics.update({f"{stage}: {name}": value for name, value in read_json(path).items()})
+    measured = {stage: Path("metrics", stage, f"{job}.json") for stage in MEASURES}
+    measured = {stage: path for stage, path in measured.items() if (root / path).is_file()}
+    check_recorded(*measured.values(), root=root)
+    metrics = {
+        f"{stage}: {name}": value for stage, path in measured.items() for name, value in read_json(root / path).items()
+    }
     settings = {"arm": arm.model_dump(), "seed": int(seed), "pretrain": params.pretrain.model_dump()}
     return "\n".join(
         [

@@ -10,6 +10,7 @@ from pipeline.files import read_json
 from pipeline.graph import Graph, explain, stage_entries
 from pipeline.model_card import jobs
 from pipeline.params import Params
+from pipeline.seals import read_sealed
 from pipeline.tracking import EXPERIMENT, FINISHED, KEY_TAG, client, key_of, replay, tracking_uri
 
 # Where the model lies among the artefacts of its run.
@@ -151,7 +152,7 @@ def tags_of(choice: Choice, digest: str, origin: Mapping[str, str]) -> dict[str,
         "chosen_among_seeds": " ".join(map(str, choice.among)),
         MEASURE: f"{choice.accuracy:.4f}",
         WEIGHTS_TAG: digest,
-        "data_digest": read_json("data/shards/manifest.json")["data_digest"],
+        "data_digest": read_sealed("data/shards/manifest.json")["data_digest"],
         **{name: origin[name] for name in ("git_commit", "git_dirty", "preset") if name in origin},
     }
 

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.columns import values_of
-from pipeline.files import link_or_copy, read_json, sha256_of, whole_file, whole_folder, write_json
+from pipeline.files import link_or_copy, sha256_of, whole_file, whole_folder
+from pipeline.seals import MANIFEST, read_sealed, write_sealed
 
-MANIFEST = "manifest.json"
 VERSION = 1
 # Images a shard of masks, at some hundred bytes an image.
 MASK_ROWS = 65536
@@ -68,7 +68,7 @@ class ArrayShardWriter:
         if kind is None:
             if self._rows:
                 self._write(self._rows)
-            write_json(self.folder / MANIFEST, {"version": VERSION, "header": self.header, "shards": self._shards})
+            write_sealed(self.folder / MANIFEST, {"version": VERSION, "header": self.header, "shards": self._shards})
         self._target.__exit__(kind, error, trace)
 
     def add(self, ids: np.ndarray, **arrays: np.ndarray) -> None:
@@ -111,13 +111,13 @@ class ArrayShardWriter:
 class ArrayShards:
     """Reader of a folder that `ArrayShardWriter` wrote.
 
-    Opening checks the presence and the size of every shard; reading checks page checksums. A missing, truncated or
-    damaged file is a ValueError that names it.
+    Opening checks the presence and the size of every shard; the first reading of one checks its hash. A missing, truncated
+    or damaged file is a ValueError that names it.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        manifest = read_json(self.folder / MANIFEST)
+        manifest = read_sealed(self.folder / MANIFEST)
         if manifest.get("version") != VERSION:
             raise ValueError(
                 f"{self.folder}: shards of version {manifest.get('version')}, expected {VERSION}; run `dvc repro` again"
@@ -132,6 +132,7 @@ class ArrayShards:
                     f"{path}: {size} bytes, the manifest says {shard['bytes']}; delete the folder and run `dvc repro`"
                 )
         self._load = lru_cache(maxsize=4)(self._read)
+        self._sound: set[int] = set()
 
     def __len__(self) -> int:
         return sum(shard["rows"] for shard in self._shards)
@@ -187,9 +188,17 @@ class ArrayShards:
 
     def _read(self, index: int, columns: tuple[str, ...] | None = None) -> pa.Table:
         path = self.folder / self._shards[index]["file"]
+        # Page checksums cover neither the headers of pages nor the footer, which say how their bytes are to be read.
+        if index not in self._sound and sha256_of(path) != self._shards[index]["sha256"]:
+            raise ValueError(
+                f"{path}: damaged: its sha256 is not the manifest's; delete the folder and run `dvc repro`"
+            )
+        self._sound.add(index)
         try:
             with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
                 return file.read(columns=None if columns is None else list(columns)).combine_chunks()
+        except MemoryError:  # Says nothing of the file.
+            raise
         except (OSError, pa.ArrowException) as error:
             raise ValueError(
                 f"{path}: damaged ({' '.join(str(error).split())}); delete the folder and run `dvc repro`"
@@ -202,7 +211,7 @@ def is_intact(folder: str | Path) -> bool:
     The hash vouches for each shard, and the shards' own metadata for the manifest.
     """
     try:
-        manifest = read_json(Path(folder) / MANIFEST)
+        manifest = read_sealed(Path(folder) / MANIFEST)
         return manifest["version"] == VERSION and all(
             _is_as_written(Path(folder) / shard["file"], shard, manifest["header"]) for shard in manifest["shards"]
         )
@@ -223,7 +232,7 @@ def join_shards(folders: Sequence[str | Path], target: str | Path) -> None:
 
     What is read as one folder afterwards has the bytes of one that was written in one go, shard for shard.
     """
-    manifests = [read_json(Path(folder) / MANIFEST) for folder in folders]
+    manifests = [read_sealed(Path(folder) / MANIFEST) for folder in folders]
     headers = [manifest["header"] for manifest in manifests]
     assert headers and all(header == headers[0] for header in headers), "shards of one kind are joined"
     shards: list[dict[str, Any]] = []
@@ -233,7 +242,7 @@ def join_shards(folders: Sequence[str | Path], target: str | Path) -> None:
                 name = shard_name(len(shards))
                 link_or_copy(Path(folder) / shard["file"], place / name)
                 shards.append({**shard, "file": name})
-        write_json(place / MANIFEST, {"version": VERSION, "header": headers[0], "shards": shards})
+        write_sealed(place / MANIFEST, {"version": VERSION, "header": headers[0], "shards": shards})
 
 
 class MaskCacheWriter:

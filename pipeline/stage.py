@@ -1,5 +1,6 @@
 """What every stage process shares: one line for a user's mistake, its record for tracking, and its progress lines."""
 
+import contextlib
 import json
 import os
 import resource
@@ -11,10 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.files import own_state, write_json
+from pipeline.files import STATE_FOLDER, md5_of, own_state, write_json, write_text, written
 from pipeline.supervision import SLOT, SUPERVISOR, follow
 
 Item = TypeVar("Item")
+# The MD5 of each file that a stage wrote last, under its path.
+NOTES = Path(STATE_FOLDER) / "written"
+# What torch and the system say, in a RuntimeError, when they get no memory.
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "can't start new thread")
 # What this execution alone knows, for its record.
 _facts: dict[str, Any] = {}
 
@@ -29,9 +34,9 @@ class Terminated(SystemExit):
 def run(main: Callable[[], Any]) -> None:
     """Run a stage's `main` and end the process: 0 done, 1 a mistake to mend (one line), 143 terminated.
 
-    A ValueError or OSError is something that the user can mend: its message is the line. Its traceback goes to the log
-    folder. Every other exception is our own bug and keeps its traceback. Of the processes that torchrun starts the first
-    one writes the record, and the others sign what they say with their rank.
+    A ValueError or OSError is something that the user can mend: its message is the line, and a lack of memory is one as
+    well. The traceback goes to the log folder. Every other exception is our own bug and keeps its traceback. Of the
+    processes that torchrun starts the first one writes the record, and the others sign what they say with their rank.
     """
     name = os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem)
     rank = torchrun_rank() or 0
@@ -39,23 +44,42 @@ def run(main: Callable[[], Any]) -> None:
     if torchrun_rank() is None:
         follow(os.environ.get(SUPERVISOR))
     signed = f"{name} (process {rank})" if rank else name
-    started = time.time()
+    started, clock = time.time(), time.monotonic()
     status = "FAILED"
     try:
         main()
+        note_written()
         status = "FINISHED"
     except Terminated:
         status = "KILLED"
         raise
-    except (ValueError, OSError) as error:
-        log = own_state() / "logs" / f"{signed}.traceback"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(traceback.format_exc(), encoding="utf-8")
-        print(f"error: {signed}: {' '.join(str(error).split())}", file=sys.stderr)
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        if not (told := _line_of(error)):
+            raise
+        with contextlib.suppress(OSError):  # The disk may be full.
+            log = own_state() / "logs" / f"{signed}.traceback"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text(traceback.format_exc(), encoding="utf-8")
+        print(f"error: {signed}: {told}", file=sys.stderr)
         raise SystemExit(1) from None
     finally:
         if rank == 0:
-            _write_record(name, started, status)
+            _write_record(name, started, time.monotonic() - clock, status)
+
+
+def _line_of(error: Exception) -> str:
+    """What a user can mend, in a line; empty for what is our own bug."""
+    told = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or any(words in told for words in NO_MEMORY):
+        return f"out of memory ({told[:200] or type(error).__name__}); give it more, or lower batch_size, ram_gib or workers"
+    return told if isinstance(error, ValueError | OSError) else ""
+
+
+def note_written() -> None:
+    """Keep the digests of the outs that are single files: what reads them by hand has no other."""
+    for path in sorted(written):
+        if not path.is_absolute() and path.parts[0] != STATE_FOLDER and path.is_file():
+            write_text(NOTES / path, f"{md5_of(path)}\n")
 
 
 def _terminate(number: int, frame: object) -> None:
@@ -78,7 +102,7 @@ def torchrun_rank() -> int | None:
     return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
-def _write_record(name: str, started: float, status: str) -> None:
+def _write_record(name: str, started: float, seconds: float, status: str) -> None:
     """What only this execution knows (time, memory): kept outside DVC's outs, so that those depend on inputs alone.
 
     Memory is that of its largest process, CPU time that of all: a stage may leave the work to processes that it starts.
@@ -86,7 +110,7 @@ def _write_record(name: str, started: float, status: str) -> None:
     record = {
         "stage": name,
         "started": started,
-        "seconds": time.time() - started,
+        "seconds": seconds,
         "peak_mib": max(peak_mib(), _mib(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)),
         "cpu_seconds": sum(os.times()[:4]),
         "status": status,
@@ -94,7 +118,10 @@ def _write_record(name: str, started: float, status: str) -> None:
         "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
         **_facts,
     }
-    write_json(own_state() / "records" / f"{name}.json", record)
+    try:
+        write_json(own_state() / "records" / f"{name}.json", record)
+    except OSError as error:
+        print(f"warning: {name}: MLflow will not know of this execution: {error}", file=sys.stderr)
 
 
 def peak_mib() -> float:

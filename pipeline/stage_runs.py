@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import read_json
+from pipeline.files import md5_of, read_json
+from pipeline.seals import mend
 
 BATCH = 1000
 # Of an execution that was recorded: as metrics, and as tags.
@@ -48,6 +49,9 @@ def log_stage(client: Any, run_id: str, entry: Mapping[str, Any], record: Mappin
     """Write what DVC recorded of a stage (`entry` of dvc.lock) and what its execution noted into the run."""
     from mlflow.entities import Dataset, DatasetInput, Metric
 
+    if changed := changed_outs(entry):
+        # Its numbers would stand under the key of others.
+        raise ValueError(f"{changed[0]}: missing, damaged, or changed since dvc.lock recorded it; {mend(changed[0])}")
     now = int(1000 * time.time())
     metrics = [Metric(metric, float(value), now, 0) for metric, value in _final_metrics(entry)]
     if record:
@@ -80,6 +84,12 @@ def log_params(client: Any, run_id: str, parameters: Mapping[str, Any]) -> None:
         client.log_batch(run_id, params=params[start : start + 100])
 
 
+def changed_outs(entry: Mapping[str, Any]) -> list[Path]:
+    """The single files among the outs of a stage that are not there, or not what dvc.lock records."""
+    files = {Path(name): digest for name, digest in digests_of(entry).items() if not digest.endswith(".dir")}
+    return [path for path, digest in files.items() if not path.is_file() or md5_of(path) != digest]
+
+
 def digests_of(entry: Mapping[str, Any]) -> dict[str, str]:
     """Path -> MD5 of the outs of a stage, as dvc.lock has them."""
     return {out["path"]: out["md5"] for out in entry.get("outs", []) if "md5" in out}
@@ -93,6 +103,13 @@ def _final_metrics(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for path in _outs(entry):
         if path.suffix == ".json" and (path.parts[0] == "metrics" or path.name == "metrics.json"):
             yield from sorted(read_json(path).items())
+
+
+def numbers_of(entry: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a stage's run as its outs have them: the final ones, and of its history the last."""
+    history = list(_history(entry))
+    last = {f"training/{part}": value for part, value in history[-1].items() if part != "step"} if history else {}
+    return {name: float(value) for name, value in (*_final_metrics(entry), *last.items())}
 
 
 def _history(entry: Mapping[str, Any]) -> Iterator[dict[str, float]]:

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,7 +24,7 @@ from pipeline.files import main_worktree, own_state, read_json, state_folder, wr
 from pipeline.graph import stage_entries
 from pipeline.params import read_yaml
 from pipeline.presets import preset_of
-from pipeline.stage_runs import git_tags, log_params, log_stage, tags_of
+from pipeline.stage_runs import changed_outs, git_tags, log_params, log_stage, numbers_of, tags_of
 from pipeline.supervision import identity, is_alive
 
 EXPERIMENT = "semmae"
@@ -60,6 +61,27 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{main_worktree() / 'tracking' / 'mlflow.db'}"
 
 
+def database() -> Path | None:
+    """The file of a local tracking database, where there is one."""
+    path = Path(tracking_uri().removeprefix("sqlite:///"))
+    return path if tracking_uri().startswith("sqlite:///") and path.is_file() else None
+
+
+def fault_of(path: Path) -> str:
+    """What SQLite finds wrong with a database; empty for a sound one, and for one that somebody writes at this moment.
+
+    What a killed writer had half written is rolled back first, as by every reader. A value has no checksum: `changed_runs`.
+    """
+    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)) as found:
+        try:
+            told = found.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            told = "ok" if "locked" in str(error) else str(error)
+        except sqlite3.DatabaseError as error:
+            told = str(error)
+    return "" if told == "ok" else " ".join(told.split())[:120]
+
+
 def replay(lock_file: str | Path = "dvc.lock", *, status: str = FINISHED, ask: bool = True) -> Replayed:
     """Write the state in dvc.lock where MLflow does not have it yet, and what executions failed or were terminated.
 
@@ -79,12 +101,11 @@ def replay(lock_file: str | Path = "dvc.lock", *, status: str = FINISHED, ask: b
 
 
 def _replay(lock_file: Path, status: str, ask: bool) -> Replayed:
-    entries = {name: entry for name, entry in stage_entries(lock_file).items() if name != REPLAY_STAGE}
+    entries = _entries(lock_file)
     records = {path.stem: read_json(path) for path in sorted(_records().glob("*.json"))}
     done = {name: record for name, record in records.items() if record["status"] == FINISHED and name in entries}
     broken = {name: record for name, record in records.items() if record["status"] != FINISHED}
-    keys = {name: key_of(name, entry) for name, entry in entries.items()}
-    state = key_of(os.environ.get(EXPERIMENT_VARIABLE, ""), keys)
+    keys, state = _keys(entries)
     if not ask and not records and status == FINISHED and (before := _noted(state)):
         return before
     with client() as found:
@@ -118,8 +139,41 @@ def _noted(state: str) -> Replayed | None:
     if not _note().is_file():
         return None
     note, uri = read_json(_note()), tracking_uri()
-    is_there = not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
+    is_there = not uri.startswith("sqlite:///") or database() is not None
     return Replayed(**note["written"]) if (note["state"], note["uri"]) == (state, uri) and is_there else None
+
+
+def _entries(lock_file: Path) -> dict[str, Mapping[str, Any]]:
+    return {name: entry for name, entry in stage_entries(lock_file).items() if name != REPLAY_STAGE}
+
+
+def _keys(entries: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, str], str]:
+    """The key of each stage, and that of the whole state."""
+    keys = {name: key_of(name, entry) for name, entry in entries.items()}
+    return keys, key_of(os.environ.get(EXPERIMENT_VARIABLE, ""), keys)
+
+
+def changed_runs(lock_file: str | Path = "dvc.lock", *, remove: bool = False) -> list[str]:
+    """The stages of the state in dvc.lock whose runs say other numbers than their outs.
+
+    remove: delete all runs of this state then, so that the next replay writes them.
+    """
+    entries = _entries(Path(lock_file))
+    with client() as found:
+        writer = _Writer(found)
+        written = writer.find(_keys(entries)[1])
+        runs = {name: run for name, run in written.runs.items() if name in entries} if written else {}
+        changed = []
+        for name, run in runs.items():
+            if changed_outs(entries[name]):
+                continue  # No measure of what a run says.
+            said = found.get_run(run).data.metrics
+            if any(said.get(key) != value for key, value in numbers_of(entries[name]).items()):
+                changed.append(name)
+        if written and changed and remove:
+            writer.delete(written.pipeline)
+            _note().unlink(missing_ok=True)
+    return changed
 
 
 class _Writer:
@@ -186,10 +240,14 @@ class _Writer:
         """Delete and return them. The next replay writes them whole."""
         dead = self.half_written()
         for run in dead:
-            for stage in self._search(f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"):
-                self.client.delete_run(stage.info.run_id)
-            self.client.delete_run(run.info.run_id)
+            self.delete(run.info.run_id)
         return dead
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run and those below it."""
+        for stage in self._search(f"tags.`{PARENT_TAG}` = '{run_id}'"):
+            self.client.delete_run(stage.info.run_id)
+        self.client.delete_run(run_id)
 
     def _known_keys(self) -> dict[str, str]:
         """Key -> the run that computed it, or the first that has it. Half-written runs are removed before."""

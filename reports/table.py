@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.files import read_json
+from pipeline.recorded import check_recorded
 from pipeline.tracking import tracking_uri
 from reports.comparison import Row, from_csv, headline, percent, points, sentences
 from reports.results import label_of
@@ -50,8 +51,9 @@ def part_line(metrics: Mapping[str, float]) -> str | None:
 
 
 def print_summary(root: Path, console: Console | None = None) -> None:
-    """Print the comparison below `root` from `report/` alone; raises ValueError when it is not there."""
+    """Print the comparison below `root` from `report/` alone; raises ValueError when it is not there, or damaged."""
     console = console or Console(highlight=False)
+    check_recorded("report/comparison.csv", "report/metrics.json", root=root)
     rows = from_csv(root / "report/comparison.csv")
     metrics = read_json(root / "report/metrics.json")
     first = rows[0]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pipeline.files import whole_file, whole_folder, write_text
 from pipeline.params import load_params
+from pipeline.recorded import check_recorded
 from pipeline.stage import run, write_metrics
 from reports.comparison import compare, flat_metrics, sentences, to_csv
 from reports.mask_statistics import POINTS
@@ -20,6 +21,7 @@ def main() -> None:
     params = load_params()
     compute = set_up(**params.compute.model_dump())
     names, group = params.arms.names, params.compare
+    check_recorded("metrics", "history", "predictions")
     results = read_results(
         Path(),
         arms=names,

@@ -1,6 +1,7 @@
 """Any folder of images -> Parquet image shards with manifest and splits, and a list of what was refused."""
 
 import hashlib
+import io
 import sys
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import numpy as np
 from images.preparation import check_outcome, fill_shards, write_rejected
 from images.sources import open_source
 from images.splits import assign_splits
-from pipeline.files import state_folder, whole_file
+from pipeline.files import state_folder
 from pipeline.image_shards import ImageShardWriter
 from pipeline.params import load_params, load_runtime
+from pipeline.seals import read_sealed_bytes, sealed_file
 from pipeline.stage import Meter, run, write_metrics
 
 # Of a data set for transfer or segmentation.
@@ -45,8 +47,7 @@ def main() -> None:
         meter.close()
         write_rejected(rejected, outcome.rejected)
         check_outcome(outcome, max_rejected_share=group.max_rejected_share, listing=rejected)
-    with whole_file(order) as file:
-        np.save(file, np.array(outcome.order, dtype="<u8"), allow_pickle=False)
+    write_order(order, outcome.order)
     write_metrics(metrics, outcome.metrics())
     print(f"prepare_data: {outcome.images} images kept, {len(outcome.rejected)} entries refused ({rejected})")
 
@@ -56,11 +57,20 @@ def order_file(path: str) -> Path:
     return state_folder() / "order" / f"{hashlib.sha256(path.encode()).hexdigest()[:16]}.npy"
 
 
+def write_order(path: Path, order: list[int]) -> None:
+    """Keep the order of a preparation for the next."""
+    with sealed_file(path) as file:
+        np.save(file, np.array(order, dtype="<u8"), allow_pickle=False)
+
+
 def read_order(path: Path) -> list[int]:
-    """Ids in the order of the last preparation; none where there was none, or its file is damaged: it is optional."""
+    """Ids in the order of the last preparation; none where there was none, or its file is damaged, which is told."""
     try:
-        return np.load(path, allow_pickle=False).tolist()
-    except (OSError, ValueError, EOFError):
+        return np.load(io.BytesIO(read_sealed_bytes(path)), allow_pickle=False).tolist()
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        print(f"{error}; the images are put in order anew")
         return []
 
 

@@ -77,8 +77,8 @@ def main() -> None:
         if processes.rank:
             return
         with whole_folder(Path("pretrained") / job) as target:
-            save_model(target, task.model, task.config)
             task.snapshots.write(target)
+            save_model(target, task.model, task.config)
         write_rows(f"history/pretrain/{job}.json", history)
         write_metrics(f"metrics/pretrain/{job}.json", summary(history, images=task.steps * params.pretrain.batch_size))
 

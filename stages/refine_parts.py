@@ -57,10 +57,10 @@ def main() -> None:
         )
         with whole_folder("part_learner") as target:
             labelling = {"label_background": group.background, "attention_mass": group.attention_mass}
-            save_model(target, task.learner, {**task.config, **labelling, "token_layer": data.token_layer})
             if task.decodes:
                 (target / "decoder").mkdir()
                 save_model(target / "decoder", task.decoder, task.decoder_config)
+            save_model(target, task.learner, {**task.config, **labelling, "token_layer": data.token_layer})
         write_rows("history/refine_parts.json", history)
         write_metrics("metrics/refine_parts.json", summary(task, history))
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.files import link_or_copy, whole_folder, write_json
+from pipeline.files import link_or_copy, whole_folder
 from pipeline.groups import Arm
 from pipeline.params import load_params
-from pipeline.shards import MANIFEST, VERSION, ArrayShards, MaskCacheWriter
+from pipeline.seals import MANIFEST, mend, write_sealed
+from pipeline.shards import VERSION, ArrayShards, MaskCacheWriter, is_intact
 from pipeline.stage import run
 
 SOURCES = {"raw": Path("masks/raw"), "learned": Path("masks/learned")}
@@ -20,14 +21,18 @@ SOURCES = {"raw": Path("masks/raw"), "learned": Path("masks/learned")}
 def select(arm: Arm, folder: Path) -> None:
     """Write `folder` (`arms/ARM`) in the format of the mask cache; kind is labels, ranks or none."""
     if arm.mask == "parts":
+        source = SOURCES[arm.parts]
+        # Linked without being read: damage would be found in the copy alone, and stand again in every new one.
+        if not is_intact(source):
+            raise ValueError(f"{source}: missing or damaged; {mend(source)}")
         with whole_folder(folder) as target:
-            for file in sorted(SOURCES[arm.parts].iterdir()):
+            for file in sorted(source.iterdir()):
                 link_or_copy(file, target / file.name)
     elif arm.mask.startswith("attmask"):
         write_ranks(ArrayShards("attention/all"), folder)
     else:
         with whole_folder(folder) as target:
-            write_json(target / MANIFEST, {"version": VERSION, "header": {"kind": "none"}, "shards": []})
+            write_sealed(target / MANIFEST, {"version": VERSION, "header": {"kind": "none"}, "shards": []})
 
 
 def write_ranks(attention: ArrayShards, folder: Path) -> None:

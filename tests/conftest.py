@@ -45,6 +45,10 @@ TINY = {
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=1, help="how many times test_resume.py kills each stage")
     parser.addoption("--walks", type=int, default=1, help="how many runs of the whole walk test_kills.py kills in")
+    parser.addoption(
+        "--chaos", type=int, default=1, help="cases in each cell of fault and artefact in tests/chaos; 0 is all"
+    )
+    parser.addoption("--table", help="file that the table of these cells is written to")
 
 
 def wait_until(condition, seconds=30, every=0.02):

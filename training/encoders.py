@@ -11,31 +11,38 @@ from safetensors.torch import load_file, save_file
 from images.augmentation import normalise
 from models.vit import VisionTransformer
 from pipeline.files import read_json, write_json
+from pipeline.seals import check_files, write_manifest
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 ENCODER_KEYS = ("image_size", "patch_size", "width", "depth", "num_heads")
 
 
 def save_model(folder: Path, model: torch.nn.Module, config: Mapping[str, Any]) -> None:
-    """Write weights and configuration into an existing folder."""
+    """Write weights and configuration into an existing folder, and the manifest of all files there."""
     save_state(folder, model.state_dict(), config)
+    write_manifest(folder)
 
 
 def save_state(folder: Path, state: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> None:
-    """The same for a state. The file says that it is torch's, which transformers insists on."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    """Write weights and configuration alone."""
+    write_tensors(folder / WEIGHTS, state)
     write_json(folder / CONFIG, dict(config))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a safetensors file. It says that it is torch's, which transformers insists on."""
+    held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    try:
+        save_file(held, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # What went wrong with the disk has this type, too.
+        raise OSError(f"{path}: not written ({error})") from None
 
 
 def load_weights(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """(state, configuration) of a folder that `save_model` wrote; a damaged file is a ValueError that names it."""
-    path = Path(folder) / WEIGHTS
-    config = read_json(Path(folder) / CONFIG)
-    try:
-        return load_file(path), config
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: missing or damaged ({error}); run `dvc repro` again") from None
+    check_files(folder, WEIGHTS, CONFIG)
+    return load_file(Path(folder) / WEIGHTS), read_json(Path(folder) / CONFIG)
 
 
 def load_encoder_state(folder: str | Path, encoder: VisionTransformer) -> None:
@@ -55,6 +62,7 @@ def load_encoder_state(folder: str | Path, encoder: VisionTransformer) -> None:
 
 def load_encoder(folder: str | Path) -> VisionTransformer:
     """The frozen encoder of a pretrained arm, in eval mode."""
+    check_files(folder, CONFIG)
     config = read_json(Path(folder) / CONFIG)
     encoder = VisionTransformer(**{name: config[name] for name in ENCODER_KEYS})
     load_encoder_state(folder, encoder)

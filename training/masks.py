@@ -9,8 +9,8 @@ import torch
 from images.augmentation import crop_labels
 from parts.masking import attention_mask, block_mask, hidden_ratio_std, random_mask, semantic_mask
 from parts.schedules import alpha_at
-from pipeline.files import read_json
-from pipeline.shards import MANIFEST, MaskCache
+from pipeline.seals import MANIFEST, read_sealed
+from pipeline.shards import MaskCache
 
 ATTMASK_MODES = {"attmask_high": "high", "attmask_hint": "hint"}
 
@@ -38,7 +38,7 @@ class ArmMasks:
         self.ratio, self.hint_share = ratio, hint_share
         self.maps: torch.Tensor | None = None
         self.num_parts = 0
-        kind = read_json(Path(folder) / MANIFEST)["header"]["kind"]
+        kind = read_sealed(Path(folder) / MANIFEST)["header"]["kind"]
         if kind != "none":
             cache = MaskCache(folder)
             self.num_parts = cache.header["num_parts"]

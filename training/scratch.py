@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from pipeline.files import state_folder, whole_file
+from pipeline.files import link_or_copy, state_folder
 from pipeline.locks import lock
+from pipeline.seals import read_sealed_bytes, sealed_file
 from training.distributed import ALONE, Processes
 
 
@@ -34,23 +35,44 @@ class Scratch:
         self._lock = None if processes.rank else lock(self.folder, job)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the checkpoint whole or not at all."""
+        """Write the checkpoint whole or not at all, and keep the one before."""
         if self._lock is None:
             return
-        with whole_file(self.checkpoint) as file:
+        if self.checkpoint.is_file():
+            self.previous.unlink(missing_ok=True)
+            link_or_copy(self.checkpoint, self.previous)
+        with sealed_file(self.checkpoint) as file:
             torch.save(state, file)
 
     def load(self) -> dict[str, Any] | None:
-        """The checkpoint of an earlier try, or None. Only tensors and plain values are read, never code."""
-        found = self._lock is not None and self.checkpoint.is_file()
+        """The checkpoint of an earlier try, or None. Only tensors and plain values are read, never code.
+
+        A damaged one is named and removed, and the one before takes its place.
+        """
         # Sent as bytes: the other processes may be on machines that do not see the folder.
-        content = self.processes.from_first(self.checkpoint.read_bytes() if found else None)
+        content = self.processes.from_first(None if self._lock is None else self._sound())
         return None if content is None else torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+    def _sound(self) -> bytes | None:
+        for path in (self.checkpoint, self.previous):
+            try:
+                return read_sealed_bytes(path)
+            except FileNotFoundError:
+                continue
+            except ValueError as error:
+                print(f"{error}; it is removed, and training goes on from the one before, or begins anew", flush=True)
+                path.unlink()
+        return None
 
     @property
     def checkpoint(self) -> Path:
         """Where the checkpoint stands."""
         return self.folder / "checkpoint.pt"
+
+    @property
+    def previous(self) -> Path:
+        """Where the one before it stands."""
+        return self.folder / "previous.pt"
 
     def __enter__(self) -> "Scratch":
         return self

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from images.augmentation import to_bytes
 from models.mae import MaskedAutoencoder
+from pipeline.seals import check_files
+from training.encoders import write_tensors
 
 MOMENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FILE = "snapshots.safetensors"
@@ -36,7 +38,7 @@ class Snapshots:
     def write(self, folder: Path) -> None:
         """Write images, masks and reconstructions into an existing folder."""
         state = {"images": to_bytes(self.images), "mask": self.mask.to(torch.uint8), "reconstructions": self._pixels}
-        save_file({name: value.contiguous() for name, value in state.items()}, folder / FILE)
+        write_tensors(folder / FILE, state)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The reconstructions so far."""
@@ -48,5 +50,9 @@ class Snapshots:
 
 
 def read_snapshots(folder: Path) -> dict[str, torch.Tensor]:
-    """images (n, 3, h, w) uint8, mask (n, L) uint8, 1 is hidden, reconstructions (len(MOMENTS), n, 3, h, w) uint8."""
+    """images (n, 3, h, w) uint8, mask (n, L) uint8, 1 is hidden, reconstructions (len(MOMENTS), n, 3, h, w) uint8.
+
+    A damaged file is a ValueError that names it.
+    """
+    check_files(folder, FILE)
     return load_file(folder / FILE)

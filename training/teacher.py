@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 
 from images.decoding import decode_square
 from models.teachers import CONFIG, WEIGHTS, load_teacher, read_config
 from pipeline.files import sha256_of, whole_folder, write_json
 from pipeline.image_shards import ImageShards
+from pipeline.seals import check_files, write_manifest
+from training.encoders import write_tensors
 
 SPLITS = ("train", "val", "test")
 
@@ -20,6 +21,7 @@ class FrozenTeacher:
     """A teacher folder on a device: `vit`, and images in [0, 1] normalised as it expects them."""
 
     def __init__(self, folder: str | Path, device: torch.device) -> None:
+        check_files(folder, WEIGHTS, CONFIG)
         self.config = read_config(folder)
         self.vit = load_teacher(folder).to(device)
         self.device = device
@@ -73,11 +75,9 @@ class FrozenTeacher:
 def write_teacher(
     folder: Path, vit: torch.nn.Module, architecture: dict, *, source: str, mean: tuple, std: tuple
 ) -> None:
-    """Write weights and config.json: what `models.teachers.load_teacher` reads."""
+    """Write weights, config.json and manifest: what `models.teachers.load_teacher` reads."""
     with whole_folder(folder) as target:
-        save_file(
-            {name: value.detach().cpu().contiguous() for name, value in vit.state_dict().items()}, target / WEIGHTS
-        )
+        write_tensors(target / WEIGHTS, vit.state_dict())
         height, width = vit.patch_embed.img_size
         write_json(
             target / CONFIG,
@@ -91,3 +91,4 @@ def write_teacher(
                 "source": source,
             },
         )
+        write_manifest(target)

@@ -1,8 +1,9 @@
 import pytest
 
 from pipeline import registry, tracking
-from pipeline.files import write_json
+from pipeline.files import md5_of, write_json
 from pipeline.params import load_params
+from pipeline.seals import write_sealed
 from tests.conftest import ROOT
 
 
@@ -77,7 +78,7 @@ def repository(tmp_path, monkeypatch):
     """A folder with a dvc.lock of one pretraining and what it left, outside of any git repository; MLflow knows nothing."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    write_json("data/shards/manifest.json", {"data_digest": "d" * 64})
+    write_sealed("data/shards/manifest.json", {"data_digest": "d" * 64})
     write_json("metrics/pretrain/mae-0.json", {"loss": 0.5})
     (tmp_path / "dvc.lock").write_text(
         """
@@ -86,8 +87,8 @@ stages:
   pretrain@mae-0:
     cmd: python -m stages.pretrain mae 0
     outs:
-    - {path: metrics/pretrain/mae-0.json, hash: md5, md5: aaa, size: 1}
-"""
+    - {path: metrics/pretrain/mae-0.json, hash: md5, md5: DIGEST, size: 1}
+""".replace("DIGEST", md5_of("metrics/pretrain/mae-0.json"))
     )
     return tmp_path
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from pipeline import tracking
-from pipeline.files import read_json, write_json, write_rows
+from pipeline.files import md5_of, read_json, write_json, write_rows
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ stages:
       params.yaml:
         pretrain: {{epochs: 10, mask_ratio: 0.75}}
     outs:
-    - {{path: history/pretrain/mae-0.json, hash: md5, md5: bbb, size: 1}}
-    - {{path: metrics/pretrain/mae-0.json, hash: md5, md5: ccc, size: 1}}
+    - {{path: history/pretrain/mae-0.json, hash: md5, md5: {md5_of("history/pretrain/mae-0.json")}, size: 1}}
+    - {{path: metrics/pretrain/mae-0.json, hash: md5, md5: {md5_of("metrics/pretrain/mae-0.json")}, size: 1}}
 """
     )
 
@@ -154,7 +154,8 @@ def test_replay__the_report_and_all_its_figures_go_to_the_run_of_the_comparison(
     for name in ("report/report.html", "report/figures/image_0.png", "report/figures/parts.png", "report/curves.csv"):
         (repository / name).parent.mkdir(parents=True, exist_ok=True)
         (repository / name).write_text(name)
-    outs = "".join(f"\n    - {{path: report/{name}, md5: x}}" for name in ("report.html", "figures", "curves.csv"))
+    files = {name: md5_of(f"report/{name}") for name in ("report.html", "curves.csv")} | {"figures": "x.dir"}
+    outs = "".join(f"\n    - {{path: report/{name}, md5: {digest}}}" for name, digest in files.items())
     with open("dvc.lock", "a", encoding="utf-8") as file:
         file.write(f"  compare:\n    cmd: python -m stages.compare\n    outs:{outs}\n")
     assert len(tracking.replay().runs) == 3

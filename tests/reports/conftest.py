@@ -18,6 +18,7 @@ from pipeline.files import write_json, write_rows
 from pipeline.groups import Arm
 from pipeline.image_shards import ImageShardWriter
 from pipeline.predictions import Predictions, write_predictions
+from pipeline.seals import write_sealed
 from pipeline.shards import MaskCacheWriter
 from reports import figures
 from training.encoders import save_model
@@ -132,12 +133,12 @@ def write_models(root, arms, seeds, config):
             initialise(model, torch.Generator().manual_seed(seed))
             folder = root / "pretrained" / f"{arm}-{seed}"
             folder.mkdir(parents=True)
-            save_model(folder, model, config)
             length = model.num_patches
             mask = random_mask(2, length, ratio=0.75, generator=torch.Generator().manual_seed(0))
             snapshots = Snapshots(torch.randn(2, 3, *model.image_size), mask, steps=0)
             snapshots.take(0, model)
             snapshots.write(folder)
+            save_model(folder, model, config)
 
 
 def write_part_model(root, *, background="slot", decodes=True):
@@ -157,10 +158,10 @@ def write_part_model(root, *, background="slot", decodes=True):
         }  # fmt: skip
         labelling = {"token_layer": 1, "attention_mass": 0.6, "label_background": background}
         (root / "part_learner").mkdir(parents=True)
-        save_model(root / "part_learner", learner, {**config, **labelling})
         if decodes:
             (root / "part_learner" / "decoder").mkdir()
             save_model(root / "part_learner" / "decoder", PartDecoder(**decoder_config), decoder_config)
+        save_model(root / "part_learner", learner, {**config, **labelling})
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -180,7 +181,7 @@ def outs(tmp_path_factory):
     write_labels(root / "masks/learned", ids, seed=1)
     write_labels(root / "arms/semmae", ids, seed=1)
     write_labels(root / "arms/raw_attention", ids, seed=2)
-    write_json(root / "arms/mae/manifest.json", {"version": 1, "header": {"kind": "none"}, "shards": []})
+    write_sealed(root / "arms/mae/manifest.json", {"version": 1, "header": {"kind": "none"}, "shards": []})
     write_metrics_of(root, ARMS, SEEDS)
     write_models(root, ARMS, SEEDS, MODEL)
     write_part_model(root)

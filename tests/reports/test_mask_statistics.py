@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from parts.schedules import alpha_at
-from pipeline.files import write_json
 from pipeline.groups import Arm
+from pipeline.seals import write_sealed
 from pipeline.shards import MaskCacheWriter
 from reports.mask_statistics import ALPHAS, POINTS, draw, hidden_spread, open_masks, shown_progress
 
@@ -24,7 +24,7 @@ def arms(tmp_path):
     }  # fmt: skip
     with MaskCacheWriter(tmp_path / "semmae", header=header, shard_rows=20) as writer:
         writer.add(IDS, labels)
-    write_json(tmp_path / "mae/manifest.json", {"version": 1, "header": {"kind": "none"}, "shards": []})
+    write_sealed(tmp_path / "mae/manifest.json", {"version": 1, "header": {"kind": "none"}, "shards": []})
     options = {"ids": IDS, "ratio": 0.75, "hint_share": 0.1}
     opened = {name: open_masks(tmp_path / name, arm=arm, **options) for name, arm in (("semmae", SEMMAE), ("mae", MAE))}
     return opened, labels

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from pipeline.files import read_json
 from pipeline.presets import compose, write_params
+from pipeline.seals import write_sealed
 from reports import figures
 from reports.comparison import compare
 from reports.material import gather, measures_by_method, part_usage, sheets
@@ -105,7 +106,7 @@ def test_gather__images_without_masks_and_a_model_on_another_grid(tmp_path, monk
     ids = write_shards(tmp_path / "data/shards", has_masks=False)
     for name in ("masks/learned", "arms/semmae"):
         write_labels(tmp_path / name, ids, seed=1)
-    write_json(tmp_path / "arms/mae/manifest.json", {"version": 1, "header": {"kind": "none"}, "shards": []})
+    write_sealed(tmp_path / "arms/mae/manifest.json", {"version": 1, "header": {"kind": "none"}, "shards": []})
     arms = {name: ARMS[name] for name in ("semmae", "mae")}
     write_metrics_of(tmp_path, arms, (4,))
     write_json(tmp_path / "history/train_teacher.json", [])

@@ -10,6 +10,7 @@ from pipeline.image_shards import ImageShards
 from pipeline.params import load_params
 from pipeline.predictions import read_predictions
 from pipeline.presets import read_document, write_params
+from pipeline.seals import read_sealed, write_sealed
 from tests.conftest import run_stage
 from tests.reports.document import parse
 from tests.stages.test_stages import outs_of
@@ -81,6 +82,8 @@ def test_segment__a_data_set_without_masks_is_one_line(evaluated, tmp_path):
     shutil.rmtree(world / "prepared/segment/tiny")
     shutil.copytree(world / "prepared/transfer/tiny", world / "prepared/segment/tiny")
     manifest = world / "prepared/segment/tiny/shards/manifest.json"
-    manifest.write_text(manifest.read_text().replace('"num_part_labels": 8', '"num_part_labels": null'))
+    found = read_sealed(manifest)
+    assert found["num_part_labels"] == 8
+    write_sealed(manifest, {**found, "num_part_labels": None})
     with pytest.raises(ValueError, match="no masks; put a PNG of class ids for every image into masks/"):
         run_stage(world, "stages.segment", ["tiny", "mae", "0"])

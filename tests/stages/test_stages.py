@@ -104,7 +104,7 @@ def test_refine_parts__keeps_a_decoder_only_where_a_loss_trained_it(copied_world
     write_params(document, copied_world / "params.yaml")
     run_stage(copied_world, "stages.refine_parts")
     assert sorted(path.name for path in (copied_world / "part_learner").iterdir()) == [
-        "config.json", "model.safetensors",
+        "config.json", "manifest.json", "model.safetensors",
     ]  # fmt: skip
 
 

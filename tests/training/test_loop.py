@@ -4,6 +4,7 @@ import signal
 import pytest
 import torch
 
+from pipeline.seals import sealed_file
 from pipeline.stage import Terminated
 from training import loop, scratch
 from training.adamw import AdamW
@@ -173,6 +174,22 @@ def test_scratch__two_processes_cannot_hold_the_same_job():
         Scratch("job", "a")
 
 
+def test_scratch__the_one_before_takes_the_place_of_a_damaged_checkpoint(capsys):
+    place = Scratch("job", "a")
+    for step in range(4):
+        place.save({"step": step})
+    assert place.load() == {"step": 3}
+    place.checkpoint.write_bytes(place.checkpoint.read_bytes()[:-1])
+    assert place.load() == {"step": 2}
+    assert "checkpoint.pt: damaged" in capsys.readouterr().out
+    place.save({"step": 3})
+    place.save({"step": 4})
+    assert torch.load(place.previous, weights_only=True) == {"step": 3}
+    for path in (place.checkpoint, place.previous):
+        path.write_bytes(b"")
+    assert place.load() is None
+
+
 def test_scratch__a_checkpoint_with_code_in_it_is_refused():
     import pickle
 
@@ -181,7 +198,8 @@ def test_scratch__a_checkpoint_with_code_in_it_is_refused():
             return (os.system, ("true",))
 
     place = Scratch("job", "a")
-    place.checkpoint.write_bytes(pickle.dumps(Evil()))
+    with sealed_file(place.checkpoint) as file:
+        file.write(pickle.dumps(Evil()))
     with pytest.raises(Exception, match=r"(?i)weights.only"):
         place.load()
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.files import write_json
 from pipeline.params import load_params
-from pipeline.shards import MANIFEST, VERSION, MaskCacheWriter
+from pipeline.seals import MANIFEST, write_sealed
+from pipeline.shards import VERSION, MaskCacheWriter
 from training.masks import ArmMasks, draw_mask
 from training.randomness import generator
 
@@ -31,7 +31,7 @@ def write_maps(folder, *, kind="labels", seed=0):
 
 def write_none(folder):
     folder.mkdir()
-    write_json(folder / MANIFEST, {"version": VERSION, "header": {"kind": "none"}, "shards": []})
+    write_sealed(folder / MANIFEST, {"version": VERSION, "header": {"kind": "none"}, "shards": []})
 
 
 def make(folder, name, ids=IDS):

@@ -4,6 +4,7 @@ from images.augmentation import to_bytes
 from models.mae import MaskedAutoencoder
 from models.vit import initialise
 from parts.masking import random_mask
+from pipeline.seals import write_manifest
 from training.snapshots import MOMENTS, Snapshots, read_snapshots
 
 SHAPE = {
@@ -32,6 +33,7 @@ def test_snapshots__are_the_models_reconstructions_at_their_moments(tmp_path):
     train(model, snapshots, range(9))
     assert torch.equal(torch.get_rng_state(), before)
     snapshots.write(tmp_path)
+    write_manifest(tmp_path)
     found = read_snapshots(tmp_path)
     assert found["reconstructions"].shape == (len(MOMENTS), 3, 3, 16, 16)
     assert torch.equal(found["reconstructions"][-1], to_bytes(model.reconstruct(snapshots.images, snapshots.mask)))

@@ -49,11 +49,11 @@ def test_command__ends_with_1_until_what_it_finds_is_mended(tree, killed):
 
 def test_examine__a_check_that_fails_is_a_line_and_keeps_no_other_from_running(tree, killed):
     killed(WRITE_FILE)
-    (tree / "tracking").mkdir()
-    (tree / "tracking" / "mlflow.db").write_bytes(b"not a database" * 100)
+    (tree / ".semmae" / "records").mkdir(parents=True)
+    (tree / ".semmae" / "records" / "make.json").write_text("{")
     found = examine(repair=True)
-    assert [line.partition(":")[0] for line in found][1:] == ["half written runs"]
-    assert "could not be examined" in found[1]
+    assert found[0].startswith("unreplayed records: ")
+    assert "could not be examined" in found[0] and "make.json: damaged" in found[0] and len(found) == 2
     assert not list((tree / "made").glob(".*.tmp"))
 
 
