@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli_runs import app as runs
+from pipeline.redaction import redacted
 
 # What DVC watches in place of a folder that it cannot hash.
 LISTING = Path("data/listing.txt")
@@ -197,7 +198,7 @@ def track() -> None:
     """Replay into MLflow what DVC has recorded and MLflow does not know yet."""
     from pipeline.tracking import replay, tracking_uri
 
-    print(f"{len(replay().runs)} stages recorded in {tracking_uri()}")
+    print(f"{len(replay().runs)} stages recorded in {redacted(tracking_uri())}")
 
 
 def main() -> None:
@@ -205,5 +206,5 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(redacted(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
         raise SystemExit(1) from None
