@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli_runs import app as runs
-from pipeline.redaction import redacted
+from pipeline.redaction import one_line, redacted
 
 # What DVC watches in place of a folder that it cannot hash.
 LISTING = Path("data/listing.txt")
@@ -171,7 +171,7 @@ def show(
             print(shown.picture)
         else:
             is_whole = False
-            print(f"error: {shown.source}: {shown.problem}", file=sys.stderr)
+            print(f"error: {one_line(shown.source)}: {one_line(shown.problem)}", file=sys.stderr)
     raise SystemExit(not is_whole)
 
 
@@ -206,5 +206,5 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as error:
-        print(redacted(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(1) from None

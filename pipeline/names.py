@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.redaction import redacted
+from pipeline.redaction import CONTROL, redacted
 
 # Of an arm, a data set, an optimiser.
 NAME = "[a-z0-9][a-z0-9_]{0,47}"
@@ -25,8 +25,6 @@ KINDS = {
     "KIND/NAME": f"(?:transfer|segment)/{NAME}",
 }
 LONGEST_TEXT = 4096
-# C0, DEL and C1, Unicode's separators of lines and paragraphs, halves of surrogate pairs.
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def arguments(*kinds: str) -> list[Any]:

@@ -8,6 +8,8 @@ import os
 import re
 
 MARK = "***"
+# C0, DEL and C1, Unicode's separators of lines and paragraphs, halves of surrogate pairs.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # Up to the last `@` before the path; a password that was not encoded may hold a slash, or look like a port.
 _USER = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^\s/?#'\"<>]*|[^\s/:@'\"<>]*:[^\s'\"<>]*)@", re.IGNORECASE)
 _QUERY = re.compile(
@@ -25,6 +27,11 @@ def redacted(text: str) -> str:
     for value in _secret_values():
         text = text.replace(value, MARK)
     return _QUERY.sub(rf"\g<1>{MARK}", _USER.sub(rf"\g<1>{MARK}@", text))
+
+
+def one_line(said: object) -> str:
+    """An error, or a text, as a line for a terminal: without secrets, and without characters that a terminal obeys."""
+    return redacted(CONTROL.sub("?", " ".join(str(said).split())))
 
 
 def without_user(address: str) -> str:

@@ -10,7 +10,7 @@ from pipeline.files import read_json
 from pipeline.graph import Graph, explain, stage_entries
 from pipeline.model_card import jobs
 from pipeline.params import Params
-from pipeline.redaction import redacted
+from pipeline.redaction import one_line, redacted
 from pipeline.tracking import EXPERIMENT, FINISHED, KEY_TAG, client, key_of, replay, tracking_uri
 
 # Where the model lies among the artefacts of its run.
@@ -182,5 +182,5 @@ def _registry() -> Iterator[Any]:
         with client() as found:
             yield found
     except (MlflowException, SQLAlchemyError) as error:
-        reason = redacted(f"{tracking_uri()}: {' '.join(str(error).split())}")[:400]
+        reason = f"{redacted(tracking_uri())}: {one_line(error)[:300]}"
         raise ValueError(f"{reason}; nothing was registered") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.files import own_state, write_json
-from pipeline.redaction import redacted
+from pipeline.redaction import one_line, redacted
 from pipeline.supervision import SLOT, SUPERVISOR, follow
 
 Item = TypeVar("Item")
@@ -52,7 +52,7 @@ def run(main: Callable[[], Any]) -> None:
         log = own_state() / "logs" / f"{signed}.traceback"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(redacted(traceback.format_exc()), encoding="utf-8")
-        print(redacted(f"error: {signed}: {' '.join(str(error).split())}"), file=sys.stderr)
+        print(f"error: {signed}: {one_line(error)}", file=sys.stderr)
         raise SystemExit(1) from None
     finally:
         if rank == 0:

@@ -23,7 +23,7 @@ from pipeline.files import main_worktree, own_state, read_json, state_folder, wr
 from pipeline.graph import stage_entries
 from pipeline.params import read_yaml
 from pipeline.presets import preset_of
-from pipeline.redaction import redacted
+from pipeline.redaction import one_line, redacted
 from pipeline.stage_runs import git_tags, log_params, log_stage, tags_of
 from pipeline.supervision import identity, is_alive
 
@@ -70,7 +70,7 @@ def replay(lock_file: str | Path = "dvc.lock", *, status: str = FINISHED) -> Rep
     try:
         return _replay(Path(lock_file), status)
     except Exception as error:
-        told = redacted(f"{tracking_uri()}: {' '.join(str(error).split())}")[:400]
+        told = f"{redacted(tracking_uri())}: {one_line(error)[:300]}"
         print(f"warning: tracking: {told}; nothing is lost, `semmae track` replays it later", flush=True)
         return Replayed()
 
