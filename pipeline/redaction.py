@@ -8,10 +8,10 @@ import os
 import re
 
 MARK = "***"
-# C0, DEL and C1, Unicode's separators of lines and paragraphs, halves of surrogate pairs.
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-# Up to the last `@` before the path; a password that was not encoded may hold a slash, or look like a port.
-_USER = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^\s/?#'\"<>]*|[^\s/:@'\"<>]*:[^\s'\"<>]*)@", re.IGNORECASE)
+# C0, DEL and C1, separators of lines and paragraphs, what turns the direction of text, halves of surrogate pairs.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# A password that was not encoded may hold anything but a blank or a quote, and ends at the last `@`.
+_USER = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^\s/:@'\"<>]*:[^\s'\"<>]*|[^\s/?#'\"<>]*)@", re.IGNORECASE)
 _QUERY = re.compile(
     r"([?&;][\w.-]*(?:token|secret|passw|pwd|key|sig|credential|auth)[\w.-]*=)[^&;\s'\"<>#]+", re.IGNORECASE
 )
