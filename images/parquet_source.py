@@ -30,7 +30,7 @@ _SPLIT_WORDS = {
 }  # fmt: skip
 _BATCH_ROWS = 64
 # Of a batch, or one row: what a dictionary holds once may stand in every row.
-_BATCH_BYTES = 2**28
+_BATCH_BYTES = 2**27
 # Pictures are compressed already, so that a column of them that inflates more is none; below the size it does no harm.
 _MOST_INFLATION, _HARMLESS_BYTES = 50, 2**26
 

@@ -66,9 +66,9 @@ def _terminate(number: int, frame: object) -> None:
 
 
 def note(**facts: str | float) -> None:
-    """Put facts into the record of this execution; a number that is noted again is added to."""
+    """Put facts into the record of this execution, without secrets; a number that is noted again is added to."""
     for name, value in facts.items():
-        _facts[name] = value + _facts.get(name, 0) if isinstance(value, int | float) else value
+        _facts[name] = redacted(value) if isinstance(value, str) else value + _facts.get(name, 0)
 
 
 def torchrun_rank() -> int | None:

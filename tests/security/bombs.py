@@ -83,7 +83,9 @@ def exif_of(count, size):
 
 def gif(frames, screen=(8, 8), frame=(8, 8)):
     head = b"GIF89a" + struct.pack("<HHBBB", *screen, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
-    one = b"," + struct.pack("<HHHHB", 0, 0, *frame, 0) + b"\x02\x02\x4c\x01\0"
+    still = encoded(picture("L", (8, 8)), "GIF")
+    pixels = still[still.rindex(b",\0\0\0\0") + 10 : -1]
+    one = b"," + struct.pack("<HHHHB", 0, 0, *frame, 0) + pixels
     return head + one * frames + b";"
 
 
@@ -137,5 +139,5 @@ def bombs():
         data = encoded(picture(), "JPEG2000")
         found["jpeg 2000 header"] = patched(patched(data, b"ihdr", 4, big), b"\xff\x51", 6, big)
     if features.check("avif"):
-        found["avif header"] = patched(encoded(picture(), "AVIF"), b"ispe", 8, big)
+        found["avif header"] = patched(encoded(picture(), "AVIF"), b"ispe", 8, struct.pack(">II", 16_000, 16_000))
     return found

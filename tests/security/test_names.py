@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from pipeline import cli
 from pipeline.names import NAME, arguments, shown
+from pipeline.params import load_params
 from pipeline.presets import check, compose, write_params
 from pipeline.walk import Walk
 from tests.conftest import ROOT, make_world
@@ -134,7 +135,9 @@ def bare(tmp_path, monkeypatch, document):
 
 @pytest.mark.parametrize("module", STAGES)
 def test_stages__a_hostile_argument_is_refused_by_its_kind_before_any_file(bare, monkeypatch, module):
-    main, kinds, before = importlib.import_module(module).main, STAGES[module], files_of(bare)
+    stage, kinds, before, params = importlib.import_module(module), STAGES[module], files_of(bare), load_params()
+    main = stage.main
+    monkeypatch.setattr(stage, "load_params", lambda: params)
     for kind in kinds:
         for value in HOSTILE:
             given = [f"transfer/{value}" if kind == "KIND/NAME" else value if kind == one else GOOD[one] for one in kinds]
@@ -159,8 +162,7 @@ def repository(tmp_path_factory):
 QUICK = [
     "run --arm=VALUE", "run --set transfer.sets=[VALUE]", "run --set VALUE=1", "run --set compare.baseline=VALUE",
     "run --name=VALUE", "run --preset=VALUE", "export --format timm -- VALUE", "export --format=VALUE mae-0",
-    "register -- VALUE", "download -- VALUE", "preset -- VALUE", "teacher -- VALUE", "start -- VALUE", "compare -- VALUE",
-    "use -- VALUE",
+    "register -- VALUE", "download -- VALUE", "preset -- VALUE", "teacher -- VALUE", "start -- VALUE", "use -- VALUE",
 ]  # fmt: skip
 # What the command, or YAML, takes for something that it may be.
 MEANT = {
@@ -177,7 +179,7 @@ def test_command__a_hostile_value_is_one_line_and_leaves_nothing(repository, mon
     monkeypatch.setattr(Walk, "run_all", lambda *_: pytest.fail("a walk began"))
     before, around = files_of(repository), set(repository.parent.iterdir())
     for value in HOSTILE:
-        if value in MEANT.get(command, ()):
+        if value in MEANT.get(command, ()) or "\0" in value:  # which no argument of a process can hold
             continue
         monkeypatch.setattr(sys, "argv", ["semmae", *(word.replace("VALUE", value) for word in command.split(" "))])
         with pytest.raises(SystemExit) as ended:
@@ -189,12 +191,12 @@ def test_command__a_hostile_value_is_one_line_and_leaves_nothing(repository, mon
     assert files_of(repository) == before and set(repository.parent.iterdir()) == around
 
 
-@pytest.mark.parametrize("command", ["run VALUE", "explain VALUE"])
-@pytest.mark.parametrize("value", ["../x", "/etc/x", "a\0b", "x" * 300, "$(id)", "; rm", "params.yaml", LOOKALIKE, "*"])
-def test_command__a_stage_that_is_none_is_one_line(repository, monkeypatch, capsys, command, value):
+@pytest.mark.parametrize("command", ["run -- VALUE", "explain -- VALUE", "compare -- VALUE"])
+@pytest.mark.parametrize("value", ["../x", "/etc/x", "x" * 300, "$(id)", "-rf", LOOKALIKE, "*"])
+def test_command__a_stage_or_revision_that_is_none_is_one_line(repository, monkeypatch, capsys, command, value):
     monkeypatch.chdir(repository)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setattr(sys, "argv", ["semmae", command.split(" ")[0], value])
+    monkeypatch.setattr(sys, "argv", ["semmae", *(word.replace("VALUE", value) for word in command.split(" "))])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     said = capsys.readouterr()

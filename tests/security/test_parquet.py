@@ -31,19 +31,14 @@ def open_(root):
     return open_source(root, image_column="image", label_column="label")
 
 
-@pytest.mark.parametrize("column", ["image", "mask"])
-@pytest.mark.parametrize("compression", ["zstd", "gzip", "snappy"])
+@pytest.mark.parametrize(("column", "compression"), [("image", "zstd"), ("mask", "gzip")])
 def test_source__a_column_that_inflates_is_refused_before_it_is_read(tmp_path, column, compression):
-    bomb, small = b"\0" * (2**27 if compression != "snappy" else 2**28), encoded(picture(), "PNG")
+    bomb, small = b"\0" * 2**27, encoded(picture(), "PNG")
     image, mask = (bomb, small) if column == "image" else (small, bomb)
     write(tmp_path / "train-0.parquet", [(image, "a.png")], mask=mask, compression=compression, use_dictionary=False)
-    if compression == "snappy":
-        # It packs 21 times at most, which a file of large pictures without compression may do as well.
+    with pytest.raises(ValueError, match=rf"train-0.parquet: {column}.bytes of row group 0 inflates from \d+ to 134") as error:
         open_(tmp_path)
-        return
-    with pytest.raises(ValueError, match=rf"train-0.parquet: {column}.bytes of row group 0 inflates from \d+ to 1342") as e:
-        open_(tmp_path)
-    assert "\n" not in str(e.value)
+    assert "\n" not in str(error.value)
 
 
 def test_source__more_rows_than_bytes_are_no_images(tmp_path):
@@ -68,7 +63,7 @@ measured("read", lambda: sum(len(source.read(item).image) for item in source.ite
         tmp_path,
     )["read"]
     assert found.said == str(20 * 2**24)
-    assert found.mib < 800, found
+    assert found.mib < 600, found
 
 
 HOSTILE = ["../../outside.png", "/outside.png", "a/../../../outside.png", "-rf", "a\nb.png", "$(id).png", "x" * 5000, "a\0b"]
