@@ -6,7 +6,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: run test lint bench chaos deps clean
+.PHONY: run test lint audit bench chaos deps clean
 
 run: $(VENV)/ready
 	semmae check
@@ -19,6 +19,10 @@ test: $(VENV)/ready
 
 lint: $(VENV)/ready
 	ruff check .
+
+# Check that what is installed is what constraints.txt pins, and look up known advisories about it; fails where it cannot.
+audit: $(VENV)/ready
+	python .ci/audit.py $(AUDIT)
 
 # Measure on this machine what the requirements bound; prints tables and writes nothing.
 bench: $(VENV)/ready

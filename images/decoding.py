@@ -42,6 +42,9 @@ _TURNS = {
 _ORIENTATION = 0x0112
 _LABEL_MODES = ("L", "P", "1", "I;16", "I")
 IGNORED_LABEL = 255
+# A decoder holds a whole tile of a TIFF, and reads each pass of a JPEG over all pixels, however few bytes it has.
+_TILE_TAGS = (322, 323)
+MOST_TILE_PIXELS, MOST_PASSES = 2**24, 100
 
 
 class Refused(ValueError):
@@ -214,7 +217,19 @@ def _open(data: bytes, max_pixels: int | None) -> ImageFile.ImageFile:
             raise Refused("too large", f"{image.width} x {image.height} pixels, at most {max_pixels} are read")
         if image.format != "MPO" and _frames(image) > 1:
             raise Refused("animated", f"{image.format} of several frames")
+        _refuse_costly(image, data, max_pixels)
     return image
+
+
+def _refuse_costly(image: ImageFile.ImageFile, data: bytes, max_pixels: int) -> None:
+    """Refuse a picture that is small, and that no decoder can make so cheaply."""
+    if image.format == "TIFF":
+        tile = [image.tag_v2.get(tag, 0) for tag in _TILE_TAGS]  # type: ignore[attr-defined]
+        if not all(isinstance(side, int) for side in tile) or tile[0] * tile[1] > max(max_pixels, MOST_TILE_PIXELS):
+            raise Refused("too large", f"tiles of {tile[0]} x {tile[1]} pixels")
+    passes = data.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 0
+    if passes > MOST_PASSES:
+        raise Refused("too large", f"{passes} passes over a progressive JPEG, at most {MOST_PASSES} are decoded")
 
 
 def _frames(image: ImageFile.ImageFile) -> int:

@@ -29,6 +29,10 @@ _SPLIT_WORDS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 _BATCH_ROWS = 64
+# Of a batch, or one row: what a dictionary holds once may stand in every row.
+_BATCH_BYTES = 2**27
+# Pictures are compressed already, so that a column of them that inflates more is none; below the size it does no harm.
+_MOST_INFLATION, _HARMLESS_BYTES = 50, 2**26
 
 
 class ParquetSource:
@@ -101,6 +105,8 @@ class ParquetSource:
         """Schema of a shard that holds the columns; ValueError names what is missing and what there is."""
         with self._file(number) as file:
             schema = file.schema_arrow
+            size = os.path.getsize(os.path.join(self._root, self._shards[number]))
+            _refuse_bomb(file.metadata, size, shown(self._shards[number]))
         name, found = shown(self._shards[number]), ", ".join(schema.names)
         if not _is_encoded(schema, self._image) and not _is_binary(schema, self._image):
             raise ValueError(f"data.image_column: {name} has no column {self._image!r} of encoded images, only {found}")
@@ -151,13 +157,16 @@ class _ShardReader:
 
     def __init__(self, number: int, file: pq.ParquetFile, columns: list[str]) -> None:
         self.number, self._file, self._columns = number, file, columns
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+        largest = max((group.total_byte_size for group in groups), default=1)
+        self._rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, largest)))
+        sizes = [group.num_rows for group in groups]
         self._starts = list(itertools.accumulate(sizes, initial=0))
         self._seek(0)
 
     def row(self, row: int) -> dict[str, Any]:
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        if row < self._first or self._starts[group] >= self._first + 8 * _BATCH_ROWS:
+        if row < self._first or self._starts[group] >= self._first + 8 * self._rows:
             self._seek(group)
         while row >= self._first + self._batch.num_rows:
             self._first += self._batch.num_rows
@@ -167,10 +176,25 @@ class _ShardReader:
     def _seek(self, group: int) -> None:
         groups = range(group, self._file.num_row_groups)
         self._batches = self._file.iter_batches(
-            _BATCH_ROWS, row_groups=list(groups), columns=self._columns, use_threads=False
+            self._rows, row_groups=list(groups), columns=self._columns, use_threads=False
         )
         self._first = self._starts[group]
         self._batch = next(self._batches)
+
+
+def _refuse_bomb(metadata: pq.FileMetaData, size: int, name: str) -> None:
+    """ValueError where a small file says that it holds what no memory does, before any page of it is read."""
+    if metadata.num_rows > size:
+        raise ValueError(f"{name}: {metadata.num_rows} rows in {size} bytes; no row of it can be an image")
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for column in (group.column(place) for place in range(group.num_columns)):
+            packed, whole = column.total_compressed_size, column.total_uncompressed_size
+            if whole > max(_HARMLESS_BYTES, _MOST_INFLATION * packed):
+                raise ValueError(
+                    f"{name}: {column.path_in_schema} of row group {number} inflates from {packed} to {whole} bytes, more than "
+                    f"{_MOST_INFLATION} times; encoded images do not"
+                )
 
 
 def is_shard(entry: Entry) -> bool:

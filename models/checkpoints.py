@@ -10,6 +10,7 @@ import hashlib
 import math
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,12 @@ RENAMES = (
     (re.compile(r"\.mlp\.w3\."), ".mlp.fc2."),
 )
 
+# Wrappers in each other; one that holds itself has no end.
+MOST_WRAPPERS = 8
+ZIP = b"PK\x03\x04"
+# Of the size of a file that its tensors may claim: weights that are tied count twice. A small file has some more.
+MOST_CLAIMED, SLACK = 2, 1 << 20
+
 # Plain data that training scripts store beside the weights; anything else in a pickle is refused.
 _SCALAR = np.float64(0).__reduce__()[0]
 HARMLESS = [
@@ -53,7 +60,8 @@ HARMLESS = [
 def read_checkpoint(path: str | Path, *, sha256: str = "") -> dict[str, Any]:
     """The content of a safetensors or torch file on the CPU, read without running any code in it.
 
-    Raises ValueError when the file is missing, damaged, holds code, or has another sha256 than the one given.
+    Raises ValueError when the file is missing, damaged, holds code, claims more than it holds, or has another sha256 than the
+    one given.
     """
     path = Path(path)
     if not path.is_file():
@@ -66,14 +74,16 @@ def read_checkpoint(path: str | Path, *, sha256: str = "") -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _refuse_inflation(path)
         with torch.serialization.safe_globals(HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         what = f"holds the object {named[1]}, which is not plain data" if named else "is damaged or no checkpoint"
         raise ValueError(f"{path}: {what}; save its state_dict alone and use that file") from None
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+    except (SafetensorError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: damaged checkpoint ({' '.join(str(error).split())[:200]})") from None
+    _refuse_claims(content, path)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: holds a {type(content).__name__}, expected a dictionary of weights")
     return dict(content)
@@ -106,8 +116,12 @@ def vit_state(content: Mapping[str, Any], *, branch: str = "teacher") -> dict[st
 
 
 def tensors_of(content: Mapping[str, Any], *, branch: str = "teacher") -> dict[str, Tensor]:
-    """All tensors of the network in the content of any known layout, under the names they have there."""
-    return {name: value for name, value in _unwrap(content, branch).items() if isinstance(value, Tensor)}
+    """All tensors of the network in the content of any known layout, under the names they have there; ValueError without any."""
+    found = {name: value for name, value in _unwrap(content, branch).items() if isinstance(value, Tensor)}
+    odd = [repr(name) for name in found if not isinstance(name, str)]
+    if odd:
+        raise ValueError(f"keys that are no names: {some(odd)}")
+    return found
 
 
 def load_state(vit: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -172,8 +186,37 @@ def some(names: Any, most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
+def _refuse_inflation(path: Path) -> None:
+    """ValueError where the records of an archive are larger than its file: `torch.save` compresses none."""
+    with open(path, "rb") as file:
+        if file.read(len(ZIP)) != ZIP:
+            return
+    with zipfile.ZipFile(path) as archive:
+        held = sum(record.file_size for record in archive.infolist())
+    if held > path.stat().st_size:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes that unpack to {held}; a checkpoint is not compressed")
+
+
+def _refuse_claims(content: Any, path: Path) -> None:
+    """ValueError where tensors are larger than their file, as views that repeat it are, or hold no numbers of their own."""
+    claimed, seen, waiting = 0, set(), [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+                raise ValueError(f"{path}: holds a tensor that is sparse, quantised or without numbers; save plain weights")
+            claimed += value.numel() * value.element_size()
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            waiting.extend(value.values() if isinstance(value, Mapping) else value)
+    if claimed > MOST_CLAIMED * path.stat().st_size + SLACK:
+        raise ValueError(f"{path}: its tensors claim {claimed} bytes, the file has {path.stat().st_size}; save them whole")
+
+
 def _unwrap(content: Mapping[str, Any], branch: str) -> Mapping[str, Any]:
-    while not any(isinstance(value, Tensor) for value in content.values()):
+    for _ in range(MOST_WRAPPERS):
+        if any(isinstance(value, Tensor) for value in content.values()):
+            return content
         branches = [name for name in BRANCHES if isinstance(content.get(name), Mapping)]
         if branches and branch not in branches:
             raise ValueError(f"the checkpoint has no {branch}; it has {', '.join(branches)}")
@@ -181,7 +224,7 @@ def _unwrap(content: Mapping[str, Any], branch: str) -> Mapping[str, Any]:
         if wrapper is None:
             raise ValueError(f"no weights in the checkpoint; its keys are {some(map(str, content))}")
         content = content[wrapper]
-    return content
+    raise ValueError(f"no weights in the checkpoint within {MOST_WRAPPERS} wrappers")
 
 
 def _renamed(name: str) -> str:

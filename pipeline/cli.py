@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli_runs import app as runs
+from pipeline.redaction import one_line, redacted
 
 # What DVC watches in place of a folder that it cannot hash.
 LISTING = Path("data/listing.txt")
@@ -170,7 +171,7 @@ def show(
             print(shown.picture)
         else:
             is_whole = False
-            print(f"error: {shown.source}: {shown.problem}", file=sys.stderr)
+            print(f"error: {one_line(shown.source)}: {one_line(shown.problem)}", file=sys.stderr)
     raise SystemExit(not is_whole)
 
 
@@ -197,7 +198,7 @@ def track() -> None:
     """Replay into MLflow what DVC has recorded and MLflow does not know yet."""
     from pipeline.tracking import replay, tracking_uri
 
-    print(f"{len(replay().runs)} stages recorded in {tracking_uri()}")
+    print(f"{len(replay().runs)} stages recorded in {redacted(tracking_uri())}")
 
 
 def main() -> None:
@@ -205,5 +206,5 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -22,6 +22,7 @@ from pipeline.files import STATE_FOLDER, main_worktree, read_json, state_folder,
 from pipeline.graph import Graph, stage_entries
 from pipeline.locks import lock
 from pipeline.processes import with_variable
+from pipeline.redaction import redacted
 from pipeline.running import at
 from pipeline.services import api_url, state
 from pipeline.supervision import GRACE_SECONDS, SUPERVISOR, end_tree, is_alive
@@ -171,7 +172,7 @@ def half_written_runs(*, repair: bool) -> Iterator[str]:
         return
     done = "removed, the next replay writes it whole" if repair else "repair removes it"
     for name in tracking.repair(only_look=not repair):
-        yield f"{uri}: run {name} says RUNNING and its writer is gone; {done}"
+        yield f"{redacted(uri)}: run {name} says RUNNING and its writer is gone; {done}"
 
 
 def old_scratch(*, repair: bool) -> Iterator[str]:

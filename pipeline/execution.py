@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
+from pipeline.redaction import redacted
 from pipeline.slots import GPU, Needs, alone, occupy
 from pipeline.supervision import SLOT, SUPERVISOR, end_command, identity
 
@@ -183,7 +184,7 @@ class _Child:
         return end
 
     def _hear(self, line: bytes) -> None:
-        text = line.decode(errors="replace").rstrip()
+        text = redacted(line.decode(errors="replace").rstrip())
         if text:
             self.lines.append(text)
             self.on_line(text)

@@ -16,10 +16,10 @@ from typing import Any
 from pipeline.files import STATE_FOLDER, main_worktree, read_json, state_folder, write_json, write_text
 from pipeline.imports import PACKAGES
 from pipeline.locks import lock
+from pipeline.names import EXPERIMENT, shown
 from pipeline.presets import check, compose, preset_of, read_document, write_params
+from pipeline.redaction import redacted
 
-# What git accepts as the name of a ref, too.
-NAME = re.compile(r"(?!.*\.lock$)[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?=[A-Za-z0-9_-])){0,60}")
 # Files in these that git does not know yet are code as well.
 CODE_FOLDERS = (*PACKAGES, "presets")
 RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
@@ -57,7 +57,7 @@ def changed(
         for group in groups:
             place = place.get(group) if isinstance(place, dict) else None
         if not isinstance(place, dict) or last not in place:
-            raise ValueError(f"{key}: no such parameter; params.yaml names them all, as group.name")
+            raise ValueError(f"{redacted(key)}: no such parameter; params.yaml names them all, as group.name")
         place[last] = value
     return check(document, "parameters"), preset or preset_of("params.yaml")
 
@@ -79,8 +79,8 @@ def prepare(name: str, document: Any, *, preset: str = "") -> Path:
     An experiment of this name that was interrupted is gone on with. Raises ValueError when the name is taken by one with
     other parameters, or by a finished one.
     """
-    if not NAME.fullmatch(name):
-        raise ValueError(f"experiment {name!r}: use letters, digits, `_`, `-` and single dots between them, at most 61")
+    if not re.fullmatch(EXPERIMENT, name):
+        raise ValueError(f"experiment {shown(name)}: use letters, digits, `_`, `-` and single dots between them, at most 61")
     folder = _folder() / name
     with _lock():
         if _read(name) and folder.is_dir():

@@ -42,6 +42,10 @@ PROGRESS_SECONDS = 3.0
 Preset = Literal[(AS_HERE, *preset_names())]  # type: ignore[valid-type]
 Arm = Literal[tuple(load_params("presets/quickstart.yaml").arms.definitions)]  # type: ignore[valid-type]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+# The server keeps what a form says as it stands, so it takes no address with a user: no `@` in a value, or no `//`.
+_VALUE = r"([^@\x00-\x1f]*|([^/\x00-\x1f]|/[^/\x00-\x1f])*/?)"
+Change = Annotated[str, Field(pattern=rf"^[a-z0-9_.]+={_VALUE}$")]
+Target = Annotated[str, Field(pattern=r"^[a-z_]+(@[a-z0-9_-]+)?$", max_length=200)]
 
 
 class Experiment(BaseModel):
@@ -68,8 +72,8 @@ class Experiment(BaseModel):
         0.0, ge=0.0, le=1.0, description="of pretraining for 256 images (base_lr), at most 1; 0: as the preset says"
     )
     parts: int = Field(0, ge=0, le=64, description="semantic parts to learn, 2 to 64; 0: as the preset says")
-    other: list[str] = Field([], description="any other parameter of params.yaml, as group.name=value")
-    targets: list[str] = Field([], description="stages that are wanted, with what they need; empty: all")
+    other: list[Change] = Field([], description="any other parameter of params.yaml, as group.name=value")
+    targets: list[Target] = Field([], description="stages that are wanted, with what they need; empty: all")
     force: bool = Field(False, description="run stages that did not change as well")
     dry_run: bool = Field(False, description="only say what would run")
 

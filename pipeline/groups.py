@@ -3,9 +3,12 @@
 They hold no defaults, so that a value stands in one place, params.yaml.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pipeline.names import NAME, check_name, check_text
+from pipeline.redaction import refuse_secrets
 
 Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
@@ -13,7 +16,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 Range = Annotated[tuple[Positive, Positive], Field(description="(low, high)")]
 
@@ -22,6 +25,15 @@ class Group(BaseModel):
     """Base of all groups: unknown keys are errors, values cannot change, numbers are not made from text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @field_validator("*")
+    @classmethod
+    def _refuse_odd_text(cls, value: Any) -> Any:
+        for text in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(text, str):
+                check_text(text)
+                refuse_secrets(text)
+        return value
 
 
 class DataParams(Group):
@@ -205,6 +217,8 @@ class ArmsParams(BaseModel):
     def _check(self) -> "ArmsParams":
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"names {self.names} holds a name twice")
+        for name in self.definitions:
+            check_name(name, "name of an arm")
         missing = [name for name in self.names if name not in self.definitions]
         if missing:
             raise ValueError(f"arm {missing[0]} is not defined; defined are {sorted(self.definitions)}")

@@ -35,6 +35,8 @@ from pipeline.groups import (
     Seed,
     TeacherParams,
 )
+from pipeline.names import shown
+from pipeline.redaction import redacted
 
 
 class Params(Group):
@@ -127,11 +129,11 @@ def _load(path: str | Path, model: type[BaseModel]) -> Any:
 def explain(error: ValidationError) -> str:
     """One line for the first fault: key, what was found, what is allowed."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "parameters"
+    key = redacted(" ".join(".".join(map(str, first["loc"])).split())) or "parameters"
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key; remove it or correct its name"
     if first["type"] == "missing":
         return f"{key}: missing; it has no default"
     found = first["input"]
-    shown = "" if isinstance(found, dict | BaseModel) else f"got {found!r}; "
-    return f"{key}: {shown}{first['msg'].removeprefix('Value error, ')}"
+    got = "" if isinstance(found, dict | BaseModel) else f"got {shown(found)}; "
+    return f"{key}: {got}{first['msg'].removeprefix('Value error, ')}"

@@ -10,6 +10,7 @@ from pipeline.files import read_json
 from pipeline.graph import Graph, explain, stage_entries
 from pipeline.model_card import jobs
 from pipeline.params import Params
+from pipeline.redaction import one_line, redacted
 from pipeline.seals import read_sealed
 from pipeline.tracking import EXPERIMENT, FINISHED, KEY_TAG, client, key_of, replay, tracking_uri
 
@@ -103,7 +104,7 @@ def source_run(choice: Choice) -> Any:
         replay()
         run = _run_of(key)
     if run is None:
-        raise ValueError(f"{tracking_uri()}: no run of {stage}, and a replay wrote none; nothing was registered")
+        raise ValueError(f"{redacted(tracking_uri())}: no run of {stage}, and a replay wrote none; nothing was registered")
     return run
 
 
@@ -186,5 +187,5 @@ def _registry() -> Iterator[Any]:
         with client() as found:
             yield found
     except (MlflowException, SQLAlchemyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{tracking_uri()}: {reason}; nothing was registered") from error
+        reason = f"{redacted(tracking_uri())}: {one_line(error)[:300]}"
+        raise ValueError(f"{reason}; nothing was registered") from error

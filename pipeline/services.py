@@ -1,25 +1,34 @@
-"""The servers behind the web pages: Prefect with a worker, and MLflow, on loopback, started and ended as one."""
+"""The servers behind the web pages: Prefect with a worker, and MLflow, on loopback by default, started and ended as one."""
 
 import asyncio
 import contextlib
 import io
+import ipaddress
 import os
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from pipeline.files import main_worktree, read_json, state_folder, write_json
+from pipeline.names import shown
+from pipeline.redaction import redacted, without_user
 from pipeline.slots import CPU, GPU, available
 from pipeline.supervision import end_tree, identity, is_alive
 from pipeline.tracking import client, tracking_uri
 
-HOST = "127.0.0.1"
+LOOPBACK, ANY = "127.0.0.1", "0.0.0.0"
 POOL, DEPLOYMENT = "semmae", "pipeline"
+WARNING = (
+    "warning: {host}: neither server asks who somebody is: whoever reaches its port reads all results, and runs code here as "
+    "you. Let a firewall keep others out; for yourself an SSH tunnel to the loopback address is enough"
+)
 START_SECONDS = 120
 # Prefect keeps them in the server's memory by default: the slots of a server that died would stay taken for ever.
 LEASES, LEASES_ON_DISK = (
@@ -65,7 +74,7 @@ def mlflow_url() -> str:
 
 def run_page(experiment: str, run: str) -> str:
     """Where MLflow shows a run; empty where no server is known."""
-    return f"{mlflow_url()}/#/experiments/{experiment}/runs/{run}" if mlflow_url() else ""
+    return f"{without_user(mlflow_url())}/#/experiments/{experiment}/runs/{run}" if mlflow_url() else ""
 
 
 def limit_name(kind: str) -> str:
@@ -78,42 +87,64 @@ def worker_name() -> str:
     return f"semmae-{socket.gethostname()}"
 
 
-def up(*, prefect_port: int, mlflow_port: int) -> None:
+def up(*, prefect_port: int, mlflow_port: int, host: str = LOOPBACK) -> None:
     """Start what PREFECT_API_URL and MLFLOW_TRACKING_URI do not name already, register the pipeline, start a worker.
 
-    Raises ValueError where something is up already, a port is taken, or a server does not start.
+    host: the IPv4 address that they listen on; with another than a loopback one a warning is printed, for neither server
+    asks who somebody is. Raises ValueError where something is up already, an address is none of this machine, a port is
+    taken, or a server does not start.
     """
     running = [name for name, found in state().items() if is_alive(found["process"])]
     if running:
         raise ValueError(f"{', '.join(running)}: up already; `semmae down` ends them")
+    names = names_of(host)
     own_prefect, own_mlflow = "PREFECT_API_URL" not in os.environ, not tracking_uri().startswith("http")
     for port, option in ((prefect_port, "--prefect-port"), (mlflow_port, "--mlflow-port")):
-        if (own_prefect if option == "--prefect-port" else own_mlflow) and _is_taken(port):
+        if (own_prefect if option == "--prefect-port" else own_mlflow) and _is_taken(host, port):
             raise ValueError(f"port {port}: taken by another program; choose another with {option}")
     try:
         if own_prefect:
-            url = f"http://{HOST}:{prefect_port}"
+            url = f"http://{_own_address(host)}:{prefect_port}"
             os.environ.update(_prefect_environment(url))
-            words = ["prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)]
-            _start("prefect", words, url, health=f"{url}/api/health")
+            words = ["prefect", "server", "start", "--host", host, "--port", str(prefect_port)]
+            settings = _prefect_server_settings(names, prefect_port)
+            _start("prefect", words, url, health=f"{url}/api/health", settings=settings)
         if own_mlflow:
-            url = f"http://{HOST}:{mlflow_port}"
+            url = f"http://{_own_address(host)}:{mlflow_port}"
             with client() as found:
                 found.search_experiments(max_results=1)  # creates the database before the server's processes meet at it
-            words = ["mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
-            words += ["--backend-store-uri", tracking_uri(), "--default-artifact-root"]
-            words += [(main_worktree() / "tracking" / "artifacts").as_uri()]
-            _start("mlflow", words, url, health=f"{url}/health")
+            words = ["mlflow", "server", "--host", host, "--port", str(mlflow_port), "--workers", "1"]
+            words += ["--default-artifact-root", (main_worktree() / "tracking" / "artifacts").as_uri()]
+            settings = _mlflow_server_settings(names, mlflow_port)
+            _start("mlflow", words, url, health=f"{url}/health", settings=settings)
         deploy()
         words = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", worker_name()]
         _start("worker", words, "", health="")
     except BaseException:
         down(quiet=True)
         raise
-    address = os.environ["PREFECT_API_URL"].removesuffix("/api")
+    address = redacted(os.environ["PREFECT_API_URL"]).removesuffix("/api")
     print(f"Prefect  {address}/deployments  (semmae / {DEPLOYMENT}: Run, Custom run)")
-    print(f"MLflow   {mlflow_url()}/#/experiments")
+    print(f"MLflow   {redacted(mlflow_url())}/#/experiments")
     print(f"logs     {_folder()}; `semmae down` ends them")
+    if (own_prefect or own_mlflow) and not ipaddress.IPv4Address(host).is_loopback:
+        print(WARNING.format(host=host), file=sys.stderr)
+
+
+def names_of(host: str) -> list[str]:
+    """Names and addresses of this machine under which servers that listen on `host` answer a browser: no page of another
+    name may ask them for anything. Raises ValueError where `host` is no IPv4 address of this machine.
+    """
+    try:
+        address = ipaddress.IPv4Address(host)
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+    except (ValueError, OSError):
+        raise ValueError(f"--host {shown(host)}: expected an IPv4 address of this machine, or {ANY} for all") from None
+    every = [found.address for names in psutil.net_if_addrs().values() for found in names if found.family == socket.AF_INET]
+    own = [LOOPBACK, "localhost"] if address.is_loopback else [socket.gethostname()]
+    others = [LOOPBACK, "localhost", *every] if host == ANY else [host]
+    return list(dict.fromkeys((*own, *others)))
 
 
 def down(*, quiet: bool = False) -> None:
@@ -162,11 +193,11 @@ async def _register_limits() -> None:
             await found.upsert_global_concurrency_limit_by_name(limit_name(kind), available(kind))
 
 
-def _start(name: str, words: list[str], url: str, *, health: str) -> None:
+def _start(name: str, words: list[str], url: str, *, health: str, settings: Mapping[str, str] | None = None) -> None:
     """Start a service that outlives this command; returns when it answers."""
     _folder().mkdir(parents=True, exist_ok=True)
     path = _folder() / f"{name}.log"
-    environment = {**QUIET, **POLL, **os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**QUIET, **POLL, **os.environ, **(settings or {}), "PYTHONUNBUFFERED": "1"}
     with open(path, "wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *words], cwd=main_worktree(), env=environment, stdin=subprocess.DEVNULL, stdout=log,
@@ -177,7 +208,7 @@ def _start(name: str, words: list[str], url: str, *, health: str) -> None:
     while health and not _answers(health):
         if process.poll() is not None or time.monotonic() > deadline:
             told = path.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-            raise ValueError(f"{name}: did not start; {path} ends with: {told[0]}")
+            raise ValueError(f"{name}: did not start; {path} ends with: {redacted(told[0])}")
         time.sleep(0.2)
 
 
@@ -189,14 +220,40 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _is_taken(port: int) -> bool:
+def _is_taken(host: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError:
             return True
     return False
+
+
+def _own_address(host: str) -> str:
+    """Where this machine itself finds what listens on `host`."""
+    return LOOPBACK if host == ANY else host
+
+
+def _prefect_server_settings(names: Sequence[str], port: int) -> Mapping[str, str]:
+    """Prefect lets pages of any origin call its API by default: whatever site is open in a browser could start runs."""
+    settings = {
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}:{port}" for name in names),
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        # Relative, so that the page asks the server that it came from, under whatever name.
+        "PREFECT_UI_API_URL": "/api",
+    }
+    return {name: value for name, value in settings.items() if name not in os.environ}
+
+
+def _mlflow_server_settings(names: Sequence[str], port: int) -> Mapping[str, str]:
+    """By the environment, for a command is read by every user of the machine, and a database may have a password."""
+    allowed = {
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(f"{name}:{port}" for name in names),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}:{port}" for name in names),
+    }
+    given = {name: value for name, value in allowed.items() if name not in os.environ}
+    return {**given, "MLFLOW_BACKEND_STORE_URI": tracking_uri()}
 
 
 def _prefect_environment(url: str) -> Mapping[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.files import STATE_FOLDER, md5_of, own_state, write_json, write_text, written
+from pipeline.redaction import one_line, redacted
 from pipeline.supervision import SLOT, SUPERVISOR, follow
 
 Item = TypeVar("Item")
@@ -59,7 +60,7 @@ def run(main: Callable[[], Any]) -> None:
         with contextlib.suppress(OSError):  # The disk may be full.
             log = own_state() / "logs" / f"{signed}.traceback"
             log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(traceback.format_exc(), encoding="utf-8")
+            log.write_text(redacted(traceback.format_exc()), encoding="utf-8")
         print(f"error: {signed}: {told}", file=sys.stderr)
         raise SystemExit(1) from None
     finally:
@@ -69,7 +70,7 @@ def run(main: Callable[[], Any]) -> None:
 
 def _line_of(error: Exception) -> str:
     """What a user can mend, in a line; empty for what is our own bug."""
-    told = " ".join(str(error).split())
+    told = one_line(error)
     if isinstance(error, MemoryError) or any(words in told for words in NO_MEMORY):
         return f"out of memory ({told[:200] or type(error).__name__}); give it more, or lower batch_size, ram_gib or workers"
     return told if isinstance(error, ValueError | OSError) else ""
@@ -89,9 +90,9 @@ def _terminate(number: int, frame: object) -> None:
 
 
 def note(**facts: str | float) -> None:
-    """Put facts into the record of this execution; a number that is noted again is added to."""
+    """Put facts into the record of this execution, without secrets; a number that is noted again is added to."""
     for name, value in facts.items():
-        _facts[name] = value + _facts.get(name, 0) if isinstance(value, int | float) else value
+        _facts[name] = redacted(value) if isinstance(value, str) else value + _facts.get(name, 0)
 
 
 def torchrun_rank() -> int | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import md5_of, read_json
+from pipeline.redaction import redacted
 from pipeline.seals import mend
 
 BATCH = 1000
@@ -65,9 +66,9 @@ def log_stage(client: Any, run_id: str, entry: Mapping[str, Any], record: Mappin
     parameters = entry.get("params", {}).get("params.yaml", {})
     log_params(client, run_id, parameters)
     inputs = [
-        DatasetInput(Dataset(name=dep["path"][:500], digest=dep["md5"][:36], source_type="dvc", source=dep["path"]))
+        DatasetInput(Dataset(name=path[:500], digest=dep["md5"][:36], source_type="dvc", source=path))
         for dep in entry.get("deps", [])
-        if not dep["path"].endswith(".py") and "md5" in dep
+        if not (path := redacted(dep["path"])).endswith(".py") and "md5" in dep
     ]
     if inputs:
         client.log_inputs(run_id, datasets=inputs)
@@ -79,7 +80,7 @@ def log_params(client: Any, run_id: str, parameters: Mapping[str, Any]) -> None:
     """Write nested parameters under dotted names."""
     from mlflow.entities import Param
 
-    params = [Param(part, str(value)[:6000]) for part, value in flatten(parameters)]
+    params = [Param(part, redacted(str(value))[:6000]) for part, value in flatten(parameters)]
     for start in range(0, len(params), 100):
         client.log_batch(run_id, params=params[start : start + 100])
 

@@ -24,6 +24,7 @@ from pipeline.files import main_worktree, own_state, read_json, state_folder, wr
 from pipeline.graph import stage_entries
 from pipeline.params import read_yaml
 from pipeline.presets import preset_of
+from pipeline.redaction import one_line, redacted
 from pipeline.stage_runs import changed_outs, git_tags, log_params, log_stage, numbers_of, tags_of
 from pipeline.supervision import identity, is_alive
 
@@ -92,11 +93,8 @@ def replay(lock_file: str | Path = "dvc.lock", *, status: str = FINISHED, ask: b
     try:
         return _replay(Path(lock_file), status, ask)
     except Exception as error:
-        print(
-            f"warning: tracking: {tracking_uri()}: {' '.join(str(error).split())[:300]}; nothing is lost, "
-            "`semmae track` replays it later",
-            flush=True,
-        )
+        told = f"{redacted(tracking_uri())}: {one_line(error)[:300]}"
+        print(f"warning: tracking: {told}; nothing is lost, `semmae track` replays it later", flush=True)
         return Replayed()
 
 
@@ -270,7 +268,7 @@ class _Writer:
                 return
 
     def _start(self, name: str, tags: Mapping[str, str], started: float) -> str:
-        tags = {**tags, WRITER_TAG: self.name}
+        tags = {key: redacted(value) for key, value in {**tags, WRITER_TAG: self.name}.items()}
         run = self.client.create_run(self.experiment, start_time=int(1000 * started), run_name=name, tags=tags)
         return run.info.run_id
 

@@ -9,6 +9,7 @@ import torch
 
 from images.decoding import decode_square, inspect
 from pipeline.files import whole_file
+from pipeline.redaction import CONTROL
 from reports import figures
 from reports.dissection import Dissection, dissect, inputs_of, load_decoder
 from reports.gallery import PartMaps, Strip, painted_strip, rebuilt_strip, single_part_strips
@@ -101,7 +102,7 @@ def choose_targets(
     used = {path.resolve() for path in (*paths, *taken)}
     targets = []
     for path in paths:
-        name = f"{path.stem[:LONGEST]}{suffix}"
+        name = CONTROL.sub("_", path.stem)[:LONGEST] + suffix
         number, target = 1, folder / f"{name}.png"
         while target.resolve() in used:
             number += 1

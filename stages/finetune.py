@@ -1,10 +1,10 @@
 """End-to-end classification from one arm's encoder, as in MAE's recipe."""
 
-import sys
 from pathlib import Path
 
 from pipeline.files import whole_folder, write_rows
 from pipeline.fingerprint import fingerprint
+from pipeline.names import arguments
 from pipeline.params import load_params, load_runtime
 from pipeline.predictions import write_predictions
 from pipeline.stage import run, write_metrics
@@ -19,7 +19,8 @@ from training.scratch import Scratch
 def main() -> None:
     """`python -m stages.finetune ARM SEED`."""
     params, runtime = load_params(), load_runtime()
-    job, seed = f"{sys.argv[1]}-{sys.argv[2]}", int(sys.argv[2])
+    arm, seed = arguments("ARM", "SEED")
+    job = f"{arm}-{seed}"
     folder = Path("pretrained") / job
     identity = fingerprint(
         "stages.finetune",

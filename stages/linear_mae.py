@@ -1,6 +1,5 @@
 """The linear probe of one arm and seed as MAE's recipe trains it: random crops, batch normalisation, LARS."""
 
-import sys
 from pathlib import Path
 
 from images.dataset import WholeImages
@@ -8,6 +7,7 @@ from images.stream import TrainingImages
 from pipeline.files import write_rows
 from pipeline.fingerprint import fingerprint
 from pipeline.image_shards import ImageShards
+from pipeline.names import arguments
 from pipeline.params import load_params, load_runtime
 from pipeline.predictions import Predictions, write_predictions
 from pipeline.stage import run, write_metrics
@@ -23,8 +23,8 @@ from training.scratch import Scratch
 def main() -> None:
     """`python -m stages.linear_mae OPTIMIZER ARM SEED`."""
     params, runtime, group = load_params(), load_runtime(), load_params().linear_mae
-    name, seed = sys.argv[1], int(sys.argv[3])
-    job = f"{sys.argv[2]}-{seed}"
+    name, arm, seed = arguments("OPTIMIZER", "ARM", "SEED")
+    job = f"{arm}-{seed}"
     folder = Path("pretrained") / job
     crop = params.pretrain.model_dump(include=CROP)
     identity = fingerprint(

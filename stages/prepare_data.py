@@ -12,6 +12,7 @@ from images.sources import open_source
 from images.splits import assign_splits
 from pipeline.files import state_folder
 from pipeline.image_shards import ImageShardWriter
+from pipeline.names import arguments
 from pipeline.params import load_params, load_runtime
 from pipeline.seals import read_sealed_bytes, sealed_file
 from pipeline.stage import Meter, run, write_metrics
@@ -23,7 +24,7 @@ PREPARED = Path("prepared")
 def main() -> None:
     """`python -m stages.prepare_data` for data.path, or with KIND/NAME for the data set data/KIND/NAME."""
     group, runtime = load_params().data, load_runtime()
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    (name,) = arguments("KIND/NAME") if len(sys.argv) > 1 else ("",)
     path = f"data/{name}" if name else group.path
     folder = PREPARED / name if name else Path("data")
     shards, rejected = folder / "shards", folder / "rejected.parquet"

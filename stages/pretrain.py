@@ -1,12 +1,12 @@
 """Masked autoencoding with the masks of one arm: the same code for SemMAE and every baseline."""
 
-import sys
 from pathlib import Path
 
 from images.stream import TrainingImages
 from pipeline.files import whole_folder, write_rows
 from pipeline.fingerprint import fingerprint
 from pipeline.image_shards import ImageShards
+from pipeline.names import arguments
 from pipeline.params import Params, load_params, load_runtime
 from pipeline.stage import run, write_metrics
 from training.compute import set_up
@@ -21,9 +21,9 @@ from training.scratch import Scratch
 def main() -> None:
     """`python -m stages.pretrain ARM SEED`."""
     params, runtime = load_params(), load_runtime()
-    if launched("stages.pretrain", sys.argv[1:], world_size=params.compute.world_size):
+    name, seed = arguments("ARM", "SEED")
+    if launched("stages.pretrain", [name, str(seed)], world_size=params.compute.world_size):
         return
-    name, seed = sys.argv[1], int(sys.argv[2])
     job, arm, folder = f"{name}-{seed}", params.arms.definitions[name], Path("arms") / name
     group = params.pretrain
     if arm.mask == "none":

@@ -1,6 +1,5 @@
 """Frozen features of one arm and seed, computed once: kNN, linear probe, few labels, and parts of the image away."""
 
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from images.augmentation import crop_labels, whole_images
 from images.dataset import WholeImages
 from models.vit import VisionTransformer
 from pipeline.image_shards import ImageShards
+from pipeline.names import arguments
 from pipeline.params import load_params, load_runtime
 from pipeline.predictions import NOT_ASKED, Predictions, write_predictions
 from pipeline.shards import MaskCache
@@ -25,7 +25,8 @@ from training.randomness import generator
 def main() -> None:
     """`python -m stages.probe ARM SEED`."""
     params, runtime = load_params(), load_runtime()
-    job, seed = f"{sys.argv[1]}-{sys.argv[2]}", int(sys.argv[2])
+    arm, seed = arguments("ARM", "SEED")
+    job = f"{arm}-{seed}"
     compute = set_up(**params.compute.model_dump())
     encoder = load_encoder(Path("pretrained") / job).to(compute.device)
     size = params.probe.batch_size

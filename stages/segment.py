@@ -1,6 +1,5 @@
 """Semantic segmentation of another data set from one arm's encoder: a linear head, and UPerNet trained end to end."""
 
-import sys
 from pathlib import Path
 
 from images.dataset import WholeImages
@@ -8,6 +7,7 @@ from images.stream import TrainingImages
 from pipeline.files import write_rows
 from pipeline.fingerprint import fingerprint
 from pipeline.image_shards import ImageShards
+from pipeline.names import arguments
 from pipeline.params import Params, Runtime, load_params, load_runtime
 from pipeline.stage import run, write_metrics
 from training.compute import Compute, set_up
@@ -20,8 +20,8 @@ from training.segmenting import Segmentation, class_iou, encoder_at, num_classes
 def main() -> None:
     """`python -m stages.segment SET ARM SEED`."""
     params, runtime = load_params(), load_runtime()
-    name, seed = sys.argv[1], int(sys.argv[3])
-    job = f"{sys.argv[2]}-{seed}"
+    name, arm, seed = arguments("SET", "ARM", "SEED")
+    job = f"{arm}-{seed}"
     compute = set_up(**params.compute.model_dump())
     metrics, history = {"test_images": len(ImageShards(f"prepared/segment/{name}/shards", "test"))}, []
     for head in params.segment.heads:

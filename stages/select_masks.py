@@ -3,13 +3,13 @@
 Pretraining depends on this folder alone, so that an arm that uses no parts does not run again when the parts change.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.files import link_or_copy, whole_folder
 from pipeline.groups import Arm
+from pipeline.names import arguments
 from pipeline.params import load_params
 from pipeline.seals import MANIFEST, mend, write_sealed
 from pipeline.shards import VERSION, ArrayShards, MaskCacheWriter, is_intact
@@ -51,7 +51,7 @@ def write_ranks(attention: ArrayShards, folder: Path) -> None:
 def main() -> None:
     """`python -m stages.select_masks ARM`."""
     params = load_params()
-    name = sys.argv[1]
+    (name,) = arguments("ARM")
     select(params.arms.definitions[name], Path("arms") / name)
 
 

@@ -1,9 +1,9 @@
 """Another data set: frozen features of one arm and seed, and fine-tuning, with the recipes of probe and finetune."""
 
-import sys
 from pathlib import Path
 
 from pipeline.fingerprint import fingerprint
+from pipeline.names import arguments
 from pipeline.params import load_params, load_runtime
 from pipeline.predictions import Predictions, write_predictions
 from pipeline.stage import run, write_metrics
@@ -17,8 +17,8 @@ from training.scratch import Scratch
 def main() -> None:
     """`python -m stages.transfer SET ARM SEED`."""
     params, runtime = load_params(), load_runtime()
-    name, seed = sys.argv[1], int(sys.argv[3])
-    job = f"{sys.argv[2]}-{seed}"
+    name, arm, seed = arguments("SET", "ARM", "SEED")
+    job = f"{arm}-{seed}"
     shards, pretrained = f"prepared/transfer/{name}/shards", Path("pretrained") / job
     group = params.finetune.model_copy(
         update={"epochs": params.transfer.epochs, "warmup_epochs": params.transfer.warmup_epochs}

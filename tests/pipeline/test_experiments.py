@@ -2,6 +2,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,10 @@ import pytest
 
 from pipeline import experiments, running, slots
 from pipeline.execution import FAILED, RAN
-from pipeline.experiments import FINISHED, NAME, RUNNING, STOPPED, changed, draft, hold, is_as_here, is_walked, prepare
+from pipeline.experiments import FINISHED, RUNNING, STOPPED, changed, draft, hold, is_as_here, is_walked, prepare
 from pipeline.files import state_folder
 from pipeline.graph import Graph
+from pipeline.names import EXPERIMENT
 from pipeline.params import read_yaml
 from tests.pipeline.conftest import make_small, repro
 
@@ -255,7 +257,7 @@ def test_prepare__a_name_that_git_or_dvc_would_refuse_is_refused_before_any_work
 
 @pytest.mark.parametrize("name", ["a", "lr0.1", "A_b-c.d", "quickstart-1128-101500", "a" * 61, "a.b.c", "x.locked"])
 def test_name__what_it_allows_git_allows(name):
-    assert NAME.fullmatch(name)
+    assert re.fullmatch(EXPERIMENT, name)
     assert subprocess.run(["git", "check-ref-format", f"refs/exps/ab/cd/{name}"], check=False).returncode == 0
 
 

@@ -75,10 +75,13 @@ def served(world, tmp_path_factory):
 
 def ask(prefect, path, question=None, method="POST"):
     """What the server answers."""
+    headers = {"Content-Type": "application/json"}
+    if method != "GET":
+        client = "tests"
+        token = ask(prefect, f"csrf-token?client={client}", method="GET")["token"]
+        headers |= {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": client}
     data = None if method == "GET" else json.dumps(question or {}).encode()
-    request = urllib.request.Request(
-        f"{prefect}/api/{path}", data=data, headers={"Content-Type": "application/json"}, method=method
-    )
+    request = urllib.request.Request(f"{prefect}/api/{path}", data=data, headers=headers, method=method)
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
 
