@@ -70,6 +70,11 @@ def note(**facts: str | float) -> None:
         _facts[name] = value + _facts.get(name, 0) if isinstance(value, int | float) else value
 
 
+def noted() -> dict[str, Any]:
+    """The facts so far: what a process that works for another one hands on to it."""
+    return dict(_facts)
+
+
 def torchrun_rank() -> int | None:
     """Rank of this process among those that torchrun started, or None where it did not start this one.
 
