@@ -47,7 +47,7 @@ class Walk:
         return [name for name in self.graph.stages[stage].upstream if name in self.stages]
 
     def needs(self, stage: str) -> Needs:
-        """What `stage` occupies: of workers on a cluster that is elsewhere, nothing here."""
+        """What `stage` occupies on this machine."""
         compute, found = self.params.compute, self.graph.stages[stage]
         processes = 1
         if found.meta.get("distributed"):
