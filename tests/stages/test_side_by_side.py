@@ -34,7 +34,7 @@ def anew(job, stage):
 def workers():
     """The processes that make shards for this one; Ray names its own so."""
     below = psutil.Process().children(recursive=True)
-    return [process for process in below if "ray::" in process.name() or "spawn_main" in " ".join(process.cmdline())]
+    return [process for process in below if "ray::Worker" in process.name() or "spawn_main" in " ".join(process.cmdline())]
 
 
 @pytest.mark.slow
