@@ -46,6 +46,12 @@ class RayWorkers:
                 f"runtime.yaml: ray_address: got {self.address}, but Ray's client protocol cannot tell of images as they are "
                 "done; run the stage on a machine of the cluster and give host:port or auto"
             )
+        if not self.address:
+            # Ray reads this when it is imported. Other users of the machine reach the ports of the cluster: whoever does not have
+            # its token is refused.
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray
         except ImportError:
@@ -81,8 +87,6 @@ class RayWorkers:
             "logging_level": logging.WARNING,
         }
         if not self.address:
-            # Other users of this machine reach its ports, and whoever has no token is refused there.
-            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0")
             options |= {
                 "num_cpus": self.number * self.needs.get("CPU", 1),
                 "num_gpus": None if "GPU" in self.needs else 0,
