@@ -1,24 +1,38 @@
 """Workers in a Ray cluster: an actor each, which loads the models once. Needs the extra `ray`.
 
-A cluster of this machine's own listens on 127.0.0.1 alone, keeps its files in a temporary folder, and ends with the stage; Ray
-has the kernel end its processes with their parent, so that nothing is left of a stage that was killed either.
+A cluster of this machine's own listens on 127.0.0.1 alone, lets nobody in without its token, keeps its files in a temporary
+folder, and ends with the stage, however that ends.
 """
 
 import logging
 import os
 import secrets
 import signal
+import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline import ray_guard
 from pipeline.files import own_state, state_folder, write_text
 from pipeline.spreading import LOST, Message, Work, Worker
 from pipeline.stage import Terminated
+from pipeline.supervision import identity
 
+# What a cluster of this machine's own is told; Ray reads the first two when it is imported.
+OWN = {
+    # The name is that of the systems on which it is the default: listen on 127.0.0.1 alone.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Other users of this machine reach its ports, and whoever does not have the token is refused.
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Processes that are started in advance take memory and time, and actors get others.
+    "RAY_prestart_worker_first_driver": "0",
+}
 # Nothing but numbers goes through the store of objects, and this is about the least that Ray takes.
 STORE_BYTES = 2**27
 # Where this process has the code from: workers run the same.
@@ -47,11 +61,8 @@ class RayWorkers:
                 "done; run the stage on a machine of the cluster and give host:port or auto"
             )
         if not self.address:
-            # Ray reads this when it is imported. Other users of the machine reach the ports of the cluster: whoever does not have
-            # its token is refused.
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            for name, value in {**OWN, "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
+                os.environ.setdefault(name, value)
         try:
             import ray
         except ImportError:
@@ -60,7 +71,7 @@ class RayWorkers:
             ) from None
         self._ray = ray
         with ExitStack() as stack:
-            folder = "" if self.address else stack.enter_context(_temporary_folder())
+            folder = "" if self.address else stack.enter_context(_guarded_folder())
             stack.callback(ray.shutdown)
             self._connect(folder)
             nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -80,10 +91,9 @@ class RayWorkers:
 
     def _connect(self, folder: str) -> None:
         """Connect to the cluster at the address, or start one that keeps its files in `folder`."""
-        path = [str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
         options: dict[str, Any] = {
             "address": self.address or "local",
-            "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(path)}},
+            "runtime_env": {"env_vars": {"PYTHONPATH": _path()}},
             "logging_level": logging.WARNING,
         }
         if not self.address:
@@ -150,7 +160,12 @@ class RayWorkers:
 
     def messages(self) -> Iterator[tuple["_Hired", Message]]:
         speaking = {worker.stream: worker for worker in self._hired if worker.stream is not None}
-        for stream in self._ray.wait(list(speaking), num_returns=1)[0]:
+        try:
+            ready, _ = self._ray.wait(list(speaking), num_returns=1)
+        except SystemExit:
+            # An exception that a handler of SIGTERM raises while Ray waits comes out as another one of its own.
+            raise Terminated from None
+        for stream in ready:
             worker = speaking[stream]
             try:
                 message = self._ray.get(next(stream))
@@ -174,9 +189,25 @@ class _Hired:
         self.actor, self.stream = actor, stream
 
 
-def _temporary_folder() -> "tempfile.TemporaryDirectory[str]":
-    """For logs and sockets, whose paths may be no longer than a hundred characters; some processes end a moment later."""
-    return tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+@contextmanager
+def _guarded_folder() -> Iterator[str]:
+    """A folder for logs and sockets, whose paths may be no longer than a hundred characters; a process of its own removes it,
+    and ends those of the cluster, when this one is killed.
+    """
+    # Some processes end a moment later.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        command = [sys.executable, "-m", ray_guard.__name__, identity(os.getpid()), folder]
+        # A session of its own: what ends this process with its group leaves the guard.
+        guard = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": _path()}, start_new_session=True)
+        try:
+            yield folder
+        finally:
+            guard.kill()
+            guard.wait()
+
+
+def _path() -> str:
+    return os.pathsep.join([str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _room(resources: Mapping[str, float], needs: Mapping[str, int]) -> int:

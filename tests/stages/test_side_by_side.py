@@ -63,14 +63,13 @@ def test_two_workers__give_the_bytes_of_one_process_also_when_one_is_lost(tmp_pa
     assert f"{stage}: a worker was lost " in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=[NEEDS_RAY, pytest.mark.slow])])
-def test_a_damaged_image_shard__ends_the_run_with_the_line_of_one_process(tmp_path, monkeypatch, engine):
+def test_a_damaged_image_shard__ends_the_run_with_the_line_of_one_process(tmp_path):
     job = write_job(tmp_path, "extract_attention")
     damaged = job / "data/shards" / names(job)[-1]
     flip(damaged)
     with pytest.raises(ValueError) as alone:
         run_stage(job, "stages.extract_attention")
-    write_runtime(job, engine=engine, shard_workers=2)
+    write_runtime(job, shard_workers=2)
     with pytest.raises(ValueError) as among_two:
         run_stage(job, "stages.extract_attention")
     assert str(among_two.value) == str(alone.value)
