@@ -24,6 +24,7 @@ from tests.stages.streaming import (
     write_job_teacher,
 )
 from training.extraction import smallest_ids
+from training.refining import load_part_tokens
 from training.teacher import FrozenTeacher
 
 
@@ -168,3 +169,16 @@ def test_smallest_ids__are_those_of_a_sort_of_all(job, count):
     smallest = np.sort(np.concatenate(ids))[:count]
     for some, found in zip(ids, smallest_ids(shards, count), strict=True):
         assert np.array_equal(found, np.sort(some[np.isin(some, smallest)]))
+
+
+def test_part_tokens__are_in_the_order_of_ids_whatever_that_of_the_shards(job, run):
+    run()
+    stored, ids = ArrayShards(job / "attention/tokens"), wanted(job, 12)
+    assert not np.array_equal(stored.ids, ids)
+    images = ImageShards(job / "data/shards", "train")
+    data = load_part_tokens(images, str(job / "attention"), size=16, workers=1, ram_gib=1.0)
+    assert np.array_equal(data.tokens.numpy(), stored.rows(ids, "tokens"))
+    assert np.array_equal(data.cls_attention.numpy(), ArrayShards(job / "attention/all").rows(ids, "cls_attention"))
+    for place, image_id in enumerate(ids):
+        row = int(np.flatnonzero(images.ids == image_id)[0])
+        assert np.array_equal(data.pixels[place].permute(1, 2, 0).numpy(), Image.open(io.BytesIO(images.bytes(row))))
