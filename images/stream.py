@@ -1,7 +1,8 @@
 """Training images as they are asked for: decoded ahead of time, kept where the memory allows."""
 
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, NamedTuple, TypeVar
 
@@ -11,6 +12,7 @@ from images.decoding import Decoded, decode_at_least, size_at_least
 from images.order import ShuffledOrder
 from pipeline.image_shards import ImageShards
 
+Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
@@ -97,3 +99,24 @@ class ReadAhead(Generic[Made]):
             if number not in self._waiting:
                 self._waiting[number] = self._pool.submit(self.make, number)
         return self._waiting.pop(step).result()
+
+
+def map_ahead(make: Callable[[Item], Made], items: Iterable[Item], *, workers: int, prefetch: int) -> Iterator[Made]:
+    """`make(item)` of every item in order, made by `workers` threads up to `prefetch` items before it is asked for.
+
+    Items are taken in this thread, which holds `prefetch` + 1 of them at most; without workers `make` is called when asked.
+    """
+    if not workers:
+        yield from map(make, items)
+        return
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[Made]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > prefetch:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

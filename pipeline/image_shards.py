@@ -8,7 +8,7 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -188,17 +188,22 @@ class Shard(NamedTuple):
     sha256: str
 
 
-def list_shards(folder: str | Path) -> list[Shard]:
-    """Every shard of every split, in the order in which they were written; a missing or truncated one is a ValueError.
+def list_shards(folder: str | Path, splits: Sequence[str] = SPLITS) -> list[Shard]:
+    """Every shard of `splits`, in the order in which they were written; a missing or truncated one is a ValueError.
 
     Costs nothing an image: of a shard no more than its footer is read.
     """
     manifest = _read_manifest(Path(folder))
     return [
         Shard(_present(Path(folder), shard), shard["rows"], shard["sha256"])
-        for split in SPLITS
+        for split in splits
         for shard in manifest["splits"][split]["shards"]
     ]
+
+
+def shard_ids(path: str | Path) -> np.ndarray:
+    """Ids (N,) uint64 of one shard, in the order of the file; no image is read. A damaged file is a ValueError that names it."""
+    return values_of(_index_of(Path(path))[0]["id"])
 
 
 def read_shard(path: str | Path, batch_size: int) -> Iterator[tuple[np.ndarray, list[Encoded]]]:

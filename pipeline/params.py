@@ -5,7 +5,7 @@ What only changes speed stands in runtime.yaml and is tracked by nothing.
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
@@ -96,6 +96,13 @@ class Runtime(Group):
     log_seconds: Positive = Field(description="seconds between progress lines where there is no terminal")
     checkpoint_seconds: NonNegative = Field(description="seconds between checkpoints; 0 is every step")
     watchdog_seconds: Positive = Field(description="seconds without a line after which a walk ends a stage as hung")
+    engine: Literal["local", "ray"] = Field(description="who makes the shards of the streaming stages")
+    ray_address: str = Field(
+        description="Ray cluster: host:port or auto; empty: one of this machine's own, which ends with the stage"
+    )
+    shard_workers: Count = Field(
+        description="processes that make shards, each with a CUDA device of its own, or compute.threads cores"
+    )
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:

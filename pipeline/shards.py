@@ -205,17 +205,32 @@ class ArrayShards:
             ) from None
 
 
-def is_intact(folder: str | Path) -> bool:
-    """Whether a folder of array shards is there, complete, and byte for byte what was written.
+def bind_folders(folder: str | Path, names: Sequence[str]) -> None:
+    """Write the manifest of a folder of several folders of array shards: with the hash of the manifest of each.
 
-    The hash vouches for each shard, and the shards' own metadata for the manifest.
+    It comes last, and makes the folder one thing that `is_intact` judges as a whole.
     """
+    folders = {name: sha256_of(Path(folder) / name / MANIFEST) for name in names}
+    write_sealed(Path(folder) / MANIFEST, {"version": VERSION, "folders": folders})
+
+
+def is_intact(folder: str | Path) -> bool:
+    """Whether a folder of array shards is there, complete, and byte for byte what was written; or one that `bind_folders` made.
+
+    The hash vouches for each shard, and the shards' own metadata for the manifest; a bound folder's manifest for those in it.
+    """
+    folder = Path(folder)
     try:
-        manifest = read_sealed(Path(folder) / MANIFEST)
-        return manifest["version"] == VERSION and all(
-            _is_as_written(Path(folder) / shard["file"], shard, manifest["header"]) for shard in manifest["shards"]
-        )
-    except (ValueError, OSError, KeyError, TypeError):
+        manifest = read_sealed(folder / MANIFEST)
+        if manifest["version"] != VERSION:
+            return False
+        if "folders" in manifest:
+            return all(
+                sha256_of(folder / name / MANIFEST) == digest and is_intact(folder / name)
+                for name, digest in manifest["folders"].items()
+            )
+        return all(_is_as_written(folder / shard["file"], shard, manifest["header"]) for shard in manifest["shards"])
+    except (ValueError, OSError, KeyError, TypeError, AttributeError):
         return False
 
 

@@ -95,6 +95,11 @@ def note(**facts: str | float) -> None:
         _facts[name] = redacted(value) if isinstance(value, str) else value + _facts.get(name, 0)
 
 
+def noted() -> dict[str, Any]:
+    """The facts so far: what a process that works for another one hands on to it."""
+    return dict(_facts)
+
+
 def torchrun_rank() -> int | None:
     """Rank of this process among those that torchrun started, or None where it did not start this one.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.files import STATE_FOLDER
+from pipeline.locks import lock
 from pipeline.params import read_yaml
 from pipeline.processes import was_made_by
 
@@ -23,8 +24,19 @@ def abandoned_temporaries(tree: Path) -> Iterator[Path]:
             moment = path.stat().st_mtime
         except FileNotFoundError:
             continue  # its writer has just finished
-        if match and not was_made_by(int(match[1]), moment):
+        if match and not was_made_by(int(match[1]), moment) and not _is_worked_in(path.parent):
             yield path
+
+
+def _is_worked_in(folder: Path) -> bool:
+    """Whether a job holds the lock of `folder`: then what is half-written there may be a worker's on another machine."""
+    if not (folder / "lock").is_file():
+        return False
+    try:
+        lock(folder, folder.name).close()
+    except ValueError:
+        return True
+    return False
 
 
 def _beside_outs(tree: Path) -> Iterator[Path]:

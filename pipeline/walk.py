@@ -47,9 +47,13 @@ class Walk:
         return [name for name in self.graph.stages[stage].upstream if name in self.stages]
 
     def needs(self, stage: str) -> Needs:
-        """What `stage` occupies."""
+        """What `stage` occupies on this machine."""
         compute, found = self.params.compute, self.graph.stages[stage]
-        processes = compute.world_size if found.meta.get("distributed") else 1
+        processes = 1
+        if found.meta.get("distributed"):
+            processes = compute.world_size
+        elif found.meta.get("sharded") and not (self.runtime.engine == "ray" and self.runtime.ray_address):
+            processes = self.runtime.shard_workers
         return needs_of(found.device, threads=compute.threads, processes=processes, allowed=compute.device)
 
     def digests(self) -> dict[str, str]:

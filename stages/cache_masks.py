@@ -11,39 +11,35 @@ from pipeline.image_shards import list_shards
 from pipeline.kept_shards import KeptShards
 from pipeline.params import load_params, load_runtime
 from pipeline.shards import MaskCache, join_shards
-from pipeline.stage import Meter, run, write_metrics
-from training.compute import set_up
-from training.part_labels import PartLabeller, label_shard
+from pipeline.spreading import Task, Work, make_missing
+from pipeline.stage import run, write_metrics
+from training.compute import device_type
+from training.part_labels import labelling
 
 
 def main() -> None:
     """`python -m stages.cache_masks`."""
     params, runtime = load_params(), load_runtime()
-    compute = set_up(**params.compute.model_dump())
+    device = device_type(params.compute.device, elsewhere=runtime.engine == "ray")
     job = fingerprint(
         "stages.cache_masks",
-        params={"cache": params.cache.model_dump(), "device": compute.device.type},
+        params={"cache": params.cache.model_dump(), "device": device},
         compute=params.compute,
         inputs=["teacher", "part_learner"],
     )
     shards = list_shards("data/shards")
+    tasks = [Task(shard.path.name, shard.sha256, shard.rows, {"image_shard": shard.path}) for shard in shards]
+    options = {
+        "teacher": "teacher",
+        "part_learner": "part_learner",
+        "batch_size": params.cache.batch_size,
+        "compute": params.compute.model_dump() | {"device": device},
+        "workers": runtime.workers,
+        "prefetch": runtime.prefetch,
+    }
     with KeptShards("cache_masks", job) as kept:
-        missing = [shard for shard in shards if not kept.has(shard.sha256)]
-        images, left = (sum(shard.rows for shard in some) for some in (shards, missing))
-        print(f"cache_masks: {len(shards) - len(missing)} of {len(shards)} shards are reused", flush=True)
-        if missing:
-            labeller = PartLabeller("teacher", "part_learner", compute.device)
-            meter = Meter(images, label="cache_masks", done=images - left, seconds=runtime.log_seconds)
-            for shard in missing:
-                label_shard(
-                    labeller,
-                    shard.path,
-                    kept.place(shard.sha256),
-                    batch_size=params.cache.batch_size,
-                    advance=meter.advance,
-                )
-            meter.close()
-        join_shards([kept.place(shard.sha256) for shard in shards], "masks/learned")
+        make_missing(Work(labelling, options), tasks, kept, runtime, threads=params.compute.threads, device=device)
+        join_shards([kept.place(task.key) for task in tasks], "masks/learned")
         write_metrics("metrics/cache_masks.json", shares(MaskCache("masks/learned")))
 
 

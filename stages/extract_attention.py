@@ -1,63 +1,63 @@
-"""Class-token attention of every image, and patch tokens of those that part learning trains on."""
+"""Class-token attention of every image, and patch tokens of those that part learning trains on, a shard at a time.
+
+Incremental: what an earlier run made of an image shard with the same teacher, parameters and code is linked, not computed.
+Full image shards never change, so new images cost the last shard, new ones, and those in which the images of part learning
+are others.
+"""
 
 import numpy as np
 
-from parts.attention import extract_all
 from pipeline.files import whole_folder
-from pipeline.image_shards import ImageShards
+from pipeline.fingerprint import fingerprint
+from pipeline.image_shards import list_shards
+from pipeline.kept_shards import KeptShards
 from pipeline.params import load_params, load_runtime
-from pipeline.shards import ArrayShardWriter, MaskCacheWriter
-from pipeline.stage import Meter, run
-from training.compute import set_up
-from training.teacher import SPLITS, FrozenTeacher
-
-# Images a shard: attention is some kilobytes an image, patch tokens some hundred.
-ATTENTION_ROWS, TOKEN_ROWS = 4096, 512
+from pipeline.shards import join_shards
+from pipeline.spreading import Task, Work, make_missing
+from pipeline.stage import run
+from training.compute import device_type
+from training.extraction import ALL, RAW, TOKENS, extracting, extraction_key, smallest_ids
 
 
 def main() -> None:
     """`python -m stages.extract_attention`."""
     params, runtime = load_params(), load_runtime()
-    compute = set_up(**params.compute.model_dump())
-    teacher = FrozenTeacher("teacher", compute.device)
-    heads, width, length = (
-        teacher.vit.blocks[-1].attn.num_heads,
-        teacher.vit.embed_dim,
-        teacher.grid[0] * teacher.grid[1],
+    device = device_type(params.compute.device, elsewhere=runtime.engine == "ray")
+    job = fingerprint(
+        "stages.extract_attention",
+        # Which images part learning wants is a matter of each shard, and stands in its key.
+        params={"extract": params.extract.model_dump(exclude={"part_images"}), "device": device},
+        compute=params.compute,
+        inputs=["teacher"],
     )
-    header = teacher.header() | {"num_heads": heads, "width": width, "token_layer": params.extract.token_layer}
-    labels = teacher.header() | {"kind": "labels", "num_parts": heads, "background": None, "part_learner": ""}
-    columns = {
-        "cls_attention": ("<f2", (heads, length)),
-        "cls_token": ("<f2", (width,)),
-        "cls_input": ("<f2", (width,)),
+    options = {
+        "teacher": "teacher",
+        "token_layer": params.extract.token_layer,
+        "batch_size": params.extract.batch_size,
+        "compute": params.compute.model_dump() | {"device": device},
+        "workers": runtime.workers,
+        "prefetch": runtime.prefetch,
     }
-    wanted = np.sort(ImageShards("data/shards", "train").ids)[: params.extract.part_images]
-    meter = Meter(sum(len(ImageShards("data/shards", split)) for split in SPLITS), label="extract_attention",
-                  seconds=runtime.log_seconds)  # fmt: skip
-    with (
-        whole_folder("attention") as folder,
-        ArrayShardWriter(folder / "all", columns=columns, header=header, shard_rows=ATTENTION_ROWS) as everything,
-        ArrayShardWriter(
-            folder / "tokens", columns={"tokens": ("<f2", (length, width))}, header=header, shard_rows=TOKEN_ROWS
-        ) as tokens,
-        MaskCacheWriter("masks/raw", header=labels) as raw,
-    ):
-        for ids, images in teacher.batches("data/shards", params.extract.batch_size):
-            found = extract_all(teacher.vit, images, token_layer=params.extract.token_layer)
-            attention = found.cls_attention.cpu().numpy()
-            everything.add(
-                ids,
-                cls_attention=attention,
-                cls_token=found.cls_token.cpu().numpy(),
-                cls_input=found.cls_input.cpu().numpy(),
-            )
-            kept = np.isin(ids, wanted)
-            if kept.any():
-                tokens.add(ids[kept], tokens=found.patch_tokens.cpu().numpy()[kept])
-            raw.add(ids, attention.argmax(axis=1).reshape(-1, *teacher.grid).astype(np.uint8))
-            meter.advance(len(ids))
-    meter.close()
+    tasks = tasks_of("data/shards", params.extract.part_images)
+    with KeptShards("extract_attention", job) as kept:
+        make_missing(Work(extracting, options), tasks, kept, runtime, threads=params.compute.threads, device=device)
+        made = [kept.place(task.key) for task in tasks]
+        join_shards([folder / RAW for folder in made], "masks/raw")
+        with whole_folder("attention") as target:
+            for name in (ALL, TOKENS):
+                join_shards([folder / name for folder in made], target / name)
+
+
+def tasks_of(folder: str, part_images: int) -> list[Task]:
+    """A task for every image shard; part learning wants the `part_images` training images of the smallest ids."""
+    training = list_shards(folder, ["train"])
+    wanted = dict(zip(training, smallest_ids(training, part_images), strict=True))
+    tasks = []
+    for shard in list_shards(folder):
+        ids = wanted.get(shard, np.empty(0, dtype=np.uint64))
+        arguments = {"image_shard": shard.path, "wanted_ids": ids}
+        tasks.append(Task(shard.path.name, extraction_key(shard, ids), shard.rows, arguments))
+    return tasks
 
 
 if __name__ == "__main__":

@@ -47,6 +47,20 @@ def keep_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
+def device_type(device: str, *, elsewhere: bool = False) -> str:
+    """`cpu` or `cuda`: what `compute.device` means on this machine.
+
+    elsewhere: others do the work, so that a named device is taken at its word, and `auto` is what this machine has. Raises
+    ValueError where the machine lacks what is asked for.
+    """
+    if device == "cuda" and elsewhere:
+        return device
+    has_gpu = torch.cuda.is_available()
+    if device == "cuda" and not has_gpu:
+        raise ValueError("compute.device: got cuda, but this machine has no CUDA device; use cpu or auto")
+    return "cuda" if has_gpu and device != "cpu" else "cpu"
+
+
 def set_up(
     *, threads: int, device: str, precision: str, compile: bool, world_size: int, micro_batch: int = 0
 ) -> Compute:
@@ -57,10 +71,7 @@ def set_up(
     """
     keep_memory()
     torch.set_num_threads(threads)
-    has_gpu = torch.cuda.is_available()
-    if device == "cuda" and not has_gpu:
-        raise ValueError("compute.device: got cuda, but this machine has no CUDA device; use cpu or auto")
-    chosen = torch.device("cuda" if has_gpu and device != "cpu" else "cpu")
+    chosen = torch.device(device_type(device))
     if precision == "fp16" and chosen.type != "cuda":
         raise ValueError("compute.precision: got fp16, which needs a CUDA device; use fp32, bf16 or auto")
     if precision == "auto":

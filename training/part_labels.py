@@ -1,6 +1,7 @@
 """One part label a patch, from encoded images: what a worker needs to label a shard."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 
 from parts.attention import extract_all
 from pipeline.fingerprint import digest_of
-from pipeline.image_shards import read_shard
 from pipeline.shards import MaskCacheWriter
+from pipeline.spreading import Make
+from training.compute import set_up
 from training.part_model import FrozenParts
 from training.teacher import FrozenTeacher
 
@@ -29,26 +31,35 @@ class PartLabeller:
         }
 
     @torch.no_grad()
-    def labels(self, images: list[bytes]) -> np.ndarray:
-        """Part labels (B, gh, gw) uint8 of B encoded images: 0..K-1 parts, K background."""
-        found = extract_all(self.teacher.vit, self.teacher.decode(images), token_layer=self.parts.token_layer)
+    def labels(self, images: torch.Tensor) -> np.ndarray:
+        """Part labels (B, gh, gw) uint8 of the teacher's input (B, 3, h, w): 0..K-1 parts, K background."""
+        found = extract_all(self.teacher.vit, images, token_layer=self.parts.token_layer)
         return self.parts.labels(self.parts.maps(found), found).cpu().numpy()
 
 
 def label_shard(
     labeller: PartLabeller,
-    image_shard: Path,
-    target: Path,
+    image_shard: str | Path,
+    target: str | Path,
     *,
     batch_size: int,
-    advance: Callable[[int], None] = lambda images: None,
-) -> None:
+    workers: int,
+    prefetch: int,
+) -> Iterator[int]:
     """(image shard, teacher and part learner) -> the mask cache `target` of its images, in their order.
 
-    No batch crosses the border of a shard, so the bytes of `target` depend on nothing but what is named here, in
-    whatever order and process the shards of a data set are labelled. `advance` is told of images that are done.
+    It appears as a whole, with the bytes that follow from what is named here, in whatever order and process the shards of
+    a data set are labelled; not from `workers` and `prefetch`. Yields numbers of images as they are done.
     """
     with MaskCacheWriter(target, header=labeller.header) as writer:
-        for ids, images in read_shard(image_shard, batch_size):
+        for ids, images in labeller.teacher.batches(image_shard, batch_size, workers=workers, prefetch=prefetch):
             writer.add(ids, labeller.labels(images))
-            advance(len(ids))
+            yield len(ids)
+
+
+def labelling(
+    *, teacher: str, part_learner: str, batch_size: int, compute: dict[str, Any], workers: int, prefetch: int
+) -> Make:
+    """What a worker runs: `label_shard` with a teacher and a part learner that are loaded once."""
+    labeller = PartLabeller(teacher, part_learner, set_up(**compute).device)
+    return partial(label_shard, labeller, batch_size=batch_size, workers=workers, prefetch=prefetch)

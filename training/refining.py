@@ -77,7 +77,8 @@ def load_part_tokens(shards: ImageShards, folder: str, *, size: int, workers: in
     Raises ValueError when that takes more memory than `ram_gib`, or when `folder` is of other images.
     """
     stored, everything = ArrayShards(f"{folder}/tokens"), ArrayShards(f"{folder}/all")
-    ids = stored.ids
+    # Not in the order of the shards: that is in which images were prepared, and steps draw from row numbers.
+    ids = np.sort(stored.ids)
     needed = len(ids) * (2 * math.prod(stored.header["columns"]["tokens"]["shape"]) + 3 * size * size) / 2**30
     if needed > ram_gib:
         raise ValueError(

@@ -8,13 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from images.decoding import decode_square
+from images.stream import map_ahead
 from models.teachers import CONFIG, WEIGHTS, load_teacher, read_config
 from pipeline.files import sha256_of, whole_folder, write_json
-from pipeline.image_shards import ImageShards
+from pipeline.image_shards import read_shard
 from pipeline.seals import check_files, write_manifest
 from training.encoders import write_tensors
-
-SPLITS = ("train", "val", "test")
 
 
 class FrozenTeacher:
@@ -56,20 +55,23 @@ class FrozenTeacher:
         """What every shard made with this teacher says of it."""
         return {"grid": list(self.grid), "patch_size": self.config["patch_size"], "teacher": self.config["digest"]}
 
-    def decode(self, images: list[bytes]) -> torch.Tensor:
-        """Encoded images -> the teacher's input (B, 3, h, w): whole images, resized and normalised, on its device."""
+    def batches(
+        self, image_shard: str | Path, batch_size: int, *, workers: int, prefetch: int
+    ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """Ids (B,) and the teacher's input (B, 3, h, w) of one image shard, in its order: whole images, resized, normalised.
+
+        `workers` threads decode up to `prefetch` batches ahead of the device; what they give does not depend on either.
+        No batch crosses the border of a shard, so what is computed from them depends on this shard alone.
+        """
         height, width = self.image_size
         assert height == width, "whole images are decoded to squares"
-        pixels = np.stack([decode_square(image, height) for image in images])
-        return self.normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
 
-    def batches(self, folder: str | Path, batch_size: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        """Ids (B,) and normalised whole images (B, 3, h, w) of every split, a batch at a time: constant memory."""
-        for split in SPLITS:
-            shards = ImageShards(folder, split)
-            for start in range(0, len(shards), batch_size):
-                rows = range(start, min(start + batch_size, len(shards)))
-                yield shards.ids[rows.start : rows.stop], self.decode([shards.bytes(row) for row in rows])
+        def decode(batch: tuple[np.ndarray, list[bytes]]) -> tuple[np.ndarray, np.ndarray]:
+            return batch[0], np.stack([decode_square(image, height) for image in batch[1]])
+
+        batches = read_shard(image_shard, batch_size)
+        for ids, pixels in map_ahead(decode, batches, workers=workers, prefetch=prefetch):
+            yield ids, self.normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
 
 
 def write_teacher(

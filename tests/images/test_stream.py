@@ -8,7 +8,7 @@ from PIL import Image
 
 from images.decoding import decode, decode_at_least, size_at_least
 from images.items import id_of
-from images.stream import ReadAhead, TrainingImages
+from images.stream import ReadAhead, TrainingImages, map_ahead
 from pipeline.image_shards import ImageShards, ImageShardWriter
 
 
@@ -111,3 +111,51 @@ def test_read_ahead__may_start_anywhere_and_raises_where_the_error_is():
         with pytest.raises(ValueError, match="no such image"):
             ahead(6)
         assert ahead(7) == 7
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_map_ahead__gives_what_the_function_gives_in_order_and_takes_no_more_than_it_holds(workers):
+    taken, given = [], []
+
+    def items():
+        for number in range(20):
+            taken.append(number)
+            assert len(taken) - len(given) <= (5 if workers else 1)
+            yield number
+
+    for square in map_ahead(lambda number: number * number, items(), workers=workers, prefetch=4):
+        given.append(square)
+    assert given == [number * number for number in range(20)]
+    assert list(map_ahead(str, [], workers=workers, prefetch=4)) == []
+
+
+def test_map_ahead__makes_the_next_while_one_is_used():
+    made = threading.Event()
+
+    def make(number):
+        if number == 2:
+            made.set()
+        return number
+
+    ahead = map_ahead(make, range(3), workers=1, prefetch=2)
+    assert next(ahead) == 0
+    assert made.wait(10)
+    assert list(ahead) == [1, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_map_ahead__raises_where_the_error_is_and_leaves_no_thread(workers):
+    def make(number):
+        if number == 2:
+            raise ValueError("no such image")
+        return number
+
+    before = threading.active_count()
+    ahead = map_ahead(make, range(9), workers=workers, prefetch=3)
+    assert [next(ahead), next(ahead)] == [0, 1]
+    with pytest.raises(ValueError, match="no such image"):
+        next(ahead)
+    begun = map_ahead(make, range(9), workers=workers, prefetch=1)
+    next(begun)
+    begun.close()
+    assert threading.active_count() == before

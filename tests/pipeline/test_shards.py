@@ -2,7 +2,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.shards import ArrayShards, ArrayShardWriter, MaskCache, MaskCacheWriter, is_intact, join_shards
+from pipeline.shards import (
+    ArrayShards,
+    ArrayShardWriter,
+    MaskCache,
+    MaskCacheWriter,
+    bind_folders,
+    is_intact,
+    join_shards,
+)
 
 
 def header(**changes):
@@ -156,3 +164,22 @@ def test_is_intact__every_flipped_bit_of_a_shard_and_every_cut_is_seen(tmp_path)
     path.write_bytes(whole)
     assert is_intact(tmp_path / "m")
     assert not is_intact(tmp_path / "nothing")
+
+
+def test_bind_folders__makes_several_folders_one_of_which_every_byte_counts(tmp_path):
+    write_masks(tmp_path / "m/some", random_ids(5), np.zeros((5, 14, 14), np.uint8))
+    write_masks(tmp_path / "m/none", random_ids(0), np.zeros((0, 14, 14), np.uint8))
+    assert not is_intact(tmp_path / "m"), "the manifest that binds them comes last"
+    bind_folders(tmp_path / "m", ("some", "none"))
+    assert is_intact(tmp_path / "m")
+    files = [path for path in (tmp_path / "m").rglob("*") if path.is_file()]
+    assert len(files) == 4
+    for path in files:
+        whole = path.read_bytes()
+        for place in range(0, len(whole), 17):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            assert not is_intact(tmp_path / "m") or path == tmp_path / "m" / "manifest.json", (path, place)
+        path.unlink()
+        assert not is_intact(tmp_path / "m")
+        path.write_bytes(whole)
+    assert is_intact(tmp_path / "m")

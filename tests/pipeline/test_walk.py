@@ -10,9 +10,11 @@ import pytest
 from pipeline import slots
 from pipeline import walk as walk_module
 from pipeline.execution import CANCELLED, FAILED, RAN, SKIPPED, UNCHANGED
+from pipeline.params import load_runtime
 from pipeline.presets import read_document, write_params
 from pipeline.slots import CPU, GPU, Needs, held_slots
 from pipeline.walk import Walk, unchanged
+from tests.conftest import ROOT
 from tests.pipeline.conftest import digest_by_path, make_small, marked, repro
 
 # Each of the first two ends only when the other has begun. `obeys` does what mine/switch says.
@@ -238,6 +240,19 @@ def test_needs__threads_are_as_the_parameters_say(settled):
         assert wide.params.compute.threads == 64, "the slots follow the parameters, and never the other way round"
     finally:
         (settled / "params.yaml").write_bytes(before)
+
+
+def test_needs__workers_of_this_machine_count_and_those_of_a_cluster_elsewhere_do_not(settled, monkeypatch):
+    walk = Walk(settled)
+    monkeypatch.setitem(walk.graph.stages["join"].meta, "sharded", True)
+    for changes, cores in (
+        ({"shard_workers": 1}, 1),
+        ({"shard_workers": 2}, 2),
+        ({"shard_workers": 2, "engine": "ray"}, 2),
+        ({"shard_workers": 2, "engine": "ray", "ray_address": "auto"}, 1),
+    ):
+        walk.runtime = load_runtime(ROOT / "runtime.yaml").model_copy(update=changes)
+        assert (walk.needs("join"), walk.needs("below")) == (Needs(CPU, cores), Needs(CPU, 1))
 
 
 def test_job__is_the_same_where_the_same_is_computed(settled, sequential):

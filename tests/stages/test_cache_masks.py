@@ -1,6 +1,5 @@
 """The masks of an image shard are made once, and are the same bytes however they were reached."""
 
-import hashlib
 import io
 import os
 import shutil
@@ -13,72 +12,40 @@ import pytest
 import torch
 from PIL import Image
 
-import stages.cache_masks
+import training.part_labels
 from models.part_learner import PartLearner
-from models.teachers import build
 from parts.attention import extract_all
 from pipeline.files import read_json, write_text
-from pipeline.image_shards import SPLITS, ImageShards, ImageShardWriter, list_shards
-from pipeline.presets import compose, write_params
+from pipeline.image_shards import SPLITS, ImageShards
 from pipeline.shards import MaskCache
-from tests.conftest import ROOT, TINY, run_stage
-from training.encoders import save_model
-from training.teacher import FrozenTeacher, write_teacher
-
-ARCHITECTURE = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 3}
-LEARNER = {"grid": [4, 4], "width": 12, "num_parts": 3, "token_width": 4, "centre": True}
-LABELLING = {"token_layer": 1, "attention_mass": 0.6, "label_background": "attention_mass"}
-SPLIT_IMAGES = {"train": 40, "val": 5, "test": 9}
-
-
-def write_images(folder, counts):
-    """Image shards of random pictures, some nine a shard; a picture depends on its split and place alone."""
-    with ImageShardWriter(folder / "data/shards", classes=["a"], has_masks=False, shard_bytes=8000) as writer:
-        for split in SPLITS:
-            for place in range(counts[split]):
-                digest = hashlib.sha256(f"{split}/{place}".encode()).digest()
-                image_id = int.from_bytes(digest[:8], "big")
-                buffer = io.BytesIO()
-                pixels = np.random.default_rng(image_id).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(buffer, "png")
-                writer.add(split, image_id=image_id, label=0, sha256=digest, image=buffer.getvalue(), path="a.png")
-
-
-def write_learner(folder, seed):
-    torch.manual_seed(seed)
-    (folder / "part_learner").mkdir(exist_ok=True)
-    save_model(folder / "part_learner", PartLearner(**LEARNER), {**LEARNER, **LABELLING})
-
-
-def write_job_params(folder, *, batch_size=4, threads=1):
-    document = compose("quickstart")
-    document["cache"]["batch_size"] = batch_size
-    document["compute"].update({**TINY["compute"], "threads": threads})
-    write_params(document, folder / "params.yaml")
+from tests.conftest import ROOT, run_stage
+from tests.stages.streaming import (
+    LEARNER,
+    SPLIT_IMAGES,
+    flip,
+    names,
+    write_images,
+    write_job,
+    write_job_params,
+    write_job_teacher,
+    write_learner,
+)
+from training.teacher import FrozenTeacher
 
 
 @pytest.fixture
 def job(tmp_path):
-    """A folder with all that the stage reads: images, teacher, part learner, parameters, and one file of code."""
-    torch.manual_seed(0)
-    vit = build(ARCHITECTURE, 16)
-    write_teacher(tmp_path / "teacher", vit, ARCHITECTURE, source="test", mean=(0.5,) * 3, std=(0.2,) * 3)
-    write_learner(tmp_path, 0)
-    write_images(tmp_path, SPLIT_IMAGES)
-    write_job_params(tmp_path)
-    shutil.copyfile(ROOT / "runtime.yaml", tmp_path / "runtime.yaml")
-    write_text(tmp_path / "stages/cache_masks.py", "VERSION = 1\n")
-    return tmp_path
+    return write_job(tmp_path, "cache_masks")
 
 
 @pytest.fixture
 def run(job, monkeypatch):
     """Run the stage; returns the names of the image shards that were labelled."""
-    label = stages.cache_masks.label_shard
+    label = training.part_labels.label_shard
 
     def counted(labeller, image_shard, target, **options):
         done.append(image_shard.name)
-        label(labeller, image_shard, target, **options)
+        yield from label(labeller, image_shard, target, **options)
 
     def start():
         done.clear()
@@ -86,7 +53,7 @@ def run(job, monkeypatch):
         return list(done)
 
     done = []
-    monkeypatch.setattr(stages.cache_masks, "label_shard", counted)
+    monkeypatch.setattr(training.part_labels, "label_shard", counted)
     return start
 
 
@@ -98,10 +65,6 @@ def outs(job):
 
 def kept_shards(job):
     return sorted((job / ".semmae/shards/cache_masks").glob("*/*/shard-*.parquet"))
-
-
-def names(job):
-    return [shard.path.name for shard in list_shards(job / "data/shards")]
 
 
 def from_nothing(job):
@@ -189,16 +152,18 @@ def test_copies__are_the_same_bytes_where_links_are_impossible(job, run, monkeyp
 
 
 KILL = """
-import os, signal, sys
-import stages.cache_masks as stage
-label, seen = stage.label_shard, []
+import os, signal
+import training.part_labels as work
+from stages.cache_masks import main
+label, seen = work.label_shard, []
 def killed(labeller, image_shard, target, **options):
     seen.append(image_shard)
-    if len(seen) == 3:
-        options["advance"] = lambda images: os.kill(os.getpid(), signal.SIGKILL)
-    label(labeller, image_shard, target, **options)
-stage.label_shard = killed
-stage.main()
+    for images in label(labeller, image_shard, target, **options):
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield images
+work.label_shard = killed
+main()
 """
 
 
@@ -212,12 +177,6 @@ def test_kill__the_next_run_continues_at_the_shard_that_was_not_finished(job, ru
     assert run() == names(job)[2:]
     assert not list(job.rglob("*.tmp"))
     assert outs(job) == from_nothing(job)
-
-
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def change_manifest(path, old, new):
@@ -264,8 +223,7 @@ def test_reuse__ends_where_anything_else_changes(job, run, change):
     if change == "part_learner":
         write_learner(job, 1)
     elif change == "teacher":
-        vit = build(ARCHITECTURE, 16)
-        write_teacher(job / "teacher", vit, ARCHITECTURE, source="test", mean=(0.4,) * 3, std=(0.2,) * 3)
+        write_job_teacher(job, mean=0.4)
     elif change == "code":
         write_text(job / "stages/cache_masks.py", "VERSION = 2\n")
     else:

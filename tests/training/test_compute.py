@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.compute import Compute, set_up
+from training.compute import Compute, device_type, set_up
 
 CPU = {"threads": 1, "device": "cpu", "compile": False, "world_size": 1, "micro_batch": 0}
 
@@ -24,3 +24,13 @@ def test_compute__autocast_multiplies_in_the_precision(precision, dtype):
     with compute.autocast():
         assert torch.nn.functional.linear(torch.ones(2, 3), torch.ones(4, 3)).dtype == dtype
     assert compute.scaler().is_enabled() == (precision == "fp16")
+
+
+def test_device_type__a_named_device_is_taken_at_its_word_where_others_do_the_work(monkeypatch):
+    for has_gpu, here in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpu=has_gpu: has_gpu)
+        assert device_type("auto") == device_type("auto", elsewhere=True) == here
+        assert device_type("cpu") == device_type("cpu", elsewhere=True) == "cpu"
+        assert device_type("cuda", elsewhere=True) == "cuda"
+    with pytest.raises(ValueError, match=r"^compute.device: got cuda, but this machine has no CUDA device"):
+        device_type("cuda")

@@ -12,6 +12,7 @@ from pipeline.cli_runs import app
 from pipeline.doctor import examine
 from pipeline.experiments import hold
 from pipeline.files import read_json, write_json
+from pipeline.locks import lock
 from pipeline.supervision import SUPERVISOR, identity
 from tests.pipeline.doctor.conftest import (
     DVC_LOCK,
@@ -152,6 +153,14 @@ def test_half_written_files__a_living_process_of_the_same_number_is_not_the_writ
     path.touch()
     os.utime(path, (0, 0))
     mend([".big.txt."])
+
+
+def test_half_written_files__where_a_job_is_at_work_may_be_those_of_another_machine(tree):
+    folder = tree / ".semmae" / "shards" / "job" / "abc"
+    with lock(folder, "job"):
+        (folder / ".key.999999999.tmp").mkdir()
+        assert examine(repair=True) == []
+    mend([".key.999999999.tmp"])
 
 
 def test_half_written_runs__of_dead_replays_go_and_those_of_living_ones_stay(tree, killed):

@@ -1,0 +1,254 @@
+"""Shards are the same bytes whoever makes them, and none is made twice, whatever dies on the way."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import psutil
+import pytest
+
+import pipeline.local_workers
+import pipeline.spreading
+import pipeline.stage
+from pipeline.kept_shards import KeptShards
+from pipeline.params import load_runtime
+from pipeline.ray_workers import _room
+from pipeline.spreading import Task, Work, make_missing
+from pipeline.stage import Meter, noted
+from tests.conftest import ROOT
+from tests.pipeline.conftest import wait_until
+from tests.pipeline.shard_maker import make, making
+
+HAS_RAY = importlib.util.find_spec("ray") is not None
+NEEDS_RAY = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: what runs on it was not tested; pip install '.[ray]'")
+RAY = pytest.param("ray", 2, marks=[NEEDS_RAY, pytest.mark.slow])
+ONE, SEVERAL = pytest.param("local", 1), pytest.param("local", 2)
+NAMES = [str(number) for number in range(9)]
+ROWS = 6
+QUIET = {"journal": os.devnull, "poison": "", "fault": "", "bug": "", "pause": 0}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The files of each shard, by name, as one process makes them."""
+    folder = tmp_path_factory.mktemp("expected")
+    for name in NAMES:
+        assert sum(make(name, ROWS, folder / name, **QUIET)) == ROWS
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The folder of the stage."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline.stage, "_facts", {})
+    return tmp_path
+
+
+def settings(engine="local", workers=1, **changes):
+    changes = {"engine": engine, "shard_workers": workers, "log_seconds": 1e-9, **changes}
+    return load_runtime(ROOT / "runtime.yaml").model_copy(update=changes)
+
+
+def start(runtime, *, device="cpu", **options):
+    """Make what is missing; an error in it is raised."""
+    work = Work(making, {"journal": "journal", **options})
+    tasks = [Task(f"{name}.parquet", name, ROWS, {"name": name, "rows": ROWS}) for name in NAMES]
+    with KeptShards("job", "fingerprint") as kept:
+        make_missing(work, tasks, kept, runtime, threads=1, device=device)
+
+
+def attempts(folder):
+    """Names of the shards that were begun since the last call."""
+    names = [line.split()[0] for line in (folder / "journal").read_text().splitlines()]
+    (folder / "journal").unlink()
+    return names
+
+
+def finished(folder):
+    return {path.parent.name for path in (folder / ".semmae/shards/job/fingerprint").glob("[0-9]/manifest.json")}
+
+
+def assert_whole(folder, expected):
+    kept = folder / ".semmae/shards/job/fingerprint"
+    assert {path.relative_to(kept).as_posix(): path.read_bytes() for path in kept.rglob("*.*")} == expected
+    assert not list(folder.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(("engine", "workers"), [ONE, SEVERAL, RAY])
+def test_make_missing__shards_are_the_same_whoever_makes_them_and_a_restart_makes_the_rest(
+    folder, expected, capfd, engine, workers
+):
+    runtime = settings(engine, workers)
+    with pytest.raises(ValueError, match=r"^5: damaged\s+in two lines$"):
+        start(runtime, fault="5")
+    done = finished(folder)
+    assert "5" not in done
+    assert Counter(attempts(folder))["5"] == 1, "what is wrong with the data is no reason to try again"
+    capfd.readouterr()
+    start(runtime)
+    assert sorted(attempts(folder)) == sorted(set(NAMES) - done)
+    assert_whole(folder, expected)
+    lines = capfd.readouterr().out.splitlines()
+    assert f"job: {len(done)} of 9 shards are reused" in lines
+    images = [int(line.split()[1].split("/")[0]) for line in lines if "images," in line and "/" in line.split()[1]]
+    assert images == list(range(len(done) * ROWS + 1, 9 * ROWS + 1)), "each image is told of, once"
+    assert noted()["device"] == "pretended"
+    start(runtime)
+    assert not (folder / "journal").exists()
+
+
+@pytest.mark.parametrize(("engine", "workers"), [SEVERAL, RAY])
+def test_make_missing__a_worker_that_is_killed_is_replaced_and_its_shard_made_again(
+    folder, expected, monkeypatch, capfd, engine, workers
+):
+    killed = []
+
+    class Killing(Meter):
+        """Kills the worker that made the first shard, when that is finished and others wait."""
+
+        def advance(self, images, note=""):
+            super().advance(images, note)
+            if not killed and finished(folder):
+                lines = [line.split() for line in (folder / "journal").read_text().splitlines()]
+                killed.append(next(int(pid) for name, pid, *_ in lines if name in finished(folder)))
+                assert killed != [os.getpid()]
+                os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(pipeline.spreading, "Meter", Killing)
+    start(settings(engine, workers))
+    lines = capfd.readouterr().out.splitlines()
+    assert sum(line.startswith("job: a worker was lost at ") for line in lines) == 1
+    assert lines[-1].startswith("job: 54 images"), "none is counted twice"
+    made = Counter(attempts(folder))
+    assert set(made) == set(NAMES) and made.total() <= len(NAMES) + 1
+    assert_whole(folder, expected)
+
+
+def test_make_missing__a_shard_that_kills_its_workers_ends_the_run_when_the_others_are_made(folder, expected):
+    with pytest.raises(ValueError, match=r"^a worker was lost at 0\.parquet, 3 times: exit code -9; ") as error:
+        start(settings(workers=2), poison="0")
+    assert "\n" not in str(error.value)
+    made = Counter(attempts(folder))
+    assert made["0"] == 3
+    assert finished(folder) >= set(NAMES[:-2]) - {"0"}
+    start(settings())
+    assert_whole(folder, expected)
+
+
+def test_make_missing__a_bug_is_told_with_its_traceback():
+    with pytest.raises(RuntimeError, match=r"(?s)in a worker of job:.*shard_maker\.py.*AssertionError: a bug"):
+        start(settings(workers=2), bug="3")
+
+
+def test_make_missing__workers_that_die_before_they_are_ready_end_the_run(folder):
+    with pytest.raises(ValueError, match="a worker was lost while it loaded the models, 3 times: exit code -9"):
+        start(settings(workers=2), dies_loading=True)
+    assert not (folder / "journal").exists()
+
+
+def test_make_missing__no_more_workers_than_shards_are_missing(folder, expected):
+    start(settings())
+    attempts(folder)
+    for name in ("3", "7"):
+        (folder / ".semmae/shards/job/fingerprint" / name / "shard-00000.parquet").unlink()
+    start(settings(workers=5))
+    pids = {line.split()[1] for line in (folder / "journal").read_text().splitlines()}
+    assert len(pids) <= 2
+    assert_whole(folder, expected)
+
+
+def test_local_workers__each_has_a_cuda_device_of_its_own(folder, monkeypatch):
+    monkeypatch.setattr(pipeline.local_workers, "gpus", lambda: ("3", "GPU-b1", "5"))
+    with pytest.raises(ValueError, match="shard_workers: got 4, more than a process for each of the 3 CUDA devices"):
+        start(settings(workers=4), device="cuda")
+    start(settings(workers=3), device="cuda")
+    seen = {tuple(line.split()[1:]) for line in (folder / "journal").read_text().splitlines()}
+    assert len({pid for pid, _ in seen}) == len({device for _, device in seen}) == len(seen)
+    assert {device for _, device in seen} <= {"3", "GPU-b1", "5"}
+
+
+def test_ray__where_it_is_not_installed_one_line_says_how_to(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"engine: got ray, which is not installed; pip install 'semmae\[ray\]'"):
+        start(settings("ray"))
+
+
+def test_ray__the_client_protocol_is_refused():
+    with pytest.raises(ValueError, match=r"ray_address: got ray://10\.0\.0\.1:10001"):
+        start(settings("ray", ray_address="ray://10.0.0.1:10001"))
+
+
+def test_room__is_that_of_each_node_alone():
+    nodes = [{"CPU": 7.0, "GPU": 2.0}, {"CPU": 3.0}, {}]
+    assert [_room(node, {"CPU": 4}) for node in nodes] == [1, 0, 0]
+    assert [_room(node, {"GPU": 1}) for node in nodes] == [2, 0, 0]
+
+
+STAGE = """
+import sys
+from pipeline.stage import run
+from tests.pipeline.test_spreading import settings, start
+run(lambda: start(settings(sys.argv[1], 2), pause=0.2))
+"""
+
+
+@pytest.fixture
+def stage(folder):
+    """Starts a stage with two workers; gives its process when a shard is finished and others wait, and all those below it."""
+    started = []
+
+    def begin(engine):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([sys.executable, "-c", STAGE, engine], cwd=folder, env=environment, **pipes)
+        started.append(process)
+        wait_until(lambda: finished(folder) or process.poll() is not None, 60)
+        assert process.poll() is None, process.communicate()
+        below = psutil.Process(process.pid).children(recursive=True)
+        assert len(below) >= 2
+        return process, below
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def is_over(process):
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+ENGINES = ["local", pytest.param("ray", marks=NEEDS_RAY)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_sigkill__of_the_stage_leaves_no_process_and_a_restart_goes_on(folder, expected, stage, engine):
+    process, below = stage(engine)
+    process.kill()
+    wait_until(lambda: all(map(is_over, below)))
+    done = finished(folder)
+    attempts(folder)
+    start(settings())
+    assert sorted(attempts(folder)) == sorted(set(NAMES) - done)
+    assert_whole(folder, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_sigterm__ends_the_stage_and_all_its_processes(folder, stage, engine):
+    process, below = stage(engine)
+    listening = [one.laddr.ip for other in below for one in other.net_connections() if one.status == psutil.CONN_LISTEN]
+    assert set(listening) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, "nothing is reached from other machines"
+    process.terminate()
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    wait_until(lambda: all(map(is_over, below)), 5)
+    assert len(finished(folder)) < len(NAMES)

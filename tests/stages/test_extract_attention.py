@@ -1,0 +1,184 @@
+"""What the teacher says of an image shard is asked once, and is the same bytes however it was reached."""
+
+import io
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import training.extraction
+from parts.attention import extract_all
+from pipeline.image_shards import SPLITS, ImageShards, list_shards
+from pipeline.shards import ArrayShards, MaskCache
+from tests.conftest import run_stage
+from tests.stages.streaming import (
+    SPLIT_IMAGES,
+    flip,
+    names,
+    write_images,
+    write_job,
+    write_job_params,
+    write_job_teacher,
+)
+from training.extraction import smallest_ids
+from training.refining import load_part_tokens
+from training.teacher import FrozenTeacher
+
+
+@pytest.fixture
+def job(tmp_path):
+    return write_job(tmp_path, "extract_attention")
+
+
+@pytest.fixture
+def run(job, monkeypatch):
+    """Run the stage; returns the names of the image shards that the teacher saw."""
+    extract = training.extraction.extract_shard
+
+    def counted(extractor, image_shard, *arguments, **options):
+        done.append(image_shard.name)
+        yield from extract(extractor, image_shard, *arguments, **options)
+
+    def start():
+        done.clear()
+        run_stage(job, "stages.extract_attention")
+        return list(done)
+
+    done = []
+    monkeypatch.setattr(training.extraction, "extract_shard", counted)
+    return start
+
+
+def outs(job):
+    """Bytes of every file that the stage promises."""
+    files = [path for out in ("attention", "masks") for path in (job / out).rglob("*") if path.is_file()]
+    return {path.relative_to(job).as_posix(): path.read_bytes() for path in files}
+
+
+def kept(job, pattern):
+    return sorted((job / ".semmae/shards/extract_attention").glob(f"*/*/{pattern}"))
+
+
+def from_nothing(job):
+    """The outs of a run that finds no shard of an earlier one."""
+    shutil.rmtree(job / ".semmae")
+    run_stage(job, "stages.extract_attention")
+    return outs(job)
+
+
+def wanted(job, count):
+    return np.sort(ImageShards(job / "data/shards", "train").ids)[:count]
+
+
+def test_outs__are_what_the_teacher_says_of_each_image_alone(job, run):
+    assert run() == names(job)
+    everything, tokens = ArrayShards(job / "attention/all"), ArrayShards(job / "attention/tokens")
+    raw, teacher = MaskCache(job / "masks/raw"), FrozenTeacher(job / "teacher", torch.device("cpu"))
+    assert np.array_equal(np.sort(tokens.ids), wanted(job, 12))
+    seen = []
+    for split in SPLITS:
+        shards = ImageShards(job / "data/shards", split)
+        for row, image_id in enumerate(shards.ids):
+            pixels = np.array(Image.open(io.BytesIO(shards.bytes(row)))).transpose(2, 0, 1)[None] / 255
+            found = extract_all(teacher.vit, (torch.tensor(pixels).float() - 0.5) / 0.2, token_layer=1)
+            stored = {name: everything.rows(np.array([image_id]), name) for name in everything.header["columns"]}
+            if image_id in tokens.ids:
+                stored["patch_tokens"] = tokens.rows(np.array([image_id]), "tokens")
+            for name, value in stored.items():
+                assert np.allclose(value.astype(np.float32), getattr(found, name).numpy(), atol=2e-3), name
+            attention = found.cls_attention.numpy()[0].reshape(3, 4, 4)
+            best = np.take_along_axis(attention, raw[int(image_id)][None].astype(int), axis=0)[0]
+            assert np.allclose(best, attention.max(axis=0), atol=1e-6)
+            seen.append(int(image_id))
+    assert sorted(seen) == sorted(everything.ids.tolist()) == sorted(raw.ids.tolist())
+    assert everything.num_shards == raw.num_shards == len(names(job)) > 6
+
+
+def test_more_images__cost_the_last_shard_new_ones_and_those_whose_wanted_images_changed(job, run):
+    run()
+    before, old = names(job), set(wanted(job, 12).tolist())
+    write_images(job, {**SPLIT_IMAGES, "train": 46})
+    last = [name for name in before if name.startswith("train")][-1]
+    displaced = old - set(wanted(job, 12).tolist())
+    assert displaced, "the new images hold a smaller id"
+    holding = [
+        shard.path.name
+        for shard in list_shards(job / "data/shards")
+        if displaced & set(training.extraction.shard_ids(shard.path).tolist())
+    ]
+    expected = {last, *holding, *(name for name in names(job) if name not in before)}
+    assert len(expected) < len(names(job))
+    assert run() == [name for name in names(job) if name in expected]
+    assert outs(job) == from_nothing(job)
+    assert len(kept(job, "manifest.json")) == len(names(job))
+
+
+def test_other_part_images__cost_the_shards_that_hold_them(job, run):
+    run()
+    write_job_params(job, part_images=13)
+    assert len(run()) == 1
+    assert outs(job) == from_nothing(job)
+    assert np.array_equal(np.sort(ArrayShards(job / "attention/tokens").ids), wanted(job, 13))
+
+
+def test_nothing_changed__links_everything_whatever_became_of_the_outs(job, run):
+    run()
+    first = outs(job)
+    shutil.rmtree(job / "attention")
+    shutil.rmtree(job / "masks")
+    assert run() == []
+    assert outs(job) == first
+    assert {os.stat(path).st_nlink for path in kept(job, "*/shard-*.parquet")} == {2}
+
+
+@pytest.mark.parametrize("file", ["all/shard-00000.parquet", "raw/manifest.json", "tokens/manifest.json", "manifest.json"])
+@pytest.mark.parametrize("damage", [flip, os.unlink])
+def test_damage__of_a_kept_shard_is_found_and_that_shard_made_again(job, run, file, damage):
+    run()
+    whole = outs(job)
+    place = kept(job, "manifest.json")[0].parent
+    without = [path.parents[1] for path in kept(job, "tokens/manifest.json") if len(list(path.parent.iterdir())) == 1]
+    place = without[0] if file.startswith("tokens") else place
+    damage(place / file)
+    assert len(run()) == 1
+    assert outs(job) == whole
+    assert run() == []
+
+
+@pytest.mark.parametrize("change", ["teacher", "batch_size", "threads", "token_layer", "code"])
+def test_reuse__ends_where_anything_else_changes(job, run, change):
+    run()
+    if change == "teacher":
+        write_job_teacher(job, mean=0.4)
+    elif change == "code":
+        (job / "stages/extract_attention.py").write_text("VERSION = 2\n")
+    else:
+        write_job_params(job, **{change: {"batch_size": 5, "threads": 2, "token_layer": 0}[change]})
+    assert run() == names(job)
+    assert outs(job) == from_nothing(job)
+
+
+@pytest.mark.parametrize("count", [1, 7, 40, 1000])
+def test_smallest_ids__are_those_of_a_sort_of_all(job, count):
+    shards = list_shards(job / "data/shards", ["train"])
+    ids = [training.extraction.shard_ids(shard.path) for shard in shards]
+    assert len(ids) > 3
+    smallest = np.sort(np.concatenate(ids))[:count]
+    for some, found in zip(ids, smallest_ids(shards, count), strict=True):
+        assert np.array_equal(found, np.sort(some[np.isin(some, smallest)]))
+
+
+def test_part_tokens__are_in_the_order_of_ids_whatever_that_of_the_shards(job, run):
+    run()
+    stored, ids = ArrayShards(job / "attention/tokens"), wanted(job, 12)
+    assert not np.array_equal(stored.ids, ids)
+    images = ImageShards(job / "data/shards", "train")
+    data = load_part_tokens(images, str(job / "attention"), size=16, workers=1, ram_gib=1.0)
+    assert np.array_equal(data.tokens.numpy(), stored.rows(ids, "tokens"))
+    assert np.array_equal(data.cls_attention.numpy(), ArrayShards(job / "attention/all").rows(ids, "cls_attention"))
+    for place, image_id in enumerate(ids):
+        row = int(np.flatnonzero(images.ids == image_id)[0])
+        assert np.array_equal(data.pixels[place].permute(1, 2, 0).numpy(), Image.open(io.BytesIO(images.bytes(row))))

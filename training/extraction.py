@@ -1,0 +1,112 @@
+"""What part learning needs of the teacher, from encoded images: attention, class tokens, patch tokens, a shard at a time."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from parts.attention import extract_all
+from pipeline.files import whole_folder
+from pipeline.image_shards import Shard, shard_ids
+from pipeline.shards import ArrayShardWriter, MaskCacheWriter, bind_folders
+from pipeline.spreading import Make
+from training.compute import set_up
+from training.teacher import FrozenTeacher
+
+# The folders that a shard becomes, and rows of their files: attention is some kilobytes an image, patch tokens some hundred.
+ALL, TOKENS, RAW = "all", "tokens", "raw"
+ATTENTION_ROWS, TOKEN_ROWS = 4096, 512
+
+
+class Extractor:
+    """A frozen teacher on a device, and the formats of what is taken from it."""
+
+    def __init__(self, teacher: str | Path, device: torch.device, *, token_layer: int) -> None:
+        self.teacher, self.token_layer = FrozenTeacher(teacher, device), token_layer
+        vit, grid = self.teacher.vit, self.teacher.grid
+        heads, width, length = vit.blocks[-1].attn.num_heads, vit.embed_dim, grid[0] * grid[1]
+        shared = self.teacher.header()
+        self.header: dict[str, Any] = shared | {"num_heads": heads, "width": width, "token_layer": token_layer}
+        self.labels: dict[str, Any] = shared | {
+            "kind": "labels", "num_parts": heads, "background": None, "part_learner": "",
+        }  # fmt: skip
+        self.columns: dict[str, tuple[str, tuple[int, ...]]] = {
+            "cls_attention": ("<f2", (heads, length)),
+            "cls_token": ("<f2", (width,)),
+            "cls_input": ("<f2", (width,)),
+        }
+        self.token_columns: dict[str, tuple[str, tuple[int, ...]]] = {"tokens": ("<f2", (length, width))}
+
+
+def extract_shard(
+    extractor: Extractor,
+    image_shard: str | Path,
+    target: str | Path,
+    wanted_ids: np.ndarray,
+    *,
+    batch_size: int,
+    workers: int,
+    prefetch: int,
+) -> Iterator[int]:
+    """(image shard, teacher) -> `target`: attention of `all` images, `tokens` of `wanted_ids`, `raw` masks; in their order.
+
+    It appears as a whole, with the bytes that follow from what is named here, and not from `workers` and `prefetch`.
+    Yields numbers of images as they are done.
+    """
+    grid = extractor.teacher.grid
+    with whole_folder(target) as folder:
+        with (
+            ArrayShardWriter(
+                folder / ALL, columns=extractor.columns, header=extractor.header, shard_rows=ATTENTION_ROWS
+            ) as everything,
+            ArrayShardWriter(
+                folder / TOKENS, columns=extractor.token_columns, header=extractor.header, shard_rows=TOKEN_ROWS
+            ) as tokens,
+            MaskCacheWriter(folder / RAW, header=extractor.labels) as raw,
+        ):
+            for ids, images in extractor.teacher.batches(image_shard, batch_size, workers=workers, prefetch=prefetch):
+                found = extract_all(extractor.teacher.vit, images, token_layer=extractor.token_layer)
+                attention = found.cls_attention.cpu().numpy()
+                everything.add(
+                    ids,
+                    cls_attention=attention,
+                    cls_token=found.cls_token.cpu().numpy(),
+                    cls_input=found.cls_input.cpu().numpy(),
+                )
+                kept = np.isin(ids, wanted_ids)
+                if kept.any():
+                    tokens.add(ids[kept], tokens=found.patch_tokens.cpu().numpy()[kept])
+                raw.add(ids, attention.argmax(axis=1).reshape(-1, *grid).astype(np.uint8))
+                yield len(ids)
+        bind_folders(folder, (ALL, TOKENS, RAW))
+
+
+def extracting(
+    *, teacher: str, token_layer: int, batch_size: int, compute: dict[str, Any], workers: int, prefetch: int
+) -> Make:
+    """What a worker runs: `extract_shard` with a teacher that is loaded once."""
+    extractor = Extractor(teacher, set_up(**compute).device, token_layer=token_layer)
+    return partial(extract_shard, extractor, batch_size=batch_size, workers=workers, prefetch=prefetch)
+
+
+def smallest_ids(shards: Sequence[Shard], count: int) -> list[np.ndarray]:
+    """Of each shard the ids, ascending, that are among the `count` smallest of all: ids are hashes, so these are any images.
+
+    One pass over the ids. What is held is little more than `count` of them, since the bound only falls.
+    """
+    smallest = np.empty(0, dtype=np.uint64)
+    found: list[np.ndarray] = []
+    for shard in shards:
+        ids = np.sort(shard_ids(shard.path))
+        smallest = np.sort(np.concatenate([smallest, ids]))[:count]
+        found.append(ids[ids <= smallest[-1]])
+    return [ids[ids <= smallest[-1]] for ids in found]
+
+
+def extraction_key(shard: Shard, wanted_ids: np.ndarray) -> str:
+    """The name of what one image shard becomes: over its bytes and the images in it whose patch tokens are wanted."""
+    return hashlib.sha256(f"{shard.sha256}\n".encode() + wanted_ids.astype("<u8").tobytes()).hexdigest()
