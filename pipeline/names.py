@@ -25,6 +25,7 @@ KINDS = {
     "SEED": "0|[1-9][0-9]{0,9}",
     "KIND": "transfer|segment",
 }
+STAGE = "[a-z][a-z0-9_]*(@[a-z0-9_-]+)?"
 LONGEST_TEXT = 4096
 
 
@@ -45,6 +46,12 @@ def arguments(*kinds: str) -> list[Any]:
         if not re.fullmatch(KINDS[kind], word, re.ASCII):
             raise ValueError(f"{stage}: {kind}: got {shown(word)}, expected {KINDS[kind]}")
     return [int(word) if kind == "SEED" else word for kind, word in zip(kinds, given, strict=True)]
+
+
+def stage_name() -> str:
+    """What DVC calls the stage that this process is, or its module: its record and its log are called by it."""
+    name = os.environ.get("DVC_STAGE", "").rpartition(":")[2]
+    return name if re.fullmatch(STAGE, name) and len(name) < 200 else Path(sys.argv[0]).stem
 
 
 def check_name(name: str, what: str) -> str:

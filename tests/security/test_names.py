@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from pipeline import cli
-from pipeline.names import NAME, arguments, shown
+from pipeline.names import NAME, arguments, shown, stage_name
 from pipeline.params import load_params, read_yaml
 from pipeline.presets import check, compose, write_params
 from pipeline.walk import Walk
@@ -258,19 +258,30 @@ def test_arguments__another_item_of_dvc_is_refused(monkeypatch, item):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("value", ["x; touch pwned", "$(touch pwned)", "x' `touch pwned` '", {"x; touch pwned": 1}])
+@pytest.mark.parametrize("value", ["x; touch pwned", "$(touch pwned)", "x' `touch pwned` '"])
 def test_repro__a_name_for_a_shell_is_none_for_dvc_itself(tmp_path, value):
     """A params.yaml of a stranger, and a plain `dvc repro` of a stage that nothing upstream would keep from running."""
     folder = make_world(tmp_path / "world")
     document = read_yaml(folder / "params.yaml")
-    document["arms"]["names"], document["seeds"] = [value], ["0; touch pwned"]
+    document["arms"].update({value: document["arms"]["mae"], "names": [value]})
     with open(folder / "params.yaml", "w", encoding="utf-8") as file:
         YAML().dump(document, file)
     for name in ("attention", "masks/raw", "masks/learned", "data/shards"):
         (folder / name).mkdir(parents=True)
     path = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
     answer = subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", "--single-item", "--glob", "*@*"], cwd=folder, capture_output=True, text=True,
-        check=False, env={**os.environ, "PATH": path, "SHELL": "/bin/sh", "DVC_NO_ANALYTICS": "1"},
+        [sys.executable, "-m", "dvc", "repro", "--single-item", "--glob", "select_masks@*"],
+        env={**os.environ, "PATH": path, "SHELL": "/bin/sh", "DVC_NO_ANALYTICS": "1"}, cwd=folder, capture_output=True,
+        text=True, check=False,
     )  # fmt: skip
-    assert answer.returncode and not list(tmp_path.rglob("*pwned*")), answer.stdout + answer.stderr
+    assert answer.returncode and "arms.names.0: got" in answer.stderr, answer.stdout + answer.stderr
+    assert not list(tmp_path.rglob("*pwned*"))
+
+
+@pytest.mark.parametrize("name", ["select_masks@../../../x", "/etc/x", "a@$(id)", "a@b\0", "a@" + "x" * 300, "", "a b"])
+def test_stage_name__a_record_is_called_by_a_name_and_never_by_a_path(monkeypatch, name):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/stages/pretrain.py"])
+    monkeypatch.setattr(os, "environ", {"DVC_STAGE": name})
+    assert stage_name() == "pretrain"
+    monkeypatch.setattr(os, "environ", {"DVC_STAGE": "../dvc.yaml:pretrain@semmae-0"})
+    assert stage_name() == "pretrain@semmae-0"
