@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from pipeline.redaction import redacted
+from pipeline.redaction import redacted, secret_values
 from pipeline.slots import GPU, Needs, alone, occupy
 from pipeline.supervision import SLOT, SUPERVISOR, end_command, identity
 
@@ -114,6 +114,7 @@ class _Child:
         self, command: list[str], root: Path, environment: dict[str, str], log: Path, on_line: Callable[[str], None]
     ) -> None:
         self.lines: list[str] = []
+        self.secrets = secret_values()
         self.on_line = on_line
         # Through a file, not a pipe: a stage whose walk was killed must not die of its next line before it has saved.
         with open(log, "ab") as output:
@@ -184,7 +185,7 @@ class _Child:
         return end
 
     def _hear(self, line: bytes) -> None:
-        text = redacted(line.decode(errors="replace").rstrip())
+        text = redacted(line.decode(errors="replace").rstrip(), self.secrets)
         if text:
             self.lines.append(text)
             self.on_line(text)

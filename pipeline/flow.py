@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline import experiments
 from pipeline.execution import CANCELLED, FAILED, SKIPPED, Outcome, progress_of
+from pipeline.names import STAGE
 from pipeline.params import load_params
 from pipeline.presets import preset_names
 from pipeline.running import at, place_for, repeat, status_of
@@ -45,7 +46,7 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 # The server keeps what a form says as it stands, so it takes no address with a user: no `@` in a value, or no `//`.
 _VALUE = r"([^@\x00-\x1f]*|([^/\x00-\x1f]|/[^/\x00-\x1f])*/?)"
 Change = Annotated[str, Field(pattern=rf"^[a-z0-9_.]+={_VALUE}$")]
-Target = Annotated[str, Field(pattern=r"^[a-z_]+(@[a-z0-9_-]+)?$", max_length=200)]
+Target = Annotated[str, Field(pattern=f"^{STAGE}$", max_length=200)]
 
 
 class Experiment(BaseModel):

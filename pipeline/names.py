@@ -5,6 +5,7 @@ for something else: no separator, dot, blank or quote, no leading hyphen, ASCII 
 with all that is put around it.
 """
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -22,23 +23,35 @@ KINDS = {
     "SET": NAME,
     "OPTIMIZER": NAME,
     "SEED": "0|[1-9][0-9]{0,9}",
-    "KIND/NAME": f"(?:transfer|segment)/{NAME}",
+    "KIND": "transfer|segment",
 }
+STAGE = "[a-z][a-z0-9_]*(@[a-z0-9_-]+)?"
 LONGEST_TEXT = 4096
 
 
 def arguments(*kinds: str) -> list[Any]:
-    """The arguments of this process's command, one of each of `kinds`, a SEED as a number.
+    """What this stage is run for, one of each of `kinds`, a SEED as a number: from the command, or from DVC's matrix.
 
-    Raises ValueError of one line for another number of them, and for one that is no such name.
+    Under DVC the last of them come in the name of the stage (`pretrain@semmae-0`): in a command of dvc.yaml they would be
+    words for a shell, before anything has looked at them. Raises ValueError of one line for another number of them, and
+    for one that is no such name.
     """
     stage, given = Path(sys.argv[0]).stem, sys.argv[1:]
+    _, _, item = os.environ.get("DVC_STAGE", "").partition("@")
+    if item and len(given) < len(kinds):
+        given += item.split("-")
     if len(given) != len(kinds):
         raise ValueError(f"{stage}: got {len(given)} arguments, expected {' '.join(kinds)}")
     for kind, word in zip(kinds, given, strict=True):
         if not re.fullmatch(KINDS[kind], word, re.ASCII):
             raise ValueError(f"{stage}: {kind}: got {shown(word)}, expected {KINDS[kind]}")
     return [int(word) if kind == "SEED" else word for kind, word in zip(kinds, given, strict=True)]
+
+
+def stage_name() -> str:
+    """What DVC calls the stage that this process is, or its module: its record and its log are called by it."""
+    name = os.environ.get("DVC_STAGE", "").rpartition(":")[2]
+    return name if re.fullmatch(STAGE, name) and len(name) < 200 else Path(sys.argv[0]).stem
 
 
 def check_name(name: str, what: str) -> str:

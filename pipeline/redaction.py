@@ -6,6 +6,7 @@ an environment variable whose name says so (`HF_TOKEN`).
 
 import os
 import re
+from collections.abc import Sequence
 
 MARK = "***"
 # C0, DEL and C1, separators of lines and paragraphs, what turns the direction of text, halves of surrogate pairs.
@@ -22,11 +23,16 @@ _VARIABLE = re.compile(
 SHORTEST = 6
 
 
-def redacted(text: str) -> str:
-    """`text` with a mark in place of every secret that it is known to hold."""
-    for value in _secret_values():
+def redacted(text: str, values: Sequence[str] | None = None) -> str:
+    """`text` with a mark in place of every secret that it is known to hold.
+
+    values: those of `secret_values`, for one who has many texts; None looks them up.
+    """
+    for value in secret_values() if values is None else values:
         text = text.replace(value, MARK)
-    return _QUERY.sub(rf"\g<1>{MARK}", _USER.sub(rf"\g<1>{MARK}@", text))
+    if "://" in text:
+        text = _USER.sub(rf"\g<1>{MARK}@", text)
+    return _QUERY.sub(rf"\g<1>{MARK}", text) if "=" in text else text
 
 
 def one_line(said: object) -> str:
@@ -48,7 +54,7 @@ def refuse_secrets(text: str) -> None:
         )
 
 
-def _secret_values() -> list[str]:
-    """The longest first: one may be part of another."""
+def secret_values() -> list[str]:
+    """The values of variables that are secret by their names; the longest first, for one may be part of another."""
     found = {value for name, value in os.environ.items() if _VARIABLE.search(name) and len(value) >= SHORTEST}
     return sorted(found, key=len, reverse=True)

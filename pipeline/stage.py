@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.files import STATE_FOLDER, md5_of, own_state, write_json, write_text, written
+from pipeline.names import stage_name
 from pipeline.redaction import one_line, redacted
 from pipeline.supervision import SLOT, SUPERVISOR, follow
 
@@ -39,7 +40,7 @@ def run(main: Callable[[], Any]) -> None:
     well. The traceback goes to the log folder. Every other exception is our own bug and keeps its traceback. Of the
     processes that torchrun starts the first one writes the record, and the others sign what they say with their rank.
     """
-    name = os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem)
+    name = stage_name()
     rank = torchrun_rank() or 0
     signal.signal(signal.SIGTERM, _terminate)
     if torchrun_rank() is None:

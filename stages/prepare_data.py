@@ -22,9 +22,9 @@ PREPARED = Path("prepared")
 
 
 def main() -> None:
-    """`python -m stages.prepare_data` for data.path, or with KIND/NAME for the data set data/KIND/NAME."""
+    """`python -m stages.prepare_data` for data.path, or with KIND SET for the data set data/KIND/SET."""
     group, runtime = load_params().data, load_runtime()
-    (name,) = arguments("KIND/NAME") if len(sys.argv) > 1 else ("",)
+    name = "/".join(arguments("KIND", "SET")) if len(sys.argv) > 1 else ""
     path = f"data/{name}" if name else group.path
     folder = PREPARED / name if name else Path("data")
     shards, rejected = folder / "shards", folder / "rejected.parquet"

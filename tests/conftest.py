@@ -84,12 +84,14 @@ def expand(stages=None, params=None):
     for name, stage in stages.items():
         matrix = stage.get("matrix", {})
         for values in itertools.product(*(lists[source] for source in matrix.values())):
-            item = dict(zip(matrix, values, strict=True))
-            command = stage["cmd"]
-            for key, value in item.items():
-                command = command.replace(f"${{item.{key}}}", str(value))
+            # As DVC does: the command has no word of the matrix, the name of the stage has them all.
             label = name + ("@" + "-".join(map(str, values)) if values else "")
-            yield label, module_of(command), command.split()[3:]
+            yield label, module_of(stage["cmd"]), [*stage["cmd"].split()[3:], *map(str, values if takes_item(stage) else ())]
+
+
+def takes_item(stage):
+    """Whether a stage runs for an item of its matrix; the others have one to be switched off by an empty list."""
+    return bool(stage.get("matrix", {}).keys() & {"arm", "set"})
 
 
 def run_stage(folder, module, arguments=()):

@@ -3,8 +3,10 @@
 import contextlib
 import copy
 import importlib
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 
 from pipeline import cli
-from pipeline.names import NAME, arguments, shown
-from pipeline.params import load_params
+from pipeline.names import NAME, arguments, shown, stage_name
+from pipeline.params import load_params, read_yaml
 from pipeline.presets import check, compose, write_params
 from pipeline.walk import Walk
 from tests.conftest import ROOT, make_world
@@ -117,11 +120,11 @@ def test_arguments__a_seed_has_one_spelling(monkeypatch, seed):
 
 
 STAGES = {
-    "stages.prepare_data": ["KIND/NAME"], "stages.select_masks": ["ARM"], "stages.pretrain": ["ARM", "SEED"],
+    "stages.prepare_data": ["KIND", "SET"], "stages.select_masks": ["ARM"], "stages.pretrain": ["ARM", "SEED"],
     "stages.probe": ["ARM", "SEED"], "stages.finetune": ["ARM", "SEED"], "stages.transfer": ["SET", "ARM", "SEED"],
     "stages.segment": ["SET", "ARM", "SEED"], "stages.linear_mae": ["OPTIMIZER", "ARM", "SEED"],
 }  # fmt: skip
-GOOD = {"ARM": "mae", "SEED": "0", "SET": "birds", "OPTIMIZER": "lars", "KIND/NAME": "transfer/birds"}
+GOOD = {"ARM": "mae", "SEED": "0", "SET": "birds", "OPTIMIZER": "lars", "KIND": "transfer"}
 
 
 @pytest.fixture
@@ -140,7 +143,7 @@ def test_stages__a_hostile_argument_is_refused_by_its_kind_before_any_file(bare,
     monkeypatch.setattr(stage, "load_params", lambda: params)
     for kind in kinds:
         for value in HOSTILE:
-            given = [f"transfer/{value}" if kind == "KIND/NAME" else value if kind == one else GOOD[one] for one in kinds]
+            given = [value if kind == one else GOOD[one] for one in kinds]
             monkeypatch.setattr(sys, "argv", [module, *given])
             assert f": {kind}: got " in refusal(main), (kind, value)
         monkeypatch.setattr(sys, "argv", [module, *(GOOD[one] for one in kinds), "more"])
@@ -233,3 +236,52 @@ def test_form__another_parameter_has_a_key_and_no_credentials(form, value):
 ])  # fmt: skip
 def test_form__what_people_write_is_accepted(form, value):
     assert form(other=[value], targets=["pretrain@semmae-0", "compare"], name="two-arms.v2").other == [value]
+
+
+@pytest.mark.parametrize(("stage", "words"), [
+    ("pretrain@mae-0", ["mae", 0]), ("dvc.yaml:pretrain@mae-0", ["mae", 0]),
+    ("../dvc.yaml:pretrain@raw_attention-12", ["raw_attention", 12]),
+])  # fmt: skip
+def test_arguments__under_dvc_they_are_in_the_name_of_the_stage(monkeypatch, stage, words):
+    monkeypatch.setattr(sys, "argv", ["stages/pretrain.py"])
+    monkeypatch.setenv("DVC_STAGE", stage)
+    assert arguments("ARM", "SEED") == words
+    monkeypatch.setattr(sys, "argv", ["stages/pretrain.py", "block", "7"])
+    assert arguments("ARM", "SEED") == ["block", 7]
+
+
+@pytest.mark.parametrize("item", ["mae", "mae-0-1", "$(id)-0", "../x-0", "mae-", "-0", "mae-x", "", "mae-0\n"])
+def test_arguments__another_item_of_dvc_is_refused(monkeypatch, item):
+    monkeypatch.setattr(sys, "argv", ["stages/pretrain.py"])
+    monkeypatch.setenv("DVC_STAGE", f"pretrain@{item}")
+    assert refusal(arguments, "ARM", "SEED").startswith("pretrain: ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", ["x; touch pwned", "$(touch pwned)", "x' `touch pwned` '"])
+def test_repro__a_name_for_a_shell_is_none_for_dvc_itself(tmp_path, value):
+    """A params.yaml of a stranger, and a plain `dvc repro` of a stage that nothing upstream would keep from running."""
+    folder = make_world(tmp_path / "world")
+    document = read_yaml(folder / "params.yaml")
+    document["arms"].update({value: document["arms"]["mae"], "names": [value]})
+    with open(folder / "params.yaml", "w", encoding="utf-8") as file:
+        YAML().dump(document, file)
+    for name in ("attention", "masks/raw", "masks/learned", "data/shards"):
+        (folder / name).mkdir(parents=True)
+    path = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
+    answer = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", "--single-item", "--glob", "select_masks@*"],
+        env={**os.environ, "PATH": path, "SHELL": "/bin/sh", "DVC_NO_ANALYTICS": "1"}, cwd=folder, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert answer.returncode and "arms.names.0: got" in answer.stderr, answer.stdout + answer.stderr
+    assert not list(tmp_path.rglob("*pwned*"))
+
+
+@pytest.mark.parametrize("name", ["select_masks@../../../x", "/etc/x", "a@$(id)", "a@b\0", "a@" + "x" * 300, "", "a b"])
+def test_stage_name__a_record_is_called_by_a_name_and_never_by_a_path(monkeypatch, name):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/stages/pretrain.py"])
+    monkeypatch.setattr(os, "environ", {"DVC_STAGE": name})
+    assert stage_name() == "pretrain"
+    monkeypatch.setattr(os, "environ", {"DVC_STAGE": "../dvc.yaml:pretrain@semmae-0"})
+    assert stage_name() == "pretrain@semmae-0"

@@ -77,7 +77,7 @@ def test_segmentation__a_mask_of_another_size_is_refused_by_name_and_the_ignore_
     document = read_document(folder / "params.yaml")
     document["segment"]["sets"] = ["tiny"]
     write_params(document, folder / "params.yaml")
-    run_stage(folder, "stages.prepare_data", ["segment/tiny"])
+    run_stage(folder, "stages.prepare_data", ["segment", "tiny"])
     refused = pq.read_table(folder / "prepared/segment/tiny/rejected.parquet").to_pylist()
     assert [(row["path"], row["reason"]) for row in refused] == [("images/train/all/3.png", "mask size")]
     assert "20 x 20" in refused[0]["detail"] and "32 x 32" in refused[0]["detail"]
