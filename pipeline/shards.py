@@ -7,7 +7,8 @@ hold the header that explains them. No pickle, and nothing but pyarrow is needed
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,8 @@ import pyarrow.parquet as pq
 
 from pipeline.columns import values_of
 from pipeline.files import link_or_copy, read_json, sha256_of, whole_file, whole_folder, write_json
+from pipeline.parquet_files import find, keep, opened
+from pipeline.storage import REQUESTS, size_of
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -35,6 +38,7 @@ class ArrayShardWriter:
 
     `columns` maps a name to (NumPy dtype, shape of a row). Rows keep the order in which they are added; a shard closes
     at `shard_rows` rows, so the memory held is one shard's.
+    store: the URL that those of the shards begin with, or empty: they lie in the folder.
     """
 
     def __init__(
@@ -44,11 +48,12 @@ class ArrayShardWriter:
         columns: Mapping[str, tuple[str, tuple[int, ...]]],
         header: Mapping[str, Any],
         shard_rows: int,
+        store: str = "",
     ) -> None:
         self.columns = {name: (np.dtype(kind), tuple(shape)) for name, (kind, shape) in columns.items()}
         described = {name: {"dtype": kind.str, "shape": list(shape)} for name, (kind, shape) in self.columns.items()}
         self.header = {**header, "columns": described}
-        self.shard_rows = shard_rows
+        self.shard_rows, self.store = shard_rows, store
         fields = [pa.field("id", pa.uint64(), nullable=False)]
         for name, (kind, shape) in self.columns.items():
             fields.append(pa.field(name, pa.binary(kind.itemsize * int(np.prod(shape))), nullable=False))
@@ -103,7 +108,7 @@ class ArrayShardWriter:
                 write_page_checksum=True,
                 row_group_size=self.shard_rows,
             )
-        self._shards.append({"file": path.name, "rows": count, "bytes": path.stat().st_size, "sha256": sha256_of(path)})
+        self._shards.append({"rows": count, **keep(path, self.store)})
         self._waiting = [(ids[count:], {name: values[count:] for name, values in arrays.items()})]
         self._rows -= count
 
@@ -112,7 +117,7 @@ class ArrayShards:
     """Reader of a folder that `ArrayShardWriter` wrote.
 
     Opening checks the presence and the size of every shard; reading checks page checksums. A missing, truncated or
-    damaged file is a ValueError that names it.
+    damaged file is a ValueError that names it. Where rows are found by their ids, 12 bytes a row are held.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -124,13 +129,7 @@ class ArrayShards:
             )
         self.header: dict[str, Any] = manifest["header"]
         self._shards: list[dict[str, Any]] = manifest["shards"]
-        for shard in self._shards:
-            path = self.folder / shard["file"]
-            size = path.stat().st_size if path.is_file() else None
-            if size != shard["bytes"]:
-                raise ValueError(
-                    f"{path}: {size} bytes, the manifest says {shard['bytes']}; delete the folder and run `dvc repro`"
-                )
+        self._places = find(self.folder, self._shards)
         self._load = lru_cache(maxsize=4)(self._read)
 
     def __len__(self) -> int:
@@ -150,7 +149,10 @@ class ArrayShards:
     @property
     def ids(self) -> np.ndarray:
         """All ids (N,) uint64 in the order of the shards."""
-        return self._index[0]
+        ascending, rows, _ = self._index
+        ids = np.empty_like(ascending)
+        ids[rows] = ascending
+        return ids
 
     def rows(self, ids: np.ndarray, name: str) -> np.ndarray:
         """Column `name` at `ids` (N,), in their order: (N, *shape). KeyError names the first unknown id."""
@@ -164,47 +166,46 @@ class ArrayShards:
 
     def locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(shard index, row in the shard) of each id; KeyError names the first unknown one."""
-        all_ids, order, starts = self._index
+        ascending, all_rows, starts = self._index
         ids = np.asarray(ids, dtype=np.uint64)
-        if not len(all_ids):
+        if not len(ascending):
             raise KeyError(f"id {int(ids[0])} is not in {self.folder}, which is empty")
-        found = np.minimum(np.searchsorted(all_ids, ids, sorter=order), len(all_ids) - 1)
-        rows = order[found]
-        wrong = all_ids[rows] != ids
+        found = np.minimum(np.searchsorted(ascending, ids), len(ascending) - 1)
+        wrong = ascending[found] != ids
         if wrong.any():
             raise KeyError(f"id {int(ids[wrong][0])} is not in {self.folder}")
+        rows = all_rows[found].astype(np.int64)
         shards = np.searchsorted(starts, rows, side="right") - 1
         return shards, rows - starts[shards]
 
-    @property
+    @cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if not hasattr(self, "_index_arrays"):
-            parts = [values_of(self._read(i, ("id",))["id"]) for i in range(self.num_shards)]
-            ids = np.concatenate(parts) if parts else np.empty(0, np.uint64)
-            starts = np.cumsum([0, *(len(part) for part in parts)])[:-1]
-            self._index_arrays = ids, np.argsort(ids, kind="stable"), starts
-        return self._index_arrays
+        """Ids (N,), ascending; the row of each over all shards, (N,) uint32; the first row of each shard."""
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            parts = list(pool.map(lambda index: values_of(self._read(index, ("id",))["id"]), range(self.num_shards)))
+        ids = np.concatenate([np.empty(0, np.uint64), *parts])
+        order = np.argsort(ids, kind="stable")
+        starts = np.cumsum([0, *(len(part) for part in parts)])[:-1]
+        return ids[order], order.astype(np.uint32), starts
 
     def _read(self, index: int, columns: tuple[str, ...] | None = None) -> pa.Table:
-        path = self.folder / self._shards[index]["file"]
-        try:
-            with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
-                return file.read(columns=None if columns is None else list(columns)).combine_chunks()
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(
-                f"{path}: damaged ({' '.join(str(error).split())}); delete the folder and run `dvc repro`"
-            ) from None
+        with opened(self._places[index], size=self._shards[index]["bytes"]) as file:
+            return file.read(columns=None if columns is None else list(columns)).combine_chunks()
 
 
 def is_intact(folder: str | Path) -> bool:
     """Whether a folder of array shards is there, complete, and byte for byte what was written.
 
-    The hash vouches for each shard, and the shards' own metadata for the manifest.
+    The hash vouches for each shard, and the shards' own metadata for the manifest. Of an object its name is the hash, and
+    its size is asked for.
     """
     try:
         manifest = read_json(Path(folder) / MANIFEST)
         return manifest["version"] == VERSION and all(
-            _is_as_written(Path(folder) / shard["file"], shard, manifest["header"]) for shard in manifest["shards"]
+            size_of(shard["url"]) == shard["bytes"]
+            if "url" in shard
+            else _is_as_written(Path(folder) / shard["file"], shard, manifest["header"])
+            for shard in manifest["shards"]
         )
     except (ValueError, OSError, KeyError, TypeError):
         return False
@@ -221,6 +222,8 @@ def _is_as_written(path: Path, shard: Mapping[str, Any], header: Mapping[str, An
 def join_shards(folders: Sequence[str | Path], target: str | Path) -> None:
     """Write `target` from the shards of `folders`, in that order: hard links, or copies where links are impossible.
 
+    Objects of a store stay where they are.
+
     What is read as one folder afterwards has the bytes of one that was written in one go, shard for shard.
     """
     manifests = [read_json(Path(folder) / MANIFEST) for folder in folders]
@@ -230,6 +233,9 @@ def join_shards(folders: Sequence[str | Path], target: str | Path) -> None:
     with whole_folder(target) as place:
         for folder, manifest in zip(folders, manifests, strict=True):
             for shard in manifest["shards"]:
+                if "url" in shard:
+                    shards.append(shard)
+                    continue
                 name = shard_name(len(shards))
                 link_or_copy(Path(folder) / shard["file"], place / name)
                 shards.append({**shard, "file": name})

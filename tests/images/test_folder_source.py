@@ -5,6 +5,7 @@ from images.decoding import Refused
 from images.entries import walk
 from images.folder_source import FolderSource
 from images.items import id_of
+from images.roots import FolderRoot
 
 NUMBER = iter(range(10**6))
 
@@ -18,7 +19,7 @@ def draw(root, *paths):
 
 
 def source_of(root):
-    return FolderSource(root, sorted(walk(root), key=lambda entry: entry.path))
+    return FolderSource(FolderRoot(root), sorted(walk(root), key=lambda entry: entry.path))
 
 
 def found(source):

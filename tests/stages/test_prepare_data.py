@@ -149,7 +149,7 @@ def refuse_opening(monkeypatch, name):
             raise PermissionError(13, "Permission denied", path)
         return open(path, mode)
 
-    monkeypatch.setattr("images.folder_source.open", opener, raising=False)
+    monkeypatch.setattr("images.roots.open", opener, raising=False)
 
 
 def test_prepare_data__every_bad_input_is_accounted_for(bad_inputs, monkeypatch):
