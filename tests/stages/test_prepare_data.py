@@ -266,4 +266,4 @@ def test_prepare_data__its_own_shards_are_a_source_with_the_same_ids(folder):
     run_stage(folder, "stages.prepare_data")
     second = read_json(folder / "data/shards/manifest.json")
     assert (second["data_digest"], second["classes"]) == (first["data_digest"], first["classes"])
-    assert set(rejected(folder)) == {"manifest.json"}
+    assert set(rejected(folder)) == {"index.arrow", "manifest.json"}
