@@ -71,6 +71,8 @@ def opened(
                 place, metadata=metadata, memory_map=True, pre_buffer=False, page_checksum_verification=True
             ) as file:
                 yield file
+    except MemoryError:  # Says nothing of the file.
+        raise
     except (OSError, pa.ArrowException) as error:
         why = " ".join(str(error).split())
         raise ValueError(f"{place}: damaged ({why}); {_mend(place)}") from None

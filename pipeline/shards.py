@@ -7,8 +7,7 @@ hold the header that explains them. No pickle, and nothing but pyarrow is needed
 
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.columns import values_of
 from pipeline.files import link_or_copy, read_json, sha256_of, whole_file, whole_folder, write_json
 from pipeline.parquet_files import find, keep, opened
-from pipeline.storage import REQUESTS, size_of
+from pipeline.storage import size_of
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -117,7 +116,7 @@ class ArrayShards:
     """Reader of a folder that `ArrayShardWriter` wrote.
 
     Opening checks the presence and the size of every shard; reading checks page checksums. A missing, truncated or
-    damaged file is a ValueError that names it. Where rows are found by their ids, 12 bytes a row are held.
+    damaged file is a ValueError that names it.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -149,10 +148,7 @@ class ArrayShards:
     @property
     def ids(self) -> np.ndarray:
         """All ids (N,) uint64 in the order of the shards."""
-        ascending, rows, _ = self._index
-        ids = np.empty_like(ascending)
-        ids[rows] = ascending
-        return ids
+        return self._index[0]
 
     def rows(self, ids: np.ndarray, name: str) -> np.ndarray:
         """Column `name` at `ids` (N,), in their order: (N, *shape). KeyError names the first unknown id."""
@@ -166,27 +162,26 @@ class ArrayShards:
 
     def locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(shard index, row in the shard) of each id; KeyError names the first unknown one."""
-        ascending, all_rows, starts = self._index
+        all_ids, order, starts = self._index
         ids = np.asarray(ids, dtype=np.uint64)
-        if not len(ascending):
+        if not len(all_ids):
             raise KeyError(f"id {int(ids[0])} is not in {self.folder}, which is empty")
-        found = np.minimum(np.searchsorted(ascending, ids), len(ascending) - 1)
-        wrong = ascending[found] != ids
+        found = np.minimum(np.searchsorted(all_ids, ids, sorter=order), len(all_ids) - 1)
+        rows = order[found]
+        wrong = all_ids[rows] != ids
         if wrong.any():
             raise KeyError(f"id {int(ids[wrong][0])} is not in {self.folder}")
-        rows = all_rows[found].astype(np.int64)
         shards = np.searchsorted(starts, rows, side="right") - 1
         return shards, rows - starts[shards]
 
-    @cached_property
+    @property
     def _index(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ids (N,), ascending; the row of each over all shards, (N,) uint32; the first row of each shard."""
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            parts = list(pool.map(lambda index: values_of(self._read(index, ("id",))["id"]), range(self.num_shards)))
-        ids = np.concatenate([np.empty(0, np.uint64), *parts])
-        order = np.argsort(ids, kind="stable")
-        starts = np.cumsum([0, *(len(part) for part in parts)])[:-1]
-        return ids[order], order.astype(np.uint32), starts
+        if not hasattr(self, "_index_arrays"):
+            parts = [values_of(self._read(i, ("id",))["id"]) for i in range(self.num_shards)]
+            ids = np.concatenate(parts) if parts else np.empty(0, np.uint64)
+            starts = np.cumsum([0, *(len(part) for part in parts)])[:-1]
+            self._index_arrays = ids, np.argsort(ids, kind="stable"), starts
+        return self._index_arrays
 
     def _read(self, index: int, columns: tuple[str, ...] | None = None) -> pa.Table:
         with opened(self._places[index], size=self._shards[index]["bytes"]) as file:
@@ -196,8 +191,8 @@ class ArrayShards:
 def is_intact(folder: str | Path) -> bool:
     """Whether a folder of array shards is there, complete, and byte for byte what was written.
 
-    The hash vouches for each shard, and the shards' own metadata for the manifest. Of an object its name is the hash, and
-    its size is asked for.
+    The hash vouches for each shard, and the shards' own metadata for the manifest.
+    Of an object the name is the hash, and the store says how large it is.
     """
     try:
         manifest = read_json(Path(folder) / MANIFEST)
@@ -223,7 +218,6 @@ def join_shards(folders: Sequence[str | Path], target: str | Path) -> None:
     """Write `target` from the shards of `folders`, in that order: hard links, or copies where links are impossible.
 
     Objects of a store stay where they are.
-
     What is read as one folder afterwards has the bytes of one that was written in one go, shard for shard.
     """
     manifests = [read_json(Path(folder) / MANIFEST) for folder in folders]
