@@ -141,9 +141,7 @@ class ParquetSource:
         if None not in own and len(set(own)) == len(own):
             return iter(own)
         return (
-            name + b"/%08d" % row
-            for name, shard in zip(self._shards, listed, strict=True)
-            for row in range(shard.rows)
+            name + b"/%08d" % row for name, shard in zip(self._shards, listed, strict=True) for row in range(shard.rows)
         )
 
 

@@ -2,7 +2,7 @@
 
 An Arrow IPC file with one record batch a split, in the order of `SPLITS`. A batch has one row of lists, so that their lengths
 may differ: id and label by row, rows ordered by id; position, the place of each row in the order of the files; row, the row
-at each position; group_rows, the rows of each row group in the order of the files. Some 28 bytes an image, which stay on
+at each position; group_rows, the rows of each row group in the order of the files. Some 24 bytes an image, which stay on
 the disk: processes of one machine share the pages that they touch. Without it, opening would read the ids out of every
 shard, a request for each of its row groups.
 """

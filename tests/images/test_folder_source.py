@@ -125,7 +125,7 @@ def test_read__gives_the_bytes_of_the_file_or_the_reason(tmp_path, monkeypatch):
     def refuse(path, mode):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr("images.folder_source.open", refuse, raising=False)
+    monkeypatch.setattr("images.roots.open", refuse, raising=False)
     with pytest.raises(Refused) as caught:
         source.read(closed)
     assert (caught.value.reason, caught.value.detail) == ("unreadable", "Permission denied")

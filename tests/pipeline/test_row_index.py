@@ -28,11 +28,11 @@ def test_index__rows_ascend_by_id_and_lead_to_the_files_and_back(written, tmp_pa
         assert (found.ids.dtype, found.labels.dtype) == (np.uint64, np.int64)
 
 
-def test_index__is_mapped_and_holds_28_bytes_an_image(written, tmp_path):
+def test_index__is_mapped_and_holds_24_bytes_an_image(written, tmp_path):
     _, _, _, entry = written
     found = read_index(tmp_path, entry, "train")
     assert not any(array.flags.owndata or array.flags.writeable for array in found)
-    assert sum(array.nbytes for array in found[:4]) == 28 * 300
+    assert sum(array.nbytes for array in found[:4]) == 24 * 300
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])

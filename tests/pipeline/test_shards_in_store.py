@@ -214,7 +214,9 @@ def test_open__an_object_that_is_not_whole_is_named(remote, bucket, fault):
     for opening in (lambda: ImageShards(remote, "val"), lambda: list_shards(remote)):
         with pytest.raises(ValueError) as error:
             opening()
-        assert str(error.value).startswith(f"{entry['url']}: {size} bytes, the manifest says {len(data)}; run the stage")
+        assert str(error.value).startswith(
+            f"{entry['url']}: {size} bytes, the manifest says {len(data)}; run the stage"
+        )
         assert "\n" not in str(error.value)
     assert len(ImageShards(remote, "test")) == 100
 
@@ -261,7 +263,7 @@ def test_array_shards__are_the_same_wherever_they_lie(bucket, tmp_path):
 def test_array_shards__are_kept_and_joined_where_they_lie(bucket, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with KeptShards("job", "print") as kept:
-        ids, values = write_arrays(kept.place("a"), bucket.url)
+        write_arrays(kept.place("a"), bucket.url)
     with KeptShards("job", "print") as kept:
         assert kept.has("a")
         join_shards([kept.place("a"), kept.place("a")], tmp_path / "joined")

@@ -12,13 +12,17 @@ def test_is_url__tells_a_store_from_a_path(place, expected):
     assert is_url(place) == expected
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/prefix", "hdfs://host:8020/p", "file:///a/b", "s3://b/a@b/c:d", "memory://x"])
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/prefix", "hdfs://host:8020/p", "file:///a/b", "s3://b/a@b/c:d", "memory://x"]
+)
 def test_check_url__a_plain_one_may_stand_in_parameters(url):
     check_url(url, "data.store")
 
 
 # The last holds a slash, as AWS's secret keys do.
-@pytest.mark.parametrize("url", ["s3://key:secret@bucket/p", "s3://secret@bucket", "https://a:secret@h:80/p", "s3://k:se/cret@b"])
+@pytest.mark.parametrize(
+    "url", ["s3://key:secret@bucket/p", "s3://secret@bucket", "https://a:secret@h:80/p", "s3://k:se/cret@b"]
+)
 def test_check_url__credentials_are_refused_and_not_repeated(url):
     with pytest.raises(ValueError, match=r"^data\.store: the URL holds a user or a password; take them out") as error:
         check_url(url, "data.store")
