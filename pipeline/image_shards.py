@@ -24,13 +24,14 @@ import pyarrow.parquet as pq
 from pipeline.files import read_json, whole_file, whole_folder, write_json
 from pipeline.parquet_files import Place, find, keep, opened
 from pipeline.row_index import INDEX, SPLITS, read_index, write_index
-from pipeline.storage import AHEAD_BYTES
 
 MANIFEST = "manifest.json"
 VERSION = 2
 # Reading one image reads its row group, so a group is small in rows and in bytes.
 GROUP_ROWS, GROUP_BYTES = 64, 2**19
 HELD_GROUPS = 16
+# What a pass through a shard reads at once: of a store few requests, and little that is held.
+SPAN_BYTES = 8 * 2**20
 # Footers that are kept, at some hundred kilobytes each: a pass in the order of the files needs a few, a shuffled one is
 # faster with all of them, and memory must not grow with the data.
 HELD_FOOTERS = 256
@@ -233,15 +234,16 @@ def list_shards(folder: str | Path) -> list[Shard]:
 def read_shard(path: Place, batch_size: int) -> Iterator[tuple[np.ndarray, list[Encoded]]]:
     """Ids (B,) uint64 and B encoded images of one shard, in the order of the file; only the last batch is smaller.
 
-    Holds one row group and one batch, and some mebibytes that are read ahead from a store. A damaged file is a ValueError
-    that names it.
+    Holds one batch and some mebibytes of neighbouring row groups, which are one request where the shard lies in a store. A
+    damaged file is a ValueError that names it.
     """
     waiting: list[tuple[int, Encoded]] = []
-    with opened(path, ahead=AHEAD_BYTES) as file:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=["id", "image"], use_threads=False)
+    with opened(path) as file:
+        for groups in _spans(file.metadata):
+            table = file.read_row_groups(groups, columns=["id", "image"], use_threads=False)
             images = _fields(table["image"])["bytes"].to_pylist()
             waiting.extend(zip(table["id"].to_pylist(), images, strict=True))
+            del table
             while len(waiting) >= batch_size:
                 yield _batch(waiting[:batch_size])
                 del waiting[:batch_size]
@@ -358,6 +360,21 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         found = manifest.get("version")
         raise ValueError(f"{folder}: shards of version {found}, expected {VERSION}; run `dvc repro` again")
     return manifest
+
+
+def _spans(footer: pq.FileMetaData) -> Iterator[list[int]]:
+    """The row groups of a file, in order, as many at a time as are not more than `SPAN_BYTES` together."""
+    span: list[int] = []
+    size = 0
+    for group in range(footer.num_row_groups):
+        more = footer.row_group(group).total_byte_size
+        if span and size + more > SPAN_BYTES:
+            yield span
+            span, size = [], 0
+        span.append(group)
+        size += more
+    if span:
+        yield span
 
 
 def _batch(rows: list[tuple[int, Encoded]]) -> tuple[np.ndarray, list[Encoded]]:

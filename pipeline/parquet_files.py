@@ -44,13 +44,13 @@ def find(folder: Path, entries: Sequence[Mapping[str, Any]]) -> list[Place]:
 
 @contextlib.contextmanager
 def opened(
-    place: Place, *, size: int | None = None, metadata: pq.FileMetaData | None = None, ahead: int = 0
+    place: Place, *, size: int | None = None, metadata: pq.FileMetaData | None = None
 ) -> Iterator[pq.ParquetFile]:
     """A Parquet file to read, its page checksums verified; damage is a ValueError that names it.
 
-    A path is memory-mapped. Of a URL the footer and what is read of it are fetched, each run of neighbouring columns in one
-    request; with `ahead` so many bytes more at a time, for a reader that goes through the whole file. size: of an object,
-    where it is known; otherwise the store is asked. metadata: the footer, where it has been read.
+    A path is memory-mapped. Of a URL the footer is fetched and what is read, neighbouring columns and row groups in one
+    request, and nothing ahead of it. size: of an object, where it is known; otherwise the store is asked. metadata: the
+    footer, where it has been read.
     """
     try:
         if is_url(place):
@@ -59,11 +59,8 @@ def opened(
             if known is None:
                 raise FileNotFoundError(f"{url}: there is no such object")
             with (
-                ObjectFile(url, known, ahead=ahead) as source,
-                # Either of them looks ahead, never both.
-                pq.ParquetFile(
-                    source, metadata=metadata, pre_buffer=not ahead, page_checksum_verification=True
-                ) as file,
+                ObjectFile(url, known) as source,
+                pq.ParquetFile(source, metadata=metadata, pre_buffer=True, page_checksum_verification=True) as file,
             ):
                 yield file
         else:
