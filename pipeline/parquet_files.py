@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.files import sha256_of
+from pipeline.files import distrust, sha256_of
 from pipeline.storage import ObjectFile, send, size_of, sizes_of
 from pipeline.urls import is_url
 
@@ -38,7 +38,7 @@ def find(folder: Path, entries: Sequence[Mapping[str, Any]]) -> list[Place]:
     for place, entry in zip(places, entries, strict=True):
         size = next(remote) if isinstance(place, str) else place.stat().st_size if place.is_file() else None
         if size != entry["bytes"]:
-            raise ValueError(f"{place}: {size} bytes, the manifest says {entry['bytes']}; {_mend(place)}")
+            raise _faulty(place, f"{size} bytes, the manifest says {entry['bytes']}")
     return places
 
 
@@ -71,11 +71,13 @@ def opened(
     except MemoryError:  # Says nothing of the file.
         raise
     except (OSError, pa.ArrowException) as error:
-        why = " ".join(str(error).split())
-        raise ValueError(f"{place}: damaged ({why}); {_mend(place)}") from None
+        raise _faulty(place, f"damaged ({' '.join(str(error).split())})") from None
 
 
-def _mend(place: Place) -> str:
+def _faulty(place: Place, what: str) -> ValueError:
     if is_url(place):
-        return "run the stage that made it again with `dvc repro --force`, which sends what is not there"
-    return "delete the folder and run `dvc repro`"
+        mend = "run the stage that made it again with `dvc repro --force`, which sends what is not there"
+    else:
+        distrust(place)
+        mend = "delete the folder and run `dvc repro`"
+    return ValueError(f"{place}: {what}; {mend}")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.columns import values_of
-from pipeline.files import link_or_copy, read_json, sha256_of, whole_file, whole_folder, write_json
+from pipeline.files import distrust, link_or_copy, read_json, sha256_of, whole_file, whole_folder, write_json
 from pipeline.parquet_files import find, keep, opened
 from pipeline.storage import size_of
 
@@ -208,6 +208,7 @@ def is_intact(folder: str | Path) -> bool:
 
 def _is_as_written(path: Path, shard: Mapping[str, Any], header: Mapping[str, Any]) -> bool:
     if sha256_of(path) != shard["sha256"]:
+        distrust(path)
         return False
     footer = pq.read_metadata(path)
     sizes = {"rows": footer.num_rows, "bytes": path.stat().st_size}
