@@ -6,9 +6,8 @@ With a store the same files lie there, each under its hash, and the folder holds
 """
 
 import hashlib
-import json
 import threading
-from array import array
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
@@ -21,41 +20,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.files import read_json, whole_file, whole_folder, write_json
-from pipeline.parquet_files import Place, find, keep, opened
-from pipeline.row_index import INDEX, SPLITS, read_index, write_index
+from pipeline.files import read_json, whole_folder, write_json
+from pipeline.image_shard_file import LENGTH_BYTES, ShardFile, image_schema
+from pipeline.parquet_files import Place, faulty, find, keep, opened, read_range
+from pipeline.row_index import INDEX, SPLITS, Group, read_index, write_index
 
 MANIFEST = "manifest.json"
 VERSION = 2
-# Reading one image reads its row group, so a group is small in rows and in bytes.
-GROUP_ROWS, GROUP_BYTES = 64, 2**19
 HELD_GROUPS = 16
+# Footers that are kept for the paths and masks of images; one takes half a megabyte and more.
+HELD_FOOTERS = 64
 # What a pass through a shard reads at once: of a store few requests, and little that is held.
 SPAN_BYTES = 8 * 2**20
-# Footers that are kept, at some hundred kilobytes each: a pass in the order of the files needs a few, a shuffled one is
-# faster with all of them, and memory must not grow with the data.
-HELD_FOOTERS = 256
 # `ImageShards` has a method of this name.
 Encoded = bytes
-# One row group: the fields of its struct columns, by column.
-Group = dict[str, dict[str, pa.Array]]
 _KEY = np.dtype([("id", ">u8"), ("sha256", "V32"), ("label", ">i8")])
-
-
-def image_schema(classes: list[str], *, has_masks: bool) -> pa.Schema:
-    """Arrow schema of the shards, with the metadata by which `datasets` knows images and class names."""
-    encoded = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    columns = {"image": encoded, "label": pa.int64(), "id": pa.uint64(), "sha256": pa.binary(32)}
-    features: dict[str, Any] = {
-        "image": {"_type": "Image"},
-        "label": {"_type": "ClassLabel", "names": classes},
-        "id": {"_type": "Value", "dtype": "uint64"},
-        "sha256": {"_type": "Value", "dtype": "binary"},
-    }
-    if has_masks:
-        columns["mask"], features["mask"] = encoded, {"_type": "Image"}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    return pa.schema(list(columns.items()), metadata=metadata)
 
 
 class ImageShardWriter:
@@ -75,8 +54,8 @@ class ImageShardWriter:
         self._target = whole_folder(folder)
         self._shards: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
         self._keys: dict[str, bytearray] = {split: bytearray() for split in SPLITS}
-        self._group_rows: dict[str, array[int]] = {split: array("i") for split in SPLITS}
-        self._open: _ShardFile | None = None
+        self._groups: dict[str, list[Group]] = {split: [] for split in SPLITS}
+        self._open: ShardFile | None = None
         self._split = ""
         self._num_part_labels: int | None = None
 
@@ -121,7 +100,7 @@ class ImageShardWriter:
             self._split = split
         if self._open is None:
             name = f"{split}-{len(self._shards[split]):05d}.parquet"
-            self._open = _ShardFile(self.folder / name, self.schema)
+            self._open = ShardFile(self.folder / name, self.schema)
         row = {"image": {"bytes": image, "path": path}, "label": label, "id": image_id, "sha256": sha256}
         if self.has_masks:
             row["mask"] = None if mask is None else {"bytes": mask, "path": mask_path}
@@ -132,9 +111,9 @@ class ImageShardWriter:
 
     def _close_shard(self) -> None:
         if self._open is not None:
-            path, group_rows = self._open.close()
-            self._shards[self._split].append({"rows": sum(group_rows), **keep(path, self.store)})
-            self._group_rows[self._split].extend(group_rows)
+            path, groups = self._open.close()
+            self._shards[self._split].append({"rows": sum(group.rows for group in groups), **keep(path, self.store)})
+            self._groups[self._split].extend(groups)
             self._open = None
 
     def _manifest(self) -> dict[str, Any]:
@@ -143,7 +122,7 @@ class ImageShardWriter:
             self.folder / INDEX,
             ids={split: rows["id"].astype(np.uint64) for split, rows in keys.items()},
             labels={split: rows["label"].astype(np.int64) for split, rows in keys.items()},
-            group_rows=self._group_rows,
+            groups=self._groups,
         )
         return {
             "version": VERSION,
@@ -167,49 +146,6 @@ def _digest(keys: Mapping[str, np.ndarray]) -> str:
         digest.update(split.encode() + b"\n")
         digest.update(rows[np.argsort(rows["id"], kind="stable")].tobytes())
     return digest.hexdigest()
-
-
-class _ShardFile:
-    """One shard while it is written: holds the rows of one row group at most."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path, self.schema = path, schema
-        self.bytes = self._group_bytes = 0
-        self._group: list[dict[str, Any]] = []
-        self._group_rows: list[int] = []
-        self._stack = ExitStack()
-        file = self._stack.enter_context(whole_file(path))
-        # Encoded images do not compress; without compression and dictionaries one row is found without decoding.
-        writer = pq.ParquetWriter(
-            file,
-            schema,
-            compression="NONE",
-            use_dictionary=False,
-            write_statistics=["label", "id"],
-            write_page_checksum=True,
-        )
-        self._writer = self._stack.enter_context(writer)
-
-    def add(self, row: dict[str, Any], size: int) -> None:
-        if self._group and (len(self._group) == GROUP_ROWS or self._group_bytes + size > GROUP_BYTES):
-            self._flush()
-        self._group.append(row)
-        self._group_bytes += size
-        self.bytes += size
-
-    def close(self) -> tuple[Path, list[int]]:
-        """Path of the file, and the rows of each of its row groups."""
-        self._flush()
-        self._stack.close()
-        return self.path, self._group_rows
-
-    def abandon(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
-
-    def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._group, schema=self.schema))
-        self._group_rows.append(len(self._group))
-        self._group, self._group_bytes = [], 0
 
 
 class Shard(NamedTuple):
@@ -273,7 +209,7 @@ class ImageShards:
         self.has_masks: bool = self.manifest["has_masks"]
         # How many row groups are kept: as many as threads read at once, or as a shuffling reader comes back to.
         self.held_groups = HELD_GROUPS
-        self._held: OrderedDict[int, Future[Group]] = OrderedDict()
+        self._held: OrderedDict[int, Future[list[Encoded]]] = OrderedDict()
         self._lock = threading.Lock()
         self._shards = self.manifest["splits"][split]["shards"]
         self._places = find(self.folder, self._shards)
@@ -284,6 +220,7 @@ class ImageShards:
         # The number of the first row group of each shard.
         self._first_groups = np.searchsorted(self._group_ends, [0, *self._shard_ends[:-1]], side="right")
         self._footer = lru_cache(maxsize=HELD_FOOTERS)(self._read_footer)
+        self._described = lru_cache(maxsize=HELD_GROUPS)(self._read_described)
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -299,15 +236,20 @@ class ImageShards:
 
     def bytes(self, row: int) -> Encoded:
         """The encoded image of one row."""
-        return self._value(row, "image", "bytes")
+        group, place = self._locate(row)
+        return self._group(group)[place]
 
     def mask_bytes(self, row: int) -> Encoded | None:
         """The encoded mask of one row; None where it has none."""
-        return self._value(row, "mask", "bytes") if self.has_masks else None
+        if not self.has_masks:
+            return None
+        group, place = self._locate(row)
+        return self._described(group)["mask"]["bytes"][place].as_py()
 
     def path(self, row: int) -> str:
         """Path of the image in its source, percent-encoded where it is not UTF-8."""
-        return self._value(row, "image", "path")
+        group, place = self._locate(row)
+        return self._described(group)["image"]["path"][place].as_py()
 
     def iter_batches(self, size: int) -> Iterator[tuple[np.ndarray, list[Encoded]]]:
         """Row numbers (at most `size`) and their encoded images, every row once, in the order of the files."""
@@ -315,14 +257,14 @@ class ImageShards:
             rows = self.storage[start : start + size]
             yield rows, [self.bytes(row) for row in rows]
 
-    def _value(self, row: int, column: str, field: str) -> Any:
+    def _locate(self, row: int) -> tuple[int, int]:
+        """Row group and place in it."""
         position = int(self._index.positions[row])
         group = int(np.searchsorted(self._group_ends, position, side="right"))
-        first = int(self._group_ends[group]) - int(self.group_sizes[group])
-        return self._group(group)[column][field][position - first].as_py()
+        return group, position - int(self._group_ends[group]) + int(self.group_sizes[group])
 
-    def _group(self, group: int) -> Group:
-        """The columns of one row group. Those that were used last are kept, and one that is being read is waited for."""
+    def _group(self, group: int) -> list[Encoded]:
+        """The images of one row group. Those that were used last are kept, and one that is being read is waited for."""
         with self._lock:
             held = self._held.get(group)
             is_mine = held is None
@@ -341,13 +283,30 @@ class ImageShards:
                 held.set_exception(error)
         return held.result()
 
-    def _read(self, group: int) -> Group:
-        shard = int(np.searchsorted(self._first_groups, group, side="right")) - 1
-        columns = ["image", "mask"] if self.has_masks else ["image"]
+    def _read(self, number: int) -> list[Encoded]:
+        """The images of a row group, from the bytes of their column: one request, and no footer."""
+        shard, group = self._shard_of(number), self._index.group(number)
+        data = read_range(self._places[shard], group.start, group.bytes)
+        if zlib.crc32(data) != group.crc32:
+            raise faulty(self._places[shard], f"damaged (row group {number - int(self._first_groups[shard])})")
+        images, at = [], 0
+        for _ in range(group.rows):
+            start = at + LENGTH_BYTES
+            at = start + int.from_bytes(data[at:start], "little")
+            images.append(data[start:at])
+        return images
+
+    def _read_described(self, number: int) -> dict[str, dict[str, pa.Array]]:
+        """What goes with the images of a row group: the fields of its struct columns without their bytes."""
+        shard = self._shard_of(number)
+        columns = ["image.path", "mask"] if self.has_masks else ["image.path"]
         place, size = self._places[shard], self._shards[shard]["bytes"]
         with opened(place, size=size, metadata=self._footer(shard)) as file:
-            table = file.read_row_group(group - int(self._first_groups[shard]), columns=columns, use_threads=False)
-        return {name: _fields(table[name].combine_chunks()) for name in columns}
+            table = file.read_row_group(number - int(self._first_groups[shard]), columns=columns, use_threads=False)
+        return {name: _fields(table[name].combine_chunks()) for name in table.column_names}
+
+    def _shard_of(self, group: int) -> int:
+        return int(np.searchsorted(self._first_groups, group, side="right")) - 1
 
     def _read_footer(self, shard: int) -> pq.FileMetaData:
         with opened(self._places[shard], size=self._shards[shard]["bytes"]) as file:
@@ -384,4 +343,4 @@ def _batch(rows: list[tuple[int, Encoded]]) -> tuple[np.ndarray, list[Encoded]]:
 def _fields(column: pa.ChunkedArray | pa.StructArray) -> dict[str, pa.Array]:
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     # `flatten` carries the nulls of the struct over to its fields, `field` does not.
-    return dict(zip(("bytes", "path"), whole.flatten(), strict=True))
+    return dict(zip((field.name for field in whole.type), whole.flatten(), strict=True))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.files import distrust, sha256_of
-from pipeline.storage import ObjectFile, send, size_of, sizes_of
+from pipeline.storage import ObjectFile, fetch, send, size_of, sizes_of
 from pipeline.urls import is_url
 
 # Where a file lies: a path, or a URL as text.
@@ -38,7 +38,7 @@ def find(folder: Path, entries: Sequence[Mapping[str, Any]]) -> list[Place]:
     for place, entry in zip(places, entries, strict=True):
         size = next(remote) if isinstance(place, str) else place.stat().st_size if place.is_file() else None
         if size != entry["bytes"]:
-            raise _faulty(place, f"{size} bytes, the manifest says {entry['bytes']}")
+            raise faulty(place, f"{size} bytes, the manifest says {entry['bytes']}")
     return places
 
 
@@ -52,7 +52,7 @@ def opened(
     request, and nothing ahead of it. size: of an object, where it is known; otherwise the store is asked. metadata: the
     footer, where it has been read.
     """
-    try:
+    with _telling(place):
         if is_url(place):
             url = str(place)
             known = size_of(url) if size is None else size
@@ -68,13 +68,30 @@ def opened(
                 place, metadata=metadata, memory_map=True, pre_buffer=False, page_checksum_verification=True
             ) as file:
                 yield file
+
+
+def read_range(place: Place, start: int, size: int) -> bytes:
+    """`size` bytes of a file from `start` on, fewer where it ends before: one request where it lies in a store."""
+    with _telling(place):
+        if is_url(place):
+            return fetch(str(place), start, start + size)
+        with open(place, "rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+
+@contextlib.contextmanager
+def _telling(place: Place) -> Iterator[None]:
+    try:
+        yield
     except MemoryError:  # Says nothing of the file.
         raise
     except (OSError, pa.ArrowException) as error:
-        raise _faulty(place, f"damaged ({' '.join(str(error).split())})") from None
+        raise faulty(place, f"damaged ({' '.join(str(error).split())})") from None
 
 
-def _faulty(place: Place, what: str) -> ValueError:
+def faulty(place: Place, what: str) -> ValueError:
+    """The error of a file that is not what the manifest says, with what to do."""
     if is_url(place):
         mend = "run the stage that made it again with `dvc repro --force`, which sends what is not there"
     else:

@@ -42,8 +42,14 @@ class ObjectFile(AbstractBufferedFile):
         super().__init__(fs, path, "rb", block_size=ahead, cache_type="readahead" if ahead else "none", size=size)
 
     def _fetch_range(self, start: int, end: int) -> bytes:
-        with _named(self.url):
-            return self.fs.cat_file(self.path, start=start, end=min(end, self.size))
+        return fetch(self.url, start, min(end, self.size))
+
+
+def fetch(url: str, start: int, end: int) -> bytes:
+    """The bytes start .. end - 1 of an object, fewer where it ends before: one request."""
+    fs, path = _resolve(url)
+    with _named(url):
+        return fs.cat_file(path, start=start, end=end)
 
 
 def size_of(url: str) -> int | None:

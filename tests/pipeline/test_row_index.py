@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.row_index import SPLITS, read_index, write_index
+from pipeline.row_index import SPLITS, Group, read_index, write_index
 
 COUNTS = {"train": 300, "val": 0, "test": 7}
 
@@ -12,19 +12,23 @@ def written(tmp_path):
     rng = np.random.default_rng(0)
     ids = {split: rng.integers(0, 2**64, count, dtype=np.uint64) for split, count in COUNTS.items()}
     labels = {split: rng.integers(0, 1000, count) for split, count in COUNTS.items()}
-    group_rows = {"train": [100, 150, 50], "val": [], "test": [7]}
-    return ids, labels, group_rows, write_index(tmp_path / "index.arrow", ids, labels, group_rows)
+    groups = {
+        "train": [Group(100, 4, 10**6, 2**32 - 1), Group(200, 2**40, 2**30, 0)],
+        "val": [],
+        "test": [Group(7, 4, 5, 6)],
+    }
+    return ids, labels, groups, write_index(tmp_path / "index.arrow", ids, labels, groups)
 
 
 def test_index__rows_ascend_by_id_and_lead_to_the_files_and_back(written, tmp_path):
-    ids, labels, group_rows, entry = written
+    ids, labels, groups, entry = written
     for split in SPLITS:
         found = read_index(tmp_path, entry, split)
         assert found.ids.tolist() == sorted(ids[split].tolist())
         assert np.array_equal(ids[split][found.positions], found.ids)
         assert np.array_equal(labels[split][found.positions], found.labels)
         assert np.array_equal(found.ids[found.rows], ids[split])
-        assert found.group_rows.tolist() == group_rows[split]
+        assert [found.group(number) for number in range(len(found.group_rows))] == groups[split]
         assert (found.ids.dtype, found.labels.dtype) == (np.uint64, np.int64)
 
 
@@ -49,5 +53,5 @@ def test_index__that_is_not_what_was_written_is_named(written, tmp_path, damage)
 
 
 def test_index__equal_rows_give_equal_bytes(written, tmp_path):
-    ids, labels, group_rows, entry = written
-    assert write_index(tmp_path / "again.arrow", ids, labels, group_rows)["sha256"] == entry["sha256"]
+    ids, labels, groups, entry = written
+    assert write_index(tmp_path / "again.arrow", ids, labels, groups)["sha256"] == entry["sha256"]
