@@ -27,7 +27,12 @@ from training.teacher import write_teacher
 ROOT = Path(__file__).parents[1]
 SIZE, SHARD_BYTES, BATCH = 96, 2**21, 16
 ARCHITECTURE = {"img_size": SIZE, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3}
-SETTINGS = {"this process": ("local", 1), "2 processes": ("local", 2), "Ray, 1 worker": ("ray", 1), "Ray, 2 workers": ("ray", 2)}
+SETTINGS = {
+    "this process": ("local", 1),
+    "2 processes": ("local", 2),
+    "Ray, 1 worker": ("ray", 1),
+    "Ray, 2 workers": ("ray", 2),
+}
 
 
 def make_repository(folder: Path, images: int) -> None:
@@ -93,8 +98,12 @@ def main() -> None:
                 steady[setting].append(one)
                 whole[setting].append(other)
                 digests.add(digest)
-    print(f"{chosen.images} images of {SIZE} px in {shards} shards, 1 thread a worker, medians of {chosen.rounds} rounds")
-    print(f"{'':16s}{'steady images/s':>17s}{'whole images/s':>16s}   steady ratio to this process, to one worker of Ray")
+    print(
+        f"{chosen.images} images of {SIZE} px in {shards} shards, 1 thread a worker, medians of {chosen.rounds} rounds"
+    )
+    print(
+        f"{'':16s}{'steady images/s':>17s}{'whole images/s':>16s}   steady ratio to this process, to one worker of Ray"
+    )
     for setting in SETTINGS:
         ratios = [
             statistics.median(a / b for a, b in zip(steady[setting], steady[other], strict=True))

@@ -80,7 +80,9 @@ def prepare(name: str, document: Any, *, preset: str = "") -> Path:
     other parameters, or by a finished one.
     """
     if not re.fullmatch(EXPERIMENT, name):
-        raise ValueError(f"experiment {shown(name)}: use letters, digits, `_`, `-` and single dots between them, at most 61")
+        raise ValueError(
+            f"experiment {shown(name)}: use letters, digits, `_`, `-` and single dots between them, at most 61"
+        )
     folder = _folder() / name
     with _lock():
         if _read(name) and folder.is_dir():
@@ -134,11 +136,7 @@ def _make(folder: Path, document: Any, preset: str) -> None:
     if (here / "dvc.lock").is_file():
         shutil.copyfile(here / "dvc.lock", folder / "dvc.lock")
     write_params(document, folder / "params.yaml", preset=preset)
-    # Links: what the cache has lies on the disk once.
-    write_text(
-        folder / ".dvc" / "config.local",
-        f'[cache]\n    dir = "{_cache_of(here)}"\n    type = "reflink,hardlink,copy"\n',
-    )
+    write_text(folder / ".dvc" / "config.local", f'[cache]\n    dir = "{_cache_of(here)}"\n')
     _link_inputs(folder, here, str(document["data"]["path"]))
 
 

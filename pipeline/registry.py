@@ -104,7 +104,9 @@ def source_run(choice: Choice) -> Any:
         replay()
         run = _run_of(key)
     if run is None:
-        raise ValueError(f"{redacted(tracking_uri())}: no run of {stage}, and a replay wrote none; nothing was registered")
+        raise ValueError(
+            f"{redacted(tracking_uri())}: no run of {stage}, and a replay wrote none; nothing was registered"
+        )
     return run
 
 

@@ -28,7 +28,7 @@ def main() -> None:
         inputs=["teacher", "part_learner"],
     )
     shards = list_shards("data/shards")
-    tasks = [Task(shard.path.name, shard.sha256, shard.rows, {"image_shard": shard.path}) for shard in shards]
+    tasks = [Task(shard.name, shard.sha256, shard.rows, {"image_shard": shard}) for shard in shards]
     options = {
         "teacher": "teacher",
         "part_learner": "part_learner",

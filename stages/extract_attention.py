@@ -26,13 +26,18 @@ def main() -> None:
     job = fingerprint(
         "stages.extract_attention",
         # Which images part learning wants is a matter of each shard, and stands in its key.
-        params={"extract": params.extract.model_dump(exclude={"part_images"}), "device": device},
+        params={
+            "extract": params.extract.model_dump(exclude={"part_images"}),
+            "store": params.data.store,
+            "device": device,
+        },
         compute=params.compute,
         inputs=["teacher"],
     )
     options = {
         "teacher": "teacher",
         "token_layer": params.extract.token_layer,
+        "store": params.data.store,
         "batch_size": params.extract.batch_size,
         "compute": params.compute.model_dump() | {"device": device},
         "workers": runtime.workers,
@@ -55,8 +60,8 @@ def tasks_of(folder: str, part_images: int) -> list[Task]:
     tasks = []
     for shard in list_shards(folder):
         ids = wanted.get(shard, np.empty(0, dtype=np.uint64))
-        arguments = {"image_shard": shard.path, "wanted_ids": ids}
-        tasks.append(Task(shard.path.name, extraction_key(shard, ids), shard.rows, arguments))
+        arguments = {"image_shard": shard, "wanted_ids": ids}
+        tasks.append(Task(shard.name, extraction_key(shard, ids), shard.rows, arguments))
     return tasks
 
 

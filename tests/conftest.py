@@ -86,7 +86,11 @@ def expand(stages=None, params=None):
         for values in itertools.product(*(lists[source] for source in matrix.values())):
             # As DVC does: the command has no word of the matrix, the name of the stage has them all.
             label = name + ("@" + "-".join(map(str, values)) if values else "")
-            yield label, module_of(stage["cmd"]), [*stage["cmd"].split()[3:], *map(str, values if takes_item(stage) else ())]
+            yield (
+                label,
+                module_of(stage["cmd"]),
+                [*stage["cmd"].split()[3:], *map(str, values if takes_item(stage) else ())],
+            )
 
 
 def takes_item(stage):
@@ -141,3 +145,29 @@ def world(tmp_path_factory):
 def copied_world(world, tmp_path):
     """A copy of the tiny world that a test may change."""
     return Path(shutil.copytree(world, tmp_path / "world", symlinks=True))
+
+
+@pytest.fixture(scope="session")
+def object_server():
+    """An S3 server on loopback."""
+    from tests.object_store import ObjectServer
+
+    server = ObjectServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(object_server, monkeypatch):
+    """An empty bucket, and the environment in which this process and its children find its server."""
+    from s3fs import S3FileSystem
+
+    from pipeline import storage
+    from tests.object_store import ENVIRONMENT, Bucket
+
+    for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": object_server.url}.items():
+        monkeypatch.setenv(name, value)
+    yield Bucket(object_server)
+    # The next test may be about another server.
+    storage._file_system.cache_clear()
+    S3FileSystem.clear_instance_cache()

@@ -23,10 +23,10 @@ ATTENTION_ROWS, TOKEN_ROWS = 4096, 512
 
 
 class Extractor:
-    """A frozen teacher on a device, and the formats of what is taken from it."""
+    """A frozen teacher on a device, the formats of what is taken from it, and the store that its attention goes to, or none."""
 
-    def __init__(self, teacher: str | Path, device: torch.device, *, token_layer: int) -> None:
-        self.teacher, self.token_layer = FrozenTeacher(teacher, device), token_layer
+    def __init__(self, teacher: str | Path, device: torch.device, *, token_layer: int, store: str = "") -> None:
+        self.teacher, self.token_layer, self.store = FrozenTeacher(teacher, device), token_layer, store
         vit, grid = self.teacher.vit, self.teacher.grid
         heads, width, length = vit.blocks[-1].attn.num_heads, vit.embed_dim, grid[0] * grid[1]
         shared = self.teacher.header()
@@ -44,7 +44,7 @@ class Extractor:
 
 def extract_shard(
     extractor: Extractor,
-    image_shard: str | Path,
+    image_shard: Shard,
     target: str | Path,
     wanted_ids: np.ndarray,
     *,
@@ -61,7 +61,11 @@ def extract_shard(
     with whole_folder(target) as folder:
         with (
             ArrayShardWriter(
-                folder / ALL, columns=extractor.columns, header=extractor.header, shard_rows=ATTENTION_ROWS
+                folder / ALL,
+                columns=extractor.columns,
+                header=extractor.header,
+                shard_rows=ATTENTION_ROWS,
+                store=extractor.store,
             ) as everything,
             ArrayShardWriter(
                 folder / TOKENS, columns=extractor.token_columns, header=extractor.header, shard_rows=TOKEN_ROWS
@@ -86,10 +90,10 @@ def extract_shard(
 
 
 def extracting(
-    *, teacher: str, token_layer: int, batch_size: int, compute: dict[str, Any], workers: int, prefetch: int
+    *, teacher: str, token_layer: int, store: str, batch_size: int, compute: dict[str, Any], workers: int, prefetch: int
 ) -> Make:
     """What a worker runs: `extract_shard` with a teacher that is loaded once."""
-    extractor = Extractor(teacher, set_up(**compute).device, token_layer=token_layer)
+    extractor = Extractor(teacher, set_up(**compute).device, token_layer=token_layer, store=store)
     return partial(extract_shard, extractor, batch_size=batch_size, workers=workers, prefetch=prefetch)
 
 
@@ -101,7 +105,7 @@ def smallest_ids(shards: Sequence[Shard], count: int) -> list[np.ndarray]:
     smallest = np.empty(0, dtype=np.uint64)
     found: list[np.ndarray] = []
     for shard in shards:
-        ids = np.sort(shard_ids(shard.path))
+        ids = np.sort(shard_ids(shard))
         smallest = np.sort(np.concatenate([smallest, ids]))[:count]
         found.append(ids[ids <= smallest[-1]])
     return [ids[ids <= smallest[-1]] for ids in found]

@@ -10,6 +10,7 @@ import torch
 
 from parts.attention import extract_all
 from pipeline.fingerprint import digest_of
+from pipeline.image_shards import Shard
 from pipeline.shards import MaskCacheWriter
 from pipeline.spreading import Make
 from training.compute import set_up
@@ -39,7 +40,7 @@ class PartLabeller:
 
 def label_shard(
     labeller: PartLabeller,
-    image_shard: str | Path,
+    image_shard: Shard,
     target: str | Path,
     *,
     batch_size: int,

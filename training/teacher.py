@@ -11,7 +11,7 @@ from images.decoding import decode_square
 from images.stream import map_ahead
 from models.teachers import CONFIG, WEIGHTS, load_teacher, read_config
 from pipeline.files import sha256_of, whole_folder, write_json
-from pipeline.image_shards import read_shard
+from pipeline.image_shards import Shard, read_shard
 from pipeline.seals import check_files, write_manifest
 from training.encoders import write_tensors
 
@@ -56,7 +56,7 @@ class FrozenTeacher:
         return {"grid": list(self.grid), "patch_size": self.config["patch_size"], "teacher": self.config["digest"]}
 
     def batches(
-        self, image_shard: str | Path, batch_size: int, *, workers: int, prefetch: int
+        self, image_shard: Shard, batch_size: int, *, workers: int, prefetch: int
     ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         """Ids (B,) and the teacher's input (B, 3, h, w) of one image shard, in its order: whole images, resized, normalised.
 

@@ -23,7 +23,9 @@ from tests.pipeline.conftest import wait_until
 from tests.pipeline.shard_maker import make, making
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
-NEEDS_RAY = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: what runs on it was not tested; pip install '.[ray]'")
+NEEDS_RAY = pytest.mark.skipif(
+    not HAS_RAY, reason="ray is not installed: what runs on it was not tested; pip install '.[ray]'"
+)
 RAY = pytest.param("ray", 2, marks=[NEEDS_RAY, pytest.mark.slow])
 ONE, SEVERAL = pytest.param("local", 1), pytest.param("local", 2)
 NAMES = [str(number) for number in range(9)]

@@ -36,7 +36,9 @@ def test_source__a_column_that_inflates_is_refused_before_it_is_read(tmp_path, c
     bomb, small = b"\0" * 2**27, encoded(picture(), "PNG")
     image, mask = (bomb, small) if column == "image" else (small, bomb)
     write(tmp_path / "train-0.parquet", [(image, "a.png")], mask=mask, compression=compression, use_dictionary=False)
-    with pytest.raises(ValueError, match=rf"train-0.parquet: {column}.bytes of row group 0 inflates from \d+ to 134") as error:
+    with pytest.raises(
+        ValueError, match=rf"train-0.parquet: {column}.bytes of row group 0 inflates from \d+ to 134"
+    ) as error:
         open_(tmp_path)
     assert "\n" not in str(error.value)
 
@@ -66,7 +68,16 @@ measured("read", lambda: sum(len(source.read(item).image) for item in source.ite
     assert found.mib < 600, found
 
 
-HOSTILE = ["../../outside.png", "/outside.png", "a/../../../outside.png", "-rf", "a\nb.png", "$(id).png", "x" * 5000, "a\0b"]
+HOSTILE = [
+    "../../outside.png",
+    "/outside.png",
+    "a/../../../outside.png",
+    "-rf",
+    "a\nb.png",
+    "$(id).png",
+    "x" * 5000,
+    "a\0b",
+]
 
 
 @pytest.fixture
@@ -86,7 +97,10 @@ def project(tmp_path, monkeypatch):
 
 def test_prepare__paths_masks_and_class_names_of_strangers_are_labels_and_never_files(project):
     images = [encoded(picture(size=(16, 16 + n)), "PNG") for n in range(5 * len(HOSTILE))]
-    rows = [(image, f"{n}{HOSTILE[n % len(HOSTILE)]}" if n >= len(HOSTILE) else HOSTILE[n]) for n, image in enumerate(images)]
+    rows = [
+        (image, f"{n}{HOSTILE[n % len(HOSTILE)]}" if n >= len(HOSTILE) else HOSTILE[n])
+        for n, image in enumerate(images)
+    ]
     labels = [["../../outside", "/outside", "<script>x</script>"][n % 3] for n in range(len(rows))]
     write(project / "mine" / "all.parquet", rows, labels=labels)
     prepare_data.main()

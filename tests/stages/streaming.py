@@ -60,7 +60,10 @@ def write_job_params(folder, *, batch_size=4, threads=1, part_images=12, token_l
 def write_runtime(folder, **changes):
     """The project's runtime.yaml with other values."""
     lines = (ROOT / "runtime.yaml").read_text().splitlines()
-    changed = [next((f"{key}: {value}" for key, value in changes.items() if line.startswith(f"{key}:")), line) for line in lines]
+    changed = [
+        next((f"{key}: {value}" for key, value in changes.items() if line.startswith(f"{key}:")), line)
+        for line in lines
+    ]
     (folder / "runtime.yaml").write_text("\n".join(changed) + "\n")
 
 

@@ -107,7 +107,7 @@ def test_more_images__cost_the_last_shard_new_ones_and_those_whose_wanted_images
     holding = [
         shard.path.name
         for shard in list_shards(job / "data/shards")
-        if displaced & set(training.extraction.shard_ids(shard.path).tolist())
+        if displaced & set(training.extraction.shard_ids(shard).tolist())
     ]
     expected = {last, *holding, *(name for name in names(job) if name not in before)}
     assert len(expected) < len(names(job))
@@ -134,7 +134,9 @@ def test_nothing_changed__links_everything_whatever_became_of_the_outs(job, run)
     assert {os.stat(path).st_nlink for path in kept(job, "*/shard-*.parquet")} == {2}
 
 
-@pytest.mark.parametrize("file", ["all/shard-00000.parquet", "raw/manifest.json", "tokens/manifest.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "file", ["all/shard-00000.parquet", "raw/manifest.json", "tokens/manifest.json", "manifest.json"]
+)
 @pytest.mark.parametrize("damage", [flip, os.unlink])
 def test_damage__of_a_kept_shard_is_found_and_that_shard_made_again(job, run, file, damage):
     run()
@@ -164,7 +166,7 @@ def test_reuse__ends_where_anything_else_changes(job, run, change):
 @pytest.mark.parametrize("count", [1, 7, 40, 1000])
 def test_smallest_ids__are_those_of_a_sort_of_all(job, count):
     shards = list_shards(job / "data/shards", ["train"])
-    ids = [training.extraction.shard_ids(shard.path) for shard in shards]
+    ids = [training.extraction.shard_ids(shard) for shard in shards]
     assert len(ids) > 3
     smallest = np.sort(np.concatenate(ids))[:count]
     for some, found in zip(ids, smallest_ids(shards, count), strict=True):

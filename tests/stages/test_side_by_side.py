@@ -13,7 +13,9 @@ from tests.conftest import run_stage
 from tests.stages.streaming import flip, names, write_job, write_runtime
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
-NEEDS_RAY = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: what runs on it was not tested; pip install '.[ray]'")
+NEEDS_RAY = pytest.mark.skipif(
+    not HAS_RAY, reason="ray is not installed: what runs on it was not tested; pip install '.[ray]'"
+)
 RAY = pytest.param("ray", marks=NEEDS_RAY)
 
 
@@ -34,7 +36,9 @@ def anew(job, stage):
 def workers():
     """The processes that make shards for this one; Ray names its own so."""
     below = psutil.Process().children(recursive=True)
-    return [process for process in below if "ray::Worker" in process.name() or "spawn_main" in " ".join(process.cmdline())]
+    return [
+        process for process in below if "ray::Worker" in process.name() or "spawn_main" in " ".join(process.cmdline())
+    ]
 
 
 @pytest.mark.slow
