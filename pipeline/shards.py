@@ -2,12 +2,13 @@
 
 A folder holds `shard-00000.parquet`, ... and a `manifest.json` that is written last: a folder without one is not
 complete. Every row is an id (uint64) and one fixed-size binary value a column; the manifest and each file's metadata
-hold the header that explains them. No pickle, and nothing but pyarrow is needed to read them.
+hold the header that explains them. No pickle, and nothing but pyarrow is needed to read them. A column of a shard is
+one uncompressed page, so that a row is found by its number: a lookup among millions reads the rows that it asks for.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,9 +21,11 @@ from pipeline.columns import values_of
 from pipeline.files import link_or_copy, read_json, sha256_of, whole_file, whole_folder, write_json
 
 MANIFEST = "manifest.json"
-VERSION = 1
-# Images a shard of masks, at some hundred bytes an image.
-MASK_ROWS = 65536
+VERSION = 2
+# Rows and bytes of a column that stand in one Parquet page: Arrow cuts off at 20,000 rows, and a page holds less than 2 GiB.
+PAGE_ROWS, PAGE_BYTES = 16384, 2**28
+# Shards whose files are open at once.
+HELD_SHARDS = 128
 
 
 def shard_name(number: int) -> str:
@@ -34,7 +37,7 @@ class ArrayShardWriter:
     """Writes a folder of array shards; the folder appears when the `with` block ends without an error.
 
     `columns` maps a name to (NumPy dtype, shape of a row). Rows keep the order in which they are added; a shard closes
-    at `shard_rows` rows, so the memory held is one shard's.
+    at `shard_rows` rows, or before a column would not go into one page, so the memory held is one shard's.
     """
 
     def __init__(
@@ -48,7 +51,8 @@ class ArrayShardWriter:
         self.columns = {name: (np.dtype(kind), tuple(shape)) for name, (kind, shape) in columns.items()}
         described = {name: {"dtype": kind.str, "shape": list(shape)} for name, (kind, shape) in self.columns.items()}
         self.header = {**header, "columns": described}
-        self.shard_rows = shard_rows
+        widest = max((kind.itemsize * int(np.prod(shape)) for kind, shape in self.columns.values()), default=1)
+        self.shard_rows = min(shard_rows, PAGE_ROWS, max(1, PAGE_BYTES // widest))
         fields = [pa.field("id", pa.uint64(), nullable=False)]
         for name, (kind, shape) in self.columns.items():
             fields.append(pa.field(name, pa.binary(kind.itemsize * int(np.prod(shape))), nullable=False))
@@ -97,11 +101,13 @@ class ArrayShardWriter:
             pq.write_table(
                 pa.Table.from_arrays(values, schema=self.schema),
                 file,
-                compression="zstd",
+                # Labels would shrink by a third, on a disk where the images take a thousand times as much.
+                compression="NONE",
                 use_dictionary=False,
                 write_statistics=False,
                 write_page_checksum=True,
                 row_group_size=self.shard_rows,
+                data_page_size=2 * PAGE_BYTES,
             )
         self._shards.append({"file": path.name, "rows": count, "bytes": path.stat().st_size, "sha256": sha256_of(path)})
         self._waiting = [(ids[count:], {name: values[count:] for name, values in arrays.items()})]
@@ -111,8 +117,8 @@ class ArrayShardWriter:
 class ArrayShards:
     """Reader of a folder that `ArrayShardWriter` wrote.
 
-    Opening checks the presence and the size of every shard; reading checks page checksums. A missing, truncated or
-    damaged file is a ValueError that names it.
+    Opening checks the presence and the size of every shard; reading checks page checksums, or the hash of the file. A
+    missing, truncated or damaged file is a ValueError that names it. Memory: 12 bytes a row once ids are looked up.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -131,7 +137,10 @@ class ArrayShards:
                 raise ValueError(
                     f"{path}: {size} bytes, the manifest says {shard['bytes']}; delete the folder and run `dvc repro`"
                 )
+        self._starts = np.cumsum([0, *(shard["rows"] for shard in self._shards)])[:-1]
+        self._offsets: dict[int, dict[str, int]] = {}
         self._load = lru_cache(maxsize=4)(self._read)
+        self._map = lru_cache(maxsize=HELD_SHARDS)(self._map_file)
 
     def __len__(self) -> int:
         return sum(shard["rows"] for shard in self._shards)
@@ -150,40 +159,72 @@ class ArrayShards:
     @property
     def ids(self) -> np.ndarray:
         """All ids (N,) uint64 in the order of the shards."""
-        return self._index[0]
+        parts = [values_of(self._read(index, ("id",))["id"]) for index in range(self.num_shards)]
+        return np.concatenate([np.empty(0, np.uint64), *parts])
 
     def rows(self, ids: np.ndarray, name: str) -> np.ndarray:
         """Column `name` at `ids` (N,), in their order: (N, *shape). KeyError names the first unknown id."""
-        shards, places = self.locate(ids)
+        numbers = self.find(ids)
+        shards = np.searchsorted(self._starts, numbers, side="right") - 1
         spec = self.header["columns"][name]
         out = np.empty((len(ids), *spec["shape"]), dtype=spec["dtype"])
-        for index in np.unique(shards):
-            chosen = shards == index
-            out[chosen] = self.shard(int(index))[1][name][places[chosen]]
+        by_shard = np.argsort(shards, kind="stable")
+        for chosen in np.split(by_shard, np.flatnonzero(np.diff(shards[by_shard])) + 1):
+            if len(chosen):
+                index = int(shards[chosen[0]])
+                out[chosen] = self._map(index)[name][numbers[chosen] - self._starts[index]]
         return out
 
-    def locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(shard index, row in the shard) of each id; KeyError names the first unknown one."""
-        all_ids, order, starts = self._index
+    def find(self, ids: np.ndarray) -> np.ndarray:
+        """Row (N,) int64 of each id, counted over all shards; KeyError names the first unknown one."""
+        known, order = self._index
         ids = np.asarray(ids, dtype=np.uint64)
-        if not len(all_ids):
-            raise KeyError(f"id {int(ids[0])} is not in {self.folder}, which is empty")
-        found = np.minimum(np.searchsorted(all_ids, ids, sorter=order), len(all_ids) - 1)
-        rows = order[found]
-        wrong = all_ids[rows] != ids
+        places = np.searchsorted(known, ids)
+        places[places == len(known)] = 0
+        wrong = known[places] != ids if len(known) else np.ones(len(ids), bool)
         if wrong.any():
             raise KeyError(f"id {int(ids[wrong][0])} is not in {self.folder}")
-        shards = np.searchsorted(starts, rows, side="right") - 1
-        return shards, rows - starts[shards]
+        return order[places].astype(np.int64)
 
-    @property
-    def _index(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if not hasattr(self, "_index_arrays"):
-            parts = [values_of(self._read(i, ("id",))["id"]) for i in range(self.num_shards)]
-            ids = np.concatenate(parts) if parts else np.empty(0, np.uint64)
-            starts = np.cumsum([0, *(len(part) for part in parts)])[:-1]
-            self._index_arrays = ids, np.argsort(ids, kind="stable"), starts
-        return self._index_arrays
+    @cached_property
+    def _index(self) -> tuple[np.ndarray, np.ndarray]:
+        """All ids in rising order and the row of each: 12 bytes an image."""
+        ids = self.ids
+        assert len(ids) < 2**32, f"{len(ids)} rows in one folder"
+        order = np.argsort(ids).astype(np.uint32)
+        return ids[order], order
+
+    def _map_file(self, index: int) -> dict[str, np.ndarray]:
+        """Every column (N, *shape) of one shard where it lies in the file: only what is asked for is read.
+
+        The first time in this process the whole file is compared with its hash, since pages are then read in part.
+        """
+        shard = self._shards[index]
+        path = self.folder / shard["file"]
+        if index not in self._offsets:
+            if sha256_of(path) != shard["sha256"]:
+                raise ValueError(f"{path}: damaged (another hash than in the manifest); delete the folder and run `dvc repro`")
+            self._offsets[index] = self._offsets_of(path)
+        data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+        found = {}
+        for name, spec in self.header["columns"].items():
+            first = self._offsets[index][name]
+            size = shard["rows"] * self._row_bytes(name)
+            found[name] = data[first : first + size].view(spec["dtype"]).reshape(shard["rows"], *spec["shape"])
+        return found
+
+    def _offsets_of(self, path: Path) -> dict[str, int]:
+        """Column -> where its values begin: one page of plain values without nulls ends where the column does."""
+        group = pq.read_metadata(path).row_group(0)
+        chunks = {chunk.path_in_schema: chunk for chunk in map(group.column, range(group.num_columns))}
+        return {
+            name: chunks[name].data_page_offset + chunks[name].total_compressed_size - group.num_rows * self._row_bytes(name)
+            for name in self.header["columns"]
+        }
+
+    def _row_bytes(self, name: str) -> int:
+        spec = self.header["columns"][name]
+        return np.dtype(spec["dtype"]).itemsize * int(np.prod(spec["shape"]))
 
     def _read(self, index: int, columns: tuple[str, ...] | None = None) -> pa.Table:
         path = self.folder / self._shards[index]["file"]
@@ -243,7 +284,7 @@ class MaskCacheWriter:
     (`labels`, or `ranks` with values 0..255), teacher and part_learner (digests). Used as a context manager.
     """
 
-    def __init__(self, folder: str | Path, *, header: Mapping[str, Any], shard_rows: int = MASK_ROWS) -> None:
+    def __init__(self, folder: str | Path, *, header: Mapping[str, Any], shard_rows: int = PAGE_ROWS) -> None:
         values = 256 if header["kind"] == "ranks" else header["num_parts"] + (header["background"] is not None)
         self.bits = max(1, (values - 1).bit_length())
         self.values = values
@@ -299,6 +340,10 @@ class MaskCache:
     def shard(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids (N,) uint64 and labels (N, grid_h, grid_w) uint8 of one shard."""
         return self._unpacked(index)
+
+    def find(self, ids: np.ndarray) -> np.ndarray:
+        """Row (N,) int64 of each id; KeyError names the first unknown one."""
+        return self._shards.find(ids)
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Labels (N, grid_h, grid_w) uint8 at `ids` (N,), in their order."""

@@ -13,13 +13,15 @@ from pipeline.files import read_json
 from pipeline.shards import MANIFEST, MaskCache
 
 ATTMASK_MODES = {"attmask_high": "high", "attmask_hint": "hint"}
+# Ids that are looked up at a time where all are.
+CHECKED = 2**20
 
 
 class ArmMasks:
     """Draws the masks of one arm for a set of images.
 
-    `folder` is the arm's (`arms/ARM`): its maps are held in memory for `ids` (N,), one byte a patch. An arm without
-    maps (`kind: none`) reads nothing, so its masks cannot depend on any.
+    `folder` is the arm's (`arms/ARM`), and has a map for each of `ids` (N,): read when it is asked for, so that the memory is
+    that of the index of ids alone. An arm without maps (`kind: none`) reads nothing, so its masks cannot depend on any.
     """
 
     def __init__(
@@ -36,14 +38,15 @@ class ArmMasks:
     ) -> None:
         self.mask, self.schedule, self.gamma, self.background = mask, schedule, gamma, background
         self.ratio, self.hint_share = ratio, hint_share
-        self.maps: torch.Tensor | None = None
-        self.num_parts = 0
+        self.ids, self.num_parts = ids, 0
+        self.cache: MaskCache | None = None
         kind = read_json(Path(folder) / MANIFEST)["header"]["kind"]
         if kind != "none":
-            cache = MaskCache(folder)
-            self.num_parts = cache.header["num_parts"]
+            self.cache = MaskCache(folder)
+            self.num_parts = self.cache.header["num_parts"]
             try:
-                self.maps = torch.from_numpy(cache.rows(ids))
+                for start in range(0, len(ids), CHECKED):
+                    self.cache.find(ids[start : start + CHECKED])
             except KeyError as error:
                 raise ValueError(
                     f"{folder}: {error.args[0]}; the masks are of other images, run `dvc repro cache_masks`"
@@ -51,6 +54,10 @@ class ArmMasks:
         expected = {"parts": "labels", "random": "none", "block": "none", "none": "none"}.get(mask, "ranks")
         if kind != expected:
             raise ValueError(f"{folder}: holds {kind}, mask {mask} needs {expected}; run `dvc repro` again")
+
+    def maps(self, indices: np.ndarray) -> torch.Tensor | None:
+        """Maps (B, gh, gw) uint8 of images `indices` (B,), as they are stored; None for an arm without maps."""
+        return None if self.cache is None else torch.from_numpy(self.cache.rows(self.ids[indices]))
 
     def draw(
         self,
@@ -67,9 +74,9 @@ class ArmMasks:
         `progress` in [0, 1] is the share of training done. Also returns what to log: `alpha` and `hidden_ratio_std`,
         the mean over images of the standard deviation over parts of the hidden ratio, for arms with part labels.
         """
-        maps = None
-        if self.maps is not None:
-            maps = crop_labels(self.maps[torch.from_numpy(indices)], boxes, flips, grid).flatten(1)
+        maps = self.maps(indices)
+        if maps is not None:
+            maps = crop_labels(maps, boxes, flips, grid).flatten(1)
         return draw_mask(
             maps,
             batch=len(indices),
