@@ -21,7 +21,6 @@ from images.order import ShuffledOrder
 from pipeline.files import link_or_copy, read_json, write_json
 from pipeline.shards import MANIFEST, PAGE_ROWS, MaskCache, MaskCacheWriter, is_intact, join_shards
 from pipeline.stage import peak_mib
-from training.masks import ArmMasks
 
 GRID, PARTS = (14, 14), 6
 HEADER = {
@@ -117,7 +116,8 @@ def join(cache: Path, count: int) -> Facts:
         folders = [Path(name) / str(number) for number in range(len(manifest["shards"]))]
         for folder, shard in zip(folders, manifest["shards"], strict=True):
             link_or_copy(cache / shard["file"], folder / "shard-00000.parquet")
-            write_json(folder / MANIFEST, {**manifest, "shards": [{**shard, "file": "shard-00000.parquet"}]})
+            entry = {**shard, "file": "shard-00000.parquet"}
+            (folder / MANIFEST).write_text(json.dumps({**manifest, "shards": [entry]}))
         return {"join_shards": timed(lambda: join_shards(folders, Path(name) / "joined"))}
 
 
@@ -152,6 +152,9 @@ def lookups(cache: Path, count: int) -> Facts:
 
 def pretraining(cache: Path, count: int) -> Facts:
     """The masks of an arm, opened for all images, and a thousand batches in the order of training, twice over."""
+    # Here, since the memory of the other steps is to be without torch.
+    from training.masks import ArmMasks
+
     ids, order = shuffled(count)
     arms: list[ArmMasks] = []
     facts = {"ArmMasks opens": timed(lambda: arms.append(ArmMasks(cache, ids=ids, **ARM)))}
