@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from images.order import ShuffledOrder
-from pipeline.files import link_or_copy, read_json, write_json
+from pipeline.files import write_json
 from pipeline.shards import MANIFEST, PAGE_ROWS, MaskCache, MaskCacheWriter, is_intact, join_shards
 from pipeline.stage import peak_mib
 
@@ -110,15 +110,9 @@ def intact(cache: Path, count: int) -> Facts:
 
 
 def join(cache: Path, count: int) -> Facts:
-    """As many caches of one shard each, as `cache_masks` leaves them, into one."""
-    manifest = read_json(cache / MANIFEST)
+    """All shards into one folder, as `cache_masks` ends: hard links and a manifest."""
     with tempfile.TemporaryDirectory(dir=cache.parent) as name:
-        folders = [Path(name) / str(number) for number in range(len(manifest["shards"]))]
-        for folder, shard in zip(folders, manifest["shards"], strict=True):
-            link_or_copy(cache / shard["file"], folder / "shard-00000.parquet")
-            entry = {**shard, "file": "shard-00000.parquet"}
-            (folder / MANIFEST).write_text(json.dumps({**manifest, "shards": [entry]}))
-        return {"join_shards": timed(lambda: join_shards(folders, Path(name) / "joined"))}
+        return {"join_shards": timed(lambda: join_shards([cache], Path(name) / "joined"))}
 
 
 def opening(cache: Path, count: int) -> Facts:
