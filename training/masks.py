@@ -63,23 +63,30 @@ class ArmMasks:
         self,
         indices: np.ndarray,
         *,
+        batch: int | None = None,
+        part: slice = slice(None),
         boxes: torch.Tensor,
         flips: torch.Tensor,
         grid: tuple[int, int],
         progress: float,
         generator: torch.Generator,
     ) -> tuple[torch.Tensor, Mapping[str, float]]:
-        """Mask (B, L) bool, True is hidden, for images `indices` (B,) seen through crops and flips on `grid` (gh, gw).
+        """Mask (n, L) bool, True is hidden, for images `indices` (n,) seen through crops and flips on `grid` (gh, gw).
 
-        `progress` in [0, 1] is the share of training done. Also returns what to log: `alpha` and `hidden_ratio_std`,
-        the mean over images of the standard deviation over parts of the hidden ratio, for arms with part labels.
+        They are the `part` of a batch of `batch` images, or all of it: their masks are those of the whole batch, in which
+        none depends on the maps of another. `progress` in [0, 1] is the share of training done. Also returns what to log:
+        `alpha` and `hidden_ratio_std`, the mean over these images of the standard deviation over parts of the hidden
+        ratio, for arms with part labels.
         """
-        maps = self.maps(indices)
-        if maps is not None:
-            maps = crop_labels(maps, boxes, flips, grid).flatten(1)
-        return draw_mask(
+        batch = len(indices) if batch is None else batch
+        maps, own = None, self.maps(indices)
+        if own is not None:
+            maps = own.new_zeros(batch, grid[0] * grid[1])
+            maps[part] = crop_labels(own, boxes, flips, grid).flatten(1)
+        drawn, logged = draw_mask(
             maps,
-            batch=len(indices),
+            batch=batch,
+            part=part,
             grid=grid,
             mask=self.mask,
             schedule=self.schedule,
@@ -91,12 +98,14 @@ class ArmMasks:
             progress=progress,
             generator=generator,
         )
+        return drawn[part], logged
 
 
 def draw_mask(
     maps: torch.Tensor | None,
     *,
     batch: int,
+    part: slice = slice(None),
     grid: tuple[int, int],
     mask: str,
     schedule: str,
@@ -108,7 +117,10 @@ def draw_mask(
     progress: float,
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, Mapping[str, float]]:
-    """Masks (B, L) of an arm from its maps (B, L): part labels, attention ranks, or None. See `ArmMasks.draw`."""
+    """Masks (B, L) of an arm from its maps (B, L): part labels, attention ranks, or None. What to log is of `part`.
+
+    See `ArmMasks.draw`.
+    """
     if mask == "random":
         return random_mask(batch, grid[0] * grid[1], ratio=ratio, generator=generator), {}
     if mask == "block":
@@ -122,5 +134,5 @@ def draw_mask(
     drawn = semantic_mask(
         maps, ratio=ratio, alpha=alpha, num_parts=num_parts, background=background, generator=generator
     )
-    spread = hidden_ratio_std(drawn, maps, num_parts).mean()
+    spread = hidden_ratio_std(drawn[part], maps[part], num_parts).mean()
     return drawn, {"alpha": alpha, "hidden_ratio_std": float(spread)}
