@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ ARM = {
 BATCHES, BATCH, STEP, WINDOW = 1000, 1024, 4096, 8192
 # Photographs of 110 kB in row groups of half a MiB.
 GROUP = (4, 5)
+# What the name of a time ends with that leaves out the waiting.
+CPU = ", CPU"
 Facts = dict[str, float]
 
 
@@ -73,31 +76,26 @@ def shuffled(count: int) -> tuple[np.ndarray, ShuffledOrder]:
     return ids[by_id], ShuffledOrder(storage, group_sizes(count), window=WINDOW, key=(0, "order"))
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    started = time.perf_counter()
+def timed(name: str, work: Callable[[], object]) -> Facts:
+    """Seconds of one call, and of them what the processor took: on a machine that does other things the latter says more."""
+    wall, busy = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - started
+    return {name: time.perf_counter() - wall, f"{name}{CPU}": time.process_time() - busy}
 
 
 def write(cache: Path, count: int) -> Facts:
     """The cache, from labels that are made on the way."""
-    making = 0.0
 
     def work() -> None:
-        nonlocal making
         with MaskCacheWriter(cache, header=HEADER) as writer:
             for start in range(0, count, PAGE_ROWS):
-                began = time.perf_counter()
                 ids = ids_of(np.arange(start, min(start + PAGE_ROWS, count)))
-                labels = labels_of(ids)
-                making += time.perf_counter() - began
-                writer.add(ids, labels)
+                writer.add(ids, labels_of(ids))
 
-    seconds = timed(work) - making
+    facts = timed("write", work)
     files = [path.stat().st_size for path in cache.iterdir()]
     manifest = (cache / MANIFEST).stat().st_size
-    return {"write": seconds, "files": len(files), "bytes a row": sum(files) / count, "manifest bytes": manifest}
+    return {**facts, "files": len(files), "bytes a row": sum(files) / count, "manifest bytes": manifest}
 
 
 def intact(cache: Path, count: int) -> Facts:
@@ -106,24 +104,24 @@ def intact(cache: Path, count: int) -> Facts:
     def work() -> None:
         assert is_intact(cache)
 
-    return {"is_intact": timed(work)}
+    return timed("is_intact", work)
 
 
 def join(cache: Path, count: int) -> Facts:
     """All shards into one folder, as `cache_masks` ends: hard links and a manifest."""
     with tempfile.TemporaryDirectory(dir=cache.parent) as name:
-        return {"join_shards": timed(lambda: join_shards([cache], Path(name) / "joined"))}
+        return timed("join_shards", lambda: join_shards([cache], Path(name) / "joined"))
 
 
 def opening(cache: Path, count: int) -> Facts:
     """Manifest and sizes of all files."""
-    return {"open": timed(lambda: MaskCache(cache))}
+    return timed("open", lambda: MaskCache(cache))
 
 
 def index(cache: Path, count: int) -> Facts:
     """Ids of all shards, sorted: what the first lookup waits for."""
     opened, first = MaskCache(cache), ids_of(np.arange(1))
-    return {"index": timed(lambda: opened.find(first))}
+    return timed("index", lambda: opened.find(first))
 
 
 def lookups(cache: Path, count: int) -> Facts:
@@ -133,15 +131,12 @@ def lookups(cache: Path, count: int) -> Facts:
     random = ids_of(draw)
     opened.find(random[:1])
     found: list[np.ndarray] = []
-    facts = {
-        "1M lookups, one call": timed(lambda: found.append(opened.rows(random))),
-        "again": timed(lambda: opened.rows(random)),
-    }
+    facts = timed("1M lookups in one call", lambda: found.append(opened.rows(random)))
+    facts |= timed("again", lambda: opened.rows(random))
     assert np.array_equal(found[0][::997], labels_of(random[::997]))
     starts = range(0, min(count, BATCHES * BATCH), BATCH)
     batches = [ids_of(np.arange(start, min(start + BATCH, count))) for start in starts]
-    facts["1M lookups, order of the files"] = timed(lambda: [opened.rows(ids) for ids in batches])
-    return facts
+    return facts | timed("1M lookups in the order of the files", lambda: [opened.rows(ids) for ids in batches])
 
 
 def pretraining(cache: Path, count: int) -> Facts:
@@ -151,10 +146,10 @@ def pretraining(cache: Path, count: int) -> Facts:
 
     ids, order = shuffled(count)
     arms: list[ArmMasks] = []
-    facts = {"ArmMasks opens": timed(lambda: arms.append(ArmMasks(cache, ids=ids, **ARM)))}
+    facts = timed("an arm opens", lambda: arms.append(ArmMasks(cache, ids=ids, **ARM)))
     rows = [order.rows(number * BATCH % (count - BATCH), BATCH) for number in range(BATCHES)]
-    facts["1M lookups, order of training"] = timed(lambda: [arms[0].maps(batch) for batch in rows])
-    facts["again"] = timed(lambda: [arms[0].maps(batch) for batch in rows])
+    facts |= timed("1M lookups in the order of training", lambda: [arms[0].maps(batch) for batch in rows])
+    facts |= timed("again", lambda: [arms[0].maps(batch) for batch in rows])
     maps = arms[0].maps(rows[-1])
     assert maps is not None and np.array_equal(maps.numpy(), labels_of(ids[rows[-1]]))
     return facts
@@ -164,15 +159,15 @@ def shuffle(cache: Path, count: int) -> Facts:
     """A whole epoch of the order of training, in the paper's batches."""
     _, order = shuffled(count)
     seen = np.zeros(count, bool)
-    first = timed(lambda: order.rows(0, min(STEP, count)))
+    facts = timed("first batch", lambda: order.rows(0, min(STEP, count)))
 
     def epoch() -> None:
         for start in range(0, count, STEP):
             seen[order.rows(start, min(STEP, count - start))] = True
 
-    seconds = timed(epoch)
+    facts |= timed("an epoch", epoch)
     assert seen.all()
-    return {"shuffle, first batch": first, "shuffle, an epoch": seconds}
+    return facts
 
 
 STEPS: dict[str, Callable[[Path, int], Facts]] = {
@@ -197,12 +192,13 @@ def measure(count: int, disk: str | None = None) -> dict[str, Facts]:
 def table(measured: dict[int, dict[str, Facts]]) -> str:
     """One line a figure, one column a number of rows, and how much each grows per factor of ten."""
     counts = sorted(measured)
-    lines = [f"{'':34s}" + "".join(f"{count:>14,}" for count in counts) + "   growth per factor 10"]
+    lines = [f"{'':46s}" + "".join(f"{count:>14,}" for count in counts) + "   growth per factor 10"]
     for step, facts in measured[counts[0]].items():
         for name in facts:
             values = [measured[count][step][name] for count in counts]
             unit = f"{step}: {'peak MiB' if name == 'peak' else name}"
-            lines.append(f"{unit:34s}" + "".join(f"{shown(value):>14s}" for value in values) + f"   {growth(counts, values)}")
+            columns = "".join(f"{shown(value):>14s}" for value in values)
+            lines.append(f"{unit:46s}{columns}   {growth(counts, values)}")
     return "\n".join(lines)
 
 
@@ -213,11 +209,8 @@ def shown(value: float) -> str:
 
 def growth(counts: Sequence[int], values: Sequence[float]) -> str:
     """How much the values grow from each number of rows to the next, as factors per factor of ten."""
-    factors = [
-        (b / a) ** (1 / np.log10(more / less))
-        for (less, more), (a, b) in zip(zip(counts, counts[1:], strict=False), zip(values, values[1:], strict=False), strict=True)
-        if a > 0
-    ]
+    steps = zip(pairwise(counts), pairwise(values), strict=True)
+    factors = [(b / a) ** (1 / np.log10(more / less)) for (less, more), (a, b) in steps if a > 0]
     return ", ".join(f"{factor:.1f}" for factor in factors)
 
 

@@ -306,8 +306,11 @@ class MaskCacheWriter:
         """Append labels (N, h, w), values below 2**bits, for ids (N,)."""
         assert labels.shape[1:] == self.grid, (labels.shape, self.grid)
         assert not labels.size or int(labels.max()) < self.values, f"label {labels.max()} of {self.values}"
-        bits = np.unpackbits(labels.astype(np.uint8).reshape(len(labels), -1, 1), axis=2)[:, :, 8 - self.bits :]
-        self._shards.add(ids, labels=np.packbits(bits.reshape(len(labels), -1), axis=1))
+        flat = labels.reshape(len(labels), -1)
+        planes = np.empty((*flat.shape, self.bits), dtype=np.uint8)
+        for plane in range(self.bits):
+            planes[:, :, plane] = (flat >> (self.bits - 1 - plane)) & 1
+        self._shards.add(ids, labels=np.packbits(planes.reshape(len(labels), -1), axis=1))
 
 
 class MaskCache:
@@ -356,10 +359,11 @@ class MaskCache:
     def _unpack(self, packed: np.ndarray) -> np.ndarray:
         height, width = self.header["grid"]
         bits, count = self.header["bits"], height * width
-        planes = np.unpackbits(packed, axis=1, count=count * bits).reshape(len(packed), count, bits)
-        labels = np.zeros((len(packed), count), dtype=np.uint8)
-        for plane in range(bits):
-            labels = (labels << 1) | planes[:, :, plane]
+        planes = np.unpackbits(packed, axis=1, count=count * bits)
+        labels = planes[:, ::bits].copy()
+        for plane in range(1, bits):
+            labels <<= 1
+            labels |= planes[:, plane::bits]
         return labels.reshape(len(packed), height, width)
 
 

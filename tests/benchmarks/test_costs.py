@@ -7,13 +7,13 @@ from benchmarks.costs import (
     SIZES,
     breaks,
     device_rates,
-    document,
     forward_operations,
     shown_bytes,
     shown_count,
     shown_seconds,
     stages,
 )
+from benchmarks.scale_page import document
 from models.mae import MaskedAutoencoder
 from pipeline.files import read_json
 from pipeline.presets import compose
