@@ -133,11 +133,11 @@ def breaks(figures: Figures) -> list[Break]:
 
     hashing = figures["md5_bytes_per_second"]
     found = [
-        memory(f"exact linear probe, {CLASSES} classes", "probe_bytes", "fit on a part, or sum the gradient in chunks"),
-        memory("prepare_data: paths, hashes and order", "prepare_bytes", "prepare parts of the data, each in a process"),
-        memory("opening the image shards", "image_index_bytes", "shared between the processes of a machine"),
+        memory(f"probe: kNN, exact linear probe, {CLASSES} classes", "probe_bytes", "features in bf16, or those of a part"),
+        memory("prepare_data: paths, hashes and order", "prepare_bytes", "parts of the data, a process each"),
+        memory("opening the image shards", "image_index_bytes", "larger row groups, or several sets"),
         memory("ids of a mask cache", "mask_index_bytes", "keep them sorted on the disk"),
-        wall("prepare_data, one process", "prepare_data", DAY, "prepare parts of the data, each in a process"),
+        wall("prepare_data, one process", "prepare_data", DAY, "parts of the data, a process each"),
         wall(f"finetune, {FINETUNE_EPOCHS} epochs, one process", "finetune", 7 * DAY, "several processes, as for pretraining"),
         wall(f"pretrain, {EPOCHS} epochs", "pretrain", MONTH, "fewer epochs"),
         Break(

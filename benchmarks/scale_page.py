@@ -26,7 +26,7 @@ from benchmarks.costs import (
     shown_seconds,
     stages,
 )
-from benchmarks.rows import CPU
+from benchmarks.rows import CPU, STEPS
 
 IMAGENET, LARGEST = SIZES["1.28M (ImageNet)"], SIZES["100M"]
 BATCHED = 1_024_000
@@ -200,6 +200,7 @@ def _breaks(figures: Figures) -> str:
 def _mended(figures: Figures, before: Mapping[str, Any]) -> str:
     rate, most, old = device_rates()["MAE ViT-B/16 pretraining"], DEVICES[-1], before["figures"]
     held, index = old["held_maps_bytes"], figures["mask_index_bytes"]
+    scores, probe = old["probe_bytes"], figures["probe_bytes"]
     rows = [
         (
             "maps of an arm",
@@ -210,6 +211,11 @@ def _mended(figures: Figures, before: Mapping[str, Any]) -> str:
             "lookups among 1M rows, in the order of training",
             f"{shown_count(BATCHED / old['lookup_seconds'])} rows/s, since each batch decoded whole shards",
             f"{shown_count(BATCHED / figures['lookup_seconds'])} rows/s: the rows alone, from mapped files",
+        ),
+        (
+            "exact linear probe, 1,000 classes",
+            f"the scores of all images at once, {scores:,.0f} bytes an image: {shown_count(MEMORY / scores)}",
+            f"those of 4,096 images, {probe:,.0f} with kNN: {shown_count(MEMORY / probe)}",
         ),
         (
             f"pretraining on {most} devices",
@@ -224,10 +230,9 @@ def _mended(figures: Figures, before: Mapping[str, Any]) -> str:
 def _rows(rows: Mapping[str, Mapping[str, Figures]]) -> str:
     counts = sorted(rows, key=int)
     lines = []
-    for step, facts in rows[counts[0]].items():
-        for name in facts:
-            if name.endswith(CPU):
-                continue
+    for step in STEPS:
+        facts = [name for name in rows[counts[0]][step] if not name.endswith(CPU)]
+        for name in sorted(facts, key=lambda name: (name == "peak", name)):
             values = [rows[count][step][name] for count in counts]
             busy = [rows[count][step].get(f"{name}{CPU}") for count in counts]
             cells = [_number(a) if b is None else f"{_number(a)} ({_number(b)})" for a, b in zip(values, busy, strict=True)]
