@@ -1,5 +1,6 @@
-"""Measure what an image costs here, and write docs/scale.md from it: `python -m benchmarks.scale --rows 1e6 1e7 1e8`.
+"""Measure what an image costs here, and write docs/scale.md from it: `python -m benchmarks.scale --rows FILE`.
 
+FILE is what `python -m benchmarks.rows --rows 1e6 1e7 1e8 --json FILE` wrote; without it the rows of the last record stay.
 `--render` only writes the page anew from the stored record, docs/scale.json. Memory an image is the slope between the peaks of
 two processes that differ in the number of images alone. The rest is CPU time of one thread.
 """
@@ -254,8 +255,8 @@ def machine() -> dict[str, Any]:
     return {"cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(memory / 2**30)}
 
 
-def measure(counts: list[int], *, before: dict[str, Any], disk: str | None, beside: bool) -> dict[str, Any]:
-    """The record: everything that docs/scale.md says and that was not assumed."""
+def measure(*, disk: str | None, beside: bool) -> dict[str, Any]:
+    """What the record says of an image, and of when and where it was measured."""
     import torch
 
     torch.set_num_threads(1)
@@ -265,11 +266,6 @@ def measure(counts: list[int], *, before: dict[str, Any], disk: str | None, besi
         for found in (preparing(folder), decoding(folder), networks(), caches(folder), hashing(), slopes(folder)):
             figures |= found
             print(json.dumps(found), file=sys.stderr, flush=True)
-    measured = {str(count): rows.measure(count, disk) for count in counts}
-    first, last = str(min(counts)), str(max(counts))
-    peaks = [measured[count]["index"]["peak"] for count in (first, last)]
-    figures["mask_index_bytes"] = (peaks[1] - peaks[0]) * 2**20 / (int(last) - int(first))
-    figures["lookup_seconds"] = measured[first]["pretraining"][f"1M lookups in the order of training{rows.CPU}"]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True).stdout
     return {
         "date": datetime.date.today().isoformat(),
@@ -277,16 +273,24 @@ def measure(counts: list[int], *, before: dict[str, Any], disk: str | None, besi
         "machine": machine(),
         "beside_other_work": beside,
         "figures": figures,
-        "rows": measured,
-        "before": before,
+    }
+
+
+def of_rows(measured: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
+    """The figures that many rows give: memory of a cache's ids, an image, and CPU seconds of a million lookups."""
+    first, last = min(measured, key=int), max(measured, key=int)
+    peaks = [measured[count]["index"]["peak"] for count in (first, last)]
+    return {
+        "mask_index_bytes": (peaks[1] - peaks[0]) * 2**20 / (int(last) - int(first)),
+        "lookup_seconds": measured[first]["pretraining"][f"1M lookups in the order of training{rows.CPU}"],
     }
 
 
 def main() -> None:
     """Measure, unless only the page is asked for; write record and page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=lambda text: int(float(text)), nargs="+", default=[10**6, 10**7, 10**8])
-    parser.add_argument("--render", action="store_true", help="only write the page from the record")
+    parser.add_argument("--rows", type=Path, metavar="FILE", help="what `benchmarks.rows --json FILE` wrote")
+    parser.add_argument("--render", action="store_true", help="measure nothing anew")
     parser.add_argument("--beside", action="store_true", help="say that other work shared the cores")
     parser.add_argument("--disk", help="folder on the disk to use, instead of the temporary one")
     parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
@@ -299,8 +303,11 @@ def main() -> None:
         return
     record = read_json(RECORD)
     if not chosen.render:
-        record = measure(chosen.rows, before=record["before"], disk=chosen.disk, beside=chosen.beside)
-        write_json(RECORD, record)
+        record |= measure(disk=chosen.disk, beside=chosen.beside)
+    if chosen.rows:
+        record["rows"] = read_json(chosen.rows)
+    record["figures"] |= of_rows(record["rows"])
+    write_json(RECORD, record)
     write_text(PAGE, document(read_json(RECORD)))
 
 
