@@ -75,11 +75,11 @@ def own(shards: Path, workers: int, ram_gib: float, count: int) -> Callable[[], 
     return epoch
 
 
-def generate(folder: Path) -> None:
+def generate(folder: Path, count: int = GENERATED) -> None:
     """Photograph-like JPEG files: smooth colours with some noise."""
     draw = np.random.default_rng(0)
     (folder / "some").mkdir(parents=True)
-    for number in range(GENERATED):
+    for number in range(count):
         rough = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
             (WIDTH, HEIGHT), Image.Resampling.BICUBIC
         )

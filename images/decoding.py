@@ -127,7 +127,7 @@ class Decoded(NamedTuple):
 
     size: tuple[int, int]
     aspect: float
-    pixels: np.ndarray | None
+    pixels: np.ndarray
 
 
 def decode_at_least(data: bytes, size: int) -> Decoded:
@@ -136,31 +136,13 @@ def decode_at_least(data: bytes, size: int) -> Decoded:
     data: a file that `inspect` has accepted. It is made smaller by a whole number alone: a JPEG first while it is decoded
     (1/2, 1/4 or 1/8), which costs less than decoding it whole, then by means of squares of pixels.
     """
-    image, geometry = _drafted(data, size)
-    _load(image)
-    picture = _to_rgb(image)
-    picture = _turned(picture.reduce(_factor(picture.size, size)), geometry.turn, image.format)
-    return Decoded((picture.height, picture.width), geometry.width / geometry.height, np.array(picture))
-
-
-def size_at_least(data: bytes, size: int) -> Decoded:
-    """What `decode_at_least` returns, without the pixels: only the head of the file is read."""
-    image, geometry = _drafted(data, size)
-    factor = _factor(image.size, size)
-    width, height = (-(-length // factor) for length in image.size)
-    turned = geometry.turn >= 5 and image.format != "TIFF"
-    return Decoded((width, height) if turned else (height, width), geometry.width / geometry.height, None)
-
-
-def _drafted(data: bytes, size: int) -> tuple[ImageFile.ImageFile, Geometry]:
     image = _open(data, None)
     geometry = _geometry(image)
     image.draft("RGB", (size, size))
-    return image, geometry
-
-
-def _factor(lengths: tuple[int, int], size: int) -> int:
-    return max(1, min(lengths) // size)
+    _load(image)
+    picture = _to_rgb(image)
+    picture = _turned(picture.reduce(max(1, min(picture.size) // size)), geometry.turn, image.format)
+    return Decoded((picture.height, picture.width), geometry.width / geometry.height, np.array(picture))
 
 
 def inspect_mask(mask: bytes, geometry: Geometry, *, max_pixels: int) -> int:

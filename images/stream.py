@@ -8,7 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from images.decoding import Decoded, decode_at_least, size_at_least
+from images.decoding import Decoded, decode_at_least
 from images.order import ShuffledOrder
 from pipeline.image_shards import ImageShards
 
@@ -17,10 +17,10 @@ Made = TypeVar("Made")
 
 
 class Batch(NamedTuple):
-    """B images of a step, of which a part is decoded.
+    """B decoded images.
 
     rows: (B,) of the split. sizes: (B, 2) height and width in pixels, as decoded. aspect: (B,) float32 width / height of
-    the originals. pixels: those of the part, each (h, w, 3) uint8 RGB.
+    the originals. pixels: each (h, w, 3) uint8 RGB.
     """
 
     rows: np.ndarray
@@ -58,26 +58,21 @@ class TrainingImages:
         self.shards.held_groups = max(self.shards.held_groups, order.groups_held)
         return order
 
-    def batch(self, rows: np.ndarray, part: slice = slice(None)) -> Batch:
-        """The images of `rows` (B,); those outside of `part` are measured and not decoded."""
-        own = range(len(rows))[part]
-        found = [self._get(int(row), place in own) for place, row in enumerate(rows)]
+    def batch(self, rows: np.ndarray) -> Batch:
+        """The images of `rows` (B,)."""
+        found = [self._get(int(row)) for row in rows]
         return Batch(
             rows,
-            np.array([image.size for image in found]),
+            np.array([image.size for image in found]).reshape(-1, 2),
             np.array([image.aspect for image in found], dtype=np.float32),
-            [image.pixels for image in found[part] if image.pixels is not None],
+            [image.pixels for image in found],
         )
 
-    def _get(self, row: int, is_own: bool) -> Decoded:
+    def _get(self, row: int) -> Decoded:
         kept = self._kept.get(row)
         if kept is not None:
             return kept
-        data = self.shards.bytes(row)
-        if not is_own:
-            return size_at_least(data, self.size)
-        image = decode_at_least(data, self.size)
-        assert image.pixels is not None
+        image = decode_at_least(self.shards.bytes(row), self.size)
         with self._guard:
             if row not in self._kept and image.pixels.nbytes <= self._room:
                 self._kept[row] = image

@@ -6,7 +6,7 @@ from types import TracebackType
 
 from pipeline.files import state_folder
 from pipeline.locks import lock
-from pipeline.shards import is_intact
+from pipeline.shard_folders import is_intact
 
 
 class KeptShards:

@@ -2,13 +2,14 @@
 
 A folder holds `shard-00000.parquet`, ... and a `manifest.json` that is written last: a folder without one is not
 complete. Every row is an id (uint64) and one fixed-size binary value a column; the manifest and each file's metadata
-hold the header that explains them. No pickle, and nothing but pyarrow is needed to read them.
+hold the header that explains them. No pickle, and nothing but pyarrow is needed to read them. A column of a shard is
+one uncompressed page, so that a row is found by its number: a lookup among millions reads the rows that it asks for.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,14 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.columns import values_of
-from pipeline.files import distrust, link_or_copy, sha256_of, whole_file, whole_folder
+from pipeline.files import sha256_of, whole_file, whole_folder
 from pipeline.parquet_files import faulty, find, keep, opened
 from pipeline.seals import MANIFEST, read_sealed, write_sealed
-from pipeline.storage import REQUESTS, size_of
+from pipeline.storage import REQUESTS
 
-VERSION = 1
-# Images a shard of masks, at some hundred bytes an image.
-MASK_ROWS = 65536
+VERSION = 2
+# Rows and bytes of a column that stand in one Parquet page: Arrow cuts off at 20,000 rows, and a page holds less than 2 GiB.
+PAGE_ROWS, PAGE_BYTES = 16384, 2**28
+# Shards whose files are open at once.
+HELD_SHARDS = 128
 
 
 def shard_name(number: int) -> str:
@@ -37,7 +40,7 @@ class ArrayShardWriter:
     """Writes a folder of array shards; the folder appears when the `with` block ends without an error.
 
     `columns` maps a name to (NumPy dtype, shape of a row). Rows keep the order in which they are added; a shard closes
-    at `shard_rows` rows, so the memory held is one shard's.
+    at `shard_rows` rows, or before a column would not go into one page, so the memory held is one shard's.
     store: the URL that those of the shards begin with, or empty: they lie in the folder.
     """
 
@@ -53,7 +56,9 @@ class ArrayShardWriter:
         self.columns = {name: (np.dtype(kind), tuple(shape)) for name, (kind, shape) in columns.items()}
         described = {name: {"dtype": kind.str, "shape": list(shape)} for name, (kind, shape) in self.columns.items()}
         self.header = {**header, "columns": described}
-        self.shard_rows, self.store = shard_rows, store
+        self.store = store
+        widest = max((kind.itemsize * int(np.prod(shape)) for kind, shape in self.columns.values()), default=1)
+        self.shard_rows = min(shard_rows, PAGE_ROWS, max(1, PAGE_BYTES // widest))
         fields = [pa.field("id", pa.uint64(), nullable=False)]
         for name, (kind, shape) in self.columns.items():
             fields.append(pa.field(name, pa.binary(kind.itemsize * int(np.prod(shape))), nullable=False))
@@ -102,11 +107,13 @@ class ArrayShardWriter:
             pq.write_table(
                 pa.Table.from_arrays(values, schema=self.schema),
                 file,
-                compression="zstd",
+                # Labels would shrink by a third, on a disk where the images take a thousand times as much.
+                compression="NONE",
                 use_dictionary=False,
                 write_statistics=False,
                 write_page_checksum=True,
                 row_group_size=self.shard_rows,
+                data_page_size=2 * PAGE_BYTES,
             )
         self._shards.append({"rows": count, **keep(path, self.store)})
         self._waiting = [(ids[count:], {name: values[count:] for name, values in arrays.items()})]
@@ -117,7 +124,7 @@ class ArrayShards:
     """Reader of a folder that `ArrayShardWriter` wrote.
 
     Opening checks the presence and the size of every shard; the first reading of one checks its hash. A missing, truncated
-    or damaged file is a ValueError that names it.
+    or damaged file is a ValueError that names it. Memory: 12 bytes a row once ids are looked up.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -130,8 +137,11 @@ class ArrayShards:
         self.header: dict[str, Any] = manifest["header"]
         self._shards: list[dict[str, Any]] = manifest["shards"]
         self._places = find(self.folder, self._shards)
+        self._starts = np.cumsum([0, *(shard["rows"] for shard in self._shards)])[:-1]
+        self._offsets: dict[int, dict[str, int]] = {}
         self._load = lru_cache(maxsize=4)(self._read)
         self._sound: set[int] = set()
+        self._map = lru_cache(maxsize=HELD_SHARDS)(self._map_file)
 
     def __len__(self) -> int:
         return sum(shard["rows"] for shard in self._shards)
@@ -150,119 +160,92 @@ class ArrayShards:
     @property
     def ids(self) -> np.ndarray:
         """All ids (N,) uint64 in the order of the shards."""
-        return self._index[0]
+        # Several at once, because a store answers slowly and to many.
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            tables = pool.map(lambda index: self._read(index, ("id",)), range(self.num_shards))
+            return np.concatenate([np.empty(0, np.uint64), *(values_of(table["id"]) for table in tables)])
 
     def rows(self, ids: np.ndarray, name: str) -> np.ndarray:
         """Column `name` at `ids` (N,), in their order: (N, *shape). KeyError names the first unknown id."""
-        shards, places = self.locate(ids)
+        numbers = self.find(ids)
+        shards = np.searchsorted(self._starts, numbers, side="right") - 1
         spec = self.header["columns"][name]
         out = np.empty((len(ids), *spec["shape"]), dtype=spec["dtype"])
-        for index in np.unique(shards):
-            chosen = shards == index
-            out[chosen] = self.shard(int(index))[1][name][places[chosen]]
+        by_shard = np.argsort(shards, kind="stable")
+        for chosen in np.split(by_shard, np.flatnonzero(np.diff(shards[by_shard])) + 1):
+            if len(chosen):
+                index = int(shards[chosen[0]])
+                out[chosen] = self._map(index)[name][numbers[chosen] - self._starts[index]]
         return out
 
-    def locate(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(shard index, row in the shard) of each id; KeyError names the first unknown one."""
-        all_ids, order, starts = self._index
+    def find(self, ids: np.ndarray) -> np.ndarray:
+        """Row (N,) int64 of each id, counted over all shards; KeyError names the first unknown one."""
+        known, order = self._index
         ids = np.asarray(ids, dtype=np.uint64)
-        if not len(all_ids):
-            raise KeyError(f"id {int(ids[0])} is not in {self.folder}, which is empty")
-        found = np.minimum(np.searchsorted(all_ids, ids, sorter=order), len(all_ids) - 1)
-        rows = order[found]
-        wrong = all_ids[rows] != ids
+        places = np.searchsorted(known, ids)
+        places[places == len(known)] = 0
+        wrong = known[places] != ids if len(known) else np.ones(len(ids), bool)
         if wrong.any():
             raise KeyError(f"id {int(ids[wrong][0])} is not in {self.folder}")
-        shards = np.searchsorted(starts, rows, side="right") - 1
-        return shards, rows - starts[shards]
+        return order[places].astype(np.int64)
 
-    @property
-    def _index(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if not hasattr(self, "_index_arrays"):
-            # Several at once, because a store answers slowly and to many.
-            with ThreadPoolExecutor(REQUESTS) as pool:
-                tables = pool.map(lambda index: self._read(index, ("id",)), range(self.num_shards))
-                parts = [values_of(table["id"]) for table in tables]
-            ids = np.concatenate(parts) if parts else np.empty(0, np.uint64)
-            starts = np.cumsum([0, *(len(part) for part in parts)])[:-1]
-            self._index_arrays = ids, np.argsort(ids, kind="stable"), starts
-        return self._index_arrays
+    @cached_property
+    def _index(self) -> tuple[np.ndarray, np.ndarray]:
+        """All ids in rising order and the row of each: 12 bytes an image."""
+        ids = self.ids
+        assert len(ids) < 2**32, f"{len(ids)} rows in one folder"
+        order = np.argsort(ids).astype(np.uint32)
+        return ids[order], order
+
+    def _map_file(self, index: int) -> Mapping[str, np.ndarray]:
+        """Every column (N, *shape) of one shard where it lies in the file, so that only what is asked for is read.
+
+        An object of a store is read whole.
+        """
+        place, shard = self._places[index], self._shards[index]
+        if not isinstance(place, Path):
+            return self.shard(index)[1]
+        self._check(index)
+        if index not in self._offsets:
+            self._offsets[index] = self._offsets_of(place)
+        data = np.asarray(np.memmap(place, dtype=np.uint8, mode="r"))
+        found = {}
+        for name, spec in self.header["columns"].items():
+            first = self._offsets[index][name]
+            size = shard["rows"] * self._row_bytes(name)
+            found[name] = data[first : first + size].view(spec["dtype"]).reshape(shard["rows"], *spec["shape"])
+        return found
+
+    def _offsets_of(self, path: Path) -> dict[str, int]:
+        """Column -> where its values begin: one page of plain values without nulls ends where the column does."""
+        group = pq.read_metadata(path).row_group(0)
+        chunks = {chunk.path_in_schema: chunk for chunk in map(group.column, range(group.num_columns))}
+        return {
+            name: chunks[name].data_page_offset
+            + chunks[name].total_compressed_size
+            - group.num_rows * self._row_bytes(name)
+            for name in self.header["columns"]
+        }
+
+    def _row_bytes(self, name: str) -> int:
+        spec = self.header["columns"][name]
+        return np.dtype(spec["dtype"]).itemsize * int(np.prod(spec["shape"]))
 
     def _read(self, index: int, columns: tuple[str, ...] | None = None) -> pa.Table:
+        self._check(index)
         place, shard = self._places[index], self._shards[index]
-        # Page checksums cover no headers of pages, which say how their bytes are to be read. A store has hashes of its own.
-        if index not in self._sound and isinstance(place, Path):
-            if sha256_of(place) != shard["sha256"]:
-                raise faulty(place, "damaged: its sha256 is not the manifest's")
-            self._sound.add(index)
         with opened(place, size=shard["bytes"], footer=shard["footer"]) as file:
             return file.read(columns=None if columns is None else list(columns)).combine_chunks()
 
+    def _check(self, index: int) -> None:
+        """Compare a file with its hash, once in this process: page checksums cover no headers, and pages are read in part.
 
-def bind_folders(folder: str | Path, names: Sequence[str]) -> None:
-    """Write the manifest of a folder of several folders of array shards: with the hash of the manifest of each.
-
-    It comes last, and makes the folder one thing that `is_intact` judges as a whole.
-    """
-    folders = {name: sha256_of(Path(folder) / name / MANIFEST) for name in names}
-    write_sealed(Path(folder) / MANIFEST, {"version": VERSION, "folders": folders})
-
-
-def is_intact(folder: str | Path) -> bool:
-    """Whether a folder of array shards is there, complete, and byte for byte what was written; or one that `bind_folders` made.
-
-    The hash vouches for each shard, and the shards' own metadata for the manifest; a bound folder's manifest for those in it.
-    Of an object the name is the hash, and the store says how large it is.
-    """
-    folder = Path(folder)
-    try:
-        manifest = read_sealed(folder / MANIFEST)
-        if manifest["version"] != VERSION:
-            return False
-        if "folders" in manifest:
-            return all(
-                sha256_of(folder / name / MANIFEST) == digest and is_intact(folder / name)
-                for name, digest in manifest["folders"].items()
-            )
-        return all(
-            size_of(shard["url"]) == shard["bytes"]
-            if "url" in shard
-            else _is_as_written(folder / shard["file"], shard, manifest["header"])
-            for shard in manifest["shards"]
-        )
-    except (ValueError, OSError, KeyError, TypeError, AttributeError):
-        return False
-
-
-def _is_as_written(path: Path, shard: Mapping[str, Any], header: Mapping[str, Any]) -> bool:
-    if sha256_of(path) != shard["sha256"]:
-        distrust(path)
-        return False
-    footer = pq.read_metadata(path)
-    sizes = {"rows": footer.num_rows, "bytes": path.stat().st_size}
-    return shard == {**shard, **sizes} and header == json.loads(footer.metadata[b"header"])
-
-
-def join_shards(folders: Sequence[str | Path], target: str | Path) -> None:
-    """Write `target` from the shards of `folders`, in that order: hard links, or copies where links are impossible.
-
-    Objects of a store stay where they are. What is read as one folder afterwards has the bytes of one that was written in
-    one go, shard for shard.
-    """
-    manifests = [read_sealed(Path(folder) / MANIFEST) for folder in folders]
-    headers = [manifest["header"] for manifest in manifests]
-    assert headers and all(header == headers[0] for header in headers), "shards of one kind are joined"
-    shards: list[dict[str, Any]] = []
-    with whole_folder(target) as place:
-        for folder, manifest in zip(folders, manifests, strict=True):
-            for shard in manifest["shards"]:
-                if "url" in shard:
-                    shards.append(shard)
-                    continue
-                name = shard_name(len(shards))
-                link_or_copy(Path(folder) / shard["file"], place / name)
-                shards.append({**shard, "file": name})
-        write_sealed(place / MANIFEST, {"version": VERSION, "header": headers[0], "shards": shards})
+        A store has hashes of its own.
+        """
+        place, shard = self._places[index], self._shards[index]
+        if index not in self._sound and isinstance(place, Path) and sha256_of(place) != shard["sha256"]:
+            raise faulty(place, "damaged: its sha256 is not the manifest's")
+        self._sound.add(index)
 
 
 class MaskCacheWriter:
@@ -272,7 +255,7 @@ class MaskCacheWriter:
     (`labels`, or `ranks` with values 0..255), teacher and part_learner (digests). Used as a context manager.
     """
 
-    def __init__(self, folder: str | Path, *, header: Mapping[str, Any], shard_rows: int = MASK_ROWS) -> None:
+    def __init__(self, folder: str | Path, *, header: Mapping[str, Any], shard_rows: int = PAGE_ROWS) -> None:
         values = 256 if header["kind"] == "ranks" else header["num_parts"] + (header["background"] is not None)
         self.bits = max(1, (values - 1).bit_length())
         self.values = values
@@ -294,8 +277,11 @@ class MaskCacheWriter:
         """Append labels (N, h, w), values below 2**bits, for ids (N,)."""
         assert labels.shape[1:] == self.grid, (labels.shape, self.grid)
         assert not labels.size or int(labels.max()) < self.values, f"label {labels.max()} of {self.values}"
-        bits = np.unpackbits(labels.astype(np.uint8).reshape(len(labels), -1, 1), axis=2)[:, :, 8 - self.bits :]
-        self._shards.add(ids, labels=np.packbits(bits.reshape(len(labels), -1), axis=1))
+        flat = labels.reshape(len(labels), -1)
+        planes = np.empty((*flat.shape, self.bits), dtype=np.uint8)
+        for plane in range(self.bits):
+            planes[:, :, plane] = (flat >> (self.bits - 1 - plane)) & 1
+        self._shards.add(ids, labels=np.packbits(planes.reshape(len(labels), -1), axis=1))
 
 
 class MaskCache:
@@ -329,6 +315,10 @@ class MaskCache:
         """Ids (N,) uint64 and labels (N, grid_h, grid_w) uint8 of one shard."""
         return self._unpacked(index)
 
+    def find(self, ids: np.ndarray) -> np.ndarray:
+        """Row (N,) int64 of each id; KeyError names the first unknown one."""
+        return self._shards.find(ids)
+
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Labels (N, grid_h, grid_w) uint8 at `ids` (N,), in their order."""
         return self._unpack(self._shards.rows(ids, "labels"))
@@ -340,10 +330,11 @@ class MaskCache:
     def _unpack(self, packed: np.ndarray) -> np.ndarray:
         height, width = self.header["grid"]
         bits, count = self.header["bits"], height * width
-        planes = np.unpackbits(packed, axis=1, count=count * bits).reshape(len(packed), count, bits)
-        labels = np.zeros((len(packed), count), dtype=np.uint8)
-        for plane in range(bits):
-            labels = (labels << 1) | planes[:, :, plane]
+        planes = np.unpackbits(packed, axis=1, count=count * bits)
+        labels = planes[:, ::bits].copy()
+        for plane in range(1, bits):
+            labels <<= 1
+            labels |= planes[:, plane::bits]
         return labels.reshape(len(packed), height, width)
 
 

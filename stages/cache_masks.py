@@ -10,7 +10,8 @@ from pipeline.fingerprint import fingerprint
 from pipeline.image_shards import list_shards
 from pipeline.kept_shards import KeptShards
 from pipeline.params import load_params, load_runtime
-from pipeline.shards import MaskCache, join_shards
+from pipeline.shard_folders import join_shards
+from pipeline.shards import MaskCache
 from pipeline.spreading import Task, Work, make_missing
 from pipeline.stage import run, write_metrics
 from training.compute import device_type

@@ -12,7 +12,7 @@ from pipeline.fingerprint import fingerprint
 from pipeline.image_shards import list_shards
 from pipeline.kept_shards import KeptShards
 from pipeline.params import load_params, load_runtime
-from pipeline.shards import join_shards
+from pipeline.shard_folders import join_shards
 from pipeline.spreading import Task, Work, make_missing
 from pipeline.stage import run
 from training.compute import device_type

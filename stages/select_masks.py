@@ -12,7 +12,8 @@ from pipeline.groups import Arm
 from pipeline.names import arguments
 from pipeline.params import load_params
 from pipeline.seals import MANIFEST, mend, write_sealed
-from pipeline.shards import VERSION, ArrayShards, MaskCacheWriter, is_intact
+from pipeline.shard_folders import is_intact
+from pipeline.shards import VERSION, ArrayShards, MaskCacheWriter
 from pipeline.stage import run
 
 SOURCES = {"raw": Path("masks/raw"), "learned": Path("masks/learned")}

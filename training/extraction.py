@@ -12,7 +12,8 @@ import torch
 from parts.attention import extract_all
 from pipeline.files import whole_folder
 from pipeline.image_shards import Shard, shard_ids
-from pipeline.shards import ArrayShardWriter, MaskCacheWriter, bind_folders
+from pipeline.shard_folders import bind_folders
+from pipeline.shards import ArrayShardWriter, MaskCacheWriter
 from pipeline.spreading import Make
 from training.compute import set_up
 from training.teacher import FrozenTeacher

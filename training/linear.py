@@ -12,6 +12,8 @@ from torch import Tensor
 
 # Of the largest entry of the gradient of the mean loss: below it the accuracy no longer moves.
 TOLERANCE = 1e-5
+# Images whose scores are in memory at once.
+ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def fit_logistic(features: Tensor, labels: Tensor, start: Tensor, *, penalty: fl
     """Weights (C, D + 1), the last column the intercept, of the smallest penalised loss, by L-BFGS.
 
     The loss is scikit-learn's: sum of cross-entropies plus |W|^2 / (2 * penalty), the intercept free.
-    features: (N, D) float64; labels: (N,) int64; start: (C, D + 1).
+    features: (N, D) float64; labels: (N,) int64; start: (C, D + 1). Memory beyond these: scores of `ROWS` images.
     """
     # Half a second of import that fine-tuning, which shares this module, need not wait for.
     from scipy.optimize import minimize
@@ -80,12 +82,15 @@ def fit_logistic(features: Tensor, labels: Tensor, start: Tensor, *, penalty: fl
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weights = torch.from_numpy(flat).view_as(start)
-        scores = (features @ weights[:, :-1].T + weights[:, -1]).log_softmax(dim=1)
-        errors = scores.exp() - F.one_hot(labels, len(start))
-        gradient = torch.cat([errors.T @ features, errors.sum(dim=0)[:, None]], dim=1)
+        value, gradient = 0.0, torch.zeros_like(weights)
+        for some, known in zip(features.split(ROWS), labels.split(ROWS), strict=True):
+            scores = (some @ weights[:, :-1].T + weights[:, -1]).log_softmax(dim=1)
+            errors = scores.exp() - F.one_hot(known, len(start))
+            gradient += torch.cat([errors.T @ some, errors.sum(dim=0)[:, None]], dim=1)
+            value += float(F.nll_loss(scores, known, reduction="sum"))
         gradient[:, :-1] += weights[:, :-1] / penalty
-        value = F.nll_loss(scores, labels, reduction="sum") + weights[:, :-1].square().sum() / (2 * penalty)
-        return float(value) / count, gradient.flatten().numpy() / count
+        value += float(weights[:, :-1].square().sum() / (2 * penalty))
+        return value / count, gradient.flatten().numpy() / count
 
     found = minimize(
         loss,

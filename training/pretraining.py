@@ -103,30 +103,36 @@ class Pretraining:
     def prepare(self, number: int) -> "Inputs":
         """What step `number` sees. Order, crops and masks have streams of their own: arms of one seed see the same crops.
 
-        Each of several processes draws for the whole batch and keeps its part: what is drawn depends on no number of them.
+        Each of several processes draws for the whole batch and keeps its part, so that what is drawn depends on no number of
+        them; it reads and decodes the images of its part alone, since no crop and no mask depends on another image.
         """
-        group, part = self.group, self.processes.part(self.group.batch_size)
-        batch = self.images.batch(self.order.rows(number * group.batch_size, group.batch_size), part)
+        group, count = self.group, self.group.batch_size
+        part = self.processes.part(count)
+        batch = self.images.batch(self.order.rows(number * count, count)[part])
         draw = generator(self.seed, "crops", number)
+        aspect = torch.ones(count)
+        aspect[part] = torch.from_numpy(batch.aspect)
         boxes = random_crops(
-            group.batch_size,
+            count,
             scale=group.crop_scale,
             ratio=group.crop_ratio,
-            aspect=torch.from_numpy(batch.aspect),
+            aspect=aspect,
             generator=draw,
         )
-        boxes = snapped(boxes, torch.from_numpy(batch.sizes))
-        flips = random_flips(group.batch_size, draw) if group.flip else torch.zeros(group.batch_size, dtype=torch.bool)
+        boxes = snapped(boxes[part], torch.from_numpy(batch.sizes))
+        flips = (random_flips(count, draw) if group.flip else torch.zeros(count, dtype=torch.bool))[part]
         mask, logged = self.masks.draw(
             batch.rows,
+            batch=count,
+            part=part,
             boxes=boxes,
             flips=flips,
             grid=self.model.grid,
             progress=number / max(1, self.steps - 1),
             generator=generator(self.seed, "masks", number),
         )
-        views = normalise(crop_images(batch.pixels, boxes[part], flips[part], self.model.image_size))
-        return Inputs(views, mask[part], logged)
+        views = normalise(crop_images(batch.pixels, boxes, flips, self.model.image_size))
+        return Inputs(views, mask, logged)
 
     def step(self, number: int) -> dict[str, float | torch.Tensor]:
         """One update."""
@@ -136,7 +142,15 @@ class Pretraining:
         losses = self.losses(inputs.images, inputs.mask)
         loss, norm = update(losses, self.optimizer, clip=self.group.clip, scaler=self.scaler, processes=self.processes)
         self.snapshots.take(number + 1, self.model)
-        return {"loss": loss, "lr": rate, "gradient_norm": norm, **inputs.logged}
+        return {"loss": loss, "lr": rate, "gradient_norm": norm, **self._of_all(inputs)}
+
+    def _of_all(self, inputs: Inputs) -> dict[str, float | torch.Tensor]:
+        """What is logged of this process's part, as the mean over the whole batch."""
+        if self.processes.world_size == 1:
+            return dict(inputs.logged)
+        share = len(inputs.images) / self.group.batch_size
+        values = torch.tensor([value * share for value in inputs.logged.values()], dtype=torch.float64)
+        return dict(zip(inputs.logged, self.processes.sum(values.to(self.processes.device)).float(), strict=True))
 
     def losses(self, batch: torch.Tensor, mask: torch.Tensor) -> Iterator[torch.Tensor]:
         """Each micro-batch's share of the whole batch's mean loss, the last and smaller one's too.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from images.decoding import decode, decode_at_least, size_at_least
+from images.decoding import decode, decode_at_least
 from images.items import id_of
 from images.stream import ReadAhead, TrainingImages, map_ahead
 from pipeline.image_shards import ImageShards, ImageShardWriter
@@ -48,7 +48,6 @@ def test_decode_at_least__is_a_whole_fraction_of_the_upright_picture(shards):
         assert found.aspect == whole.width / whole.height
         reduced = np.asarray(whole.reduce(factor)).astype(float)
         assert np.abs(found.pixels - reduced).mean() < (1 if factor == 1 else 12), (row, factor)
-        assert size_at_least(data, 16) == (found.size, found.aspect, None)
 
 
 def test_batch__the_same_pixels_kept_or_streamed(shards):
@@ -59,15 +58,6 @@ def test_batch__the_same_pixels_kept_or_streamed(shards):
         assert all(np.array_equal(a, b) for a, b in zip(one.pixels, other.pixels, strict=True))
         assert np.array_equal(one.sizes, other.sizes) and np.array_equal(one.aspect, other.aspect)
     assert len(kept._kept) == 200 and len(streamed._kept) < 3
-
-
-def test_batch__of_a_part_measures_all_and_decodes_the_part(shards):
-    rows = np.arange(20)
-    whole = training_images(shards).batch(rows)
-    part = training_images(shards).batch(rows, slice(5, 12))
-    assert np.array_equal(part.sizes, whole.sizes) and np.array_equal(part.aspect, whole.aspect)
-    assert len(part.pixels) == 7
-    assert all(np.array_equal(a, b) for a, b in zip(part.pixels, whole.pixels[5:12], strict=True))
 
 
 def test_order__each_row_group_is_read_once_an_epoch(shards, monkeypatch):

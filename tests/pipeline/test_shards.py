@@ -1,16 +1,11 @@
+import os
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.shards import (
-    ArrayShards,
-    ArrayShardWriter,
-    MaskCache,
-    MaskCacheWriter,
-    bind_folders,
-    is_intact,
-    join_shards,
-)
+from pipeline.shard_folders import bind_folders, is_intact, join_shards
+from pipeline.shards import HELD_SHARDS, PAGE_ROWS, VERSION, ArrayShards, ArrayShardWriter, MaskCache, MaskCacheWriter
 
 
 def header(**changes):
@@ -183,3 +178,63 @@ def test_bind_folders__makes_several_folders_one_of_which_every_byte_counts(tmp_
         assert not is_intact(tmp_path / "m")
         path.write_bytes(whole)
     assert is_intact(tmp_path / "m")
+
+
+def test_rows__are_what_pyarrow_reads_wherever_a_column_lies(tmp_path):
+    draw, count = np.random.default_rng(0), 2 * PAGE_ROWS + 5
+    ids = random_ids(count)
+    columns = {"a": ("<f2", (3, 1)), "b": ("|u1", (7,)), "c": ("<u8", ())}
+    values = {
+        name: draw.integers(0, 256, (count, *shape, np.dtype(kind).itemsize), dtype=np.uint8).view(kind)[..., 0]
+        for name, (kind, shape) in columns.items()
+    }
+    with ArrayShardWriter(tmp_path / "s", columns=columns, header={}, shard_rows=10**6) as writer:
+        for start in range(0, count, 5000):
+            part = slice(start, start + 5000)
+            writer.add(ids[part], **{name: found[part] for name, found in values.items()})
+    shards = ArrayShards(tmp_path / "s")
+    assert shards.num_shards == 3
+    table = pq.read_table([tmp_path / "s" / f"shard-0000{number}.parquet" for number in range(3)])
+    order = draw.permutation(count)
+    for name, (kind, shape) in columns.items():
+        read = np.frombuffer(b"".join(table[name].to_pylist()), kind).reshape(count, *shape)
+        assert shards.rows(ids[order], name).tobytes() == read[order].tobytes()
+
+
+def test_array_shard_writer__a_shard_is_one_page_of_every_column(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.shards.PAGE_BYTES", 1000)
+    ids, wide = random_ids(25), np.random.default_rng(0).normal(size=(25, 60)).astype("<f4")
+    with ArrayShardWriter(tmp_path / "s", columns={"wide": ("<f4", (60,))}, header={}, shard_rows=20) as writer:
+        writer.add(ids, wide=wide)
+    shards = ArrayShards(tmp_path / "s")
+    assert [len(shards.shard(i)[0]) for i in range(shards.num_shards)] == [4] * 6 + [1]
+    assert np.array_equal(shards.rows(ids[::-1], "wide"), wide[::-1])
+
+
+def test_rows__a_flipped_bit_is_named_and_never_used(tmp_path):
+    labels, ids = np.random.default_rng(0).integers(0, 7, (300, 14, 14)).astype(np.uint8), random_ids(300)
+    write_masks(tmp_path / "m", ids, labels, shard_rows=100)
+    path = tmp_path / "m" / "shard-00001.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    cache = MaskCache(tmp_path / "m")
+    assert np.array_equal(cache.rows(ids[:100]), labels[:100])
+    with pytest.raises(ValueError, match=r"shard-00001\.parquet: damaged .* run `dvc repro`"):
+        cache.rows(ids[150:151])
+
+
+def test_rows__keep_few_files_open(tmp_path):
+    labels, ids = np.random.default_rng(0).integers(0, 7, (300, 2, 2)).astype(np.uint8), random_ids(300)
+    write_masks(tmp_path / "m", ids, labels, shard_rows=1)
+    cache, before = MaskCache(tmp_path / "m"), len(os.listdir("/proc/self/fd"))
+    assert np.array_equal(cache.rows(ids), labels)
+    assert HELD_SHARDS // 2 < len(os.listdir("/proc/self/fd")) - before <= HELD_SHARDS
+
+
+def test_array_shards__of_another_version_are_refused(tmp_path):
+    write_masks(tmp_path / "m", random_ids(3), np.zeros((3, 14, 14), np.uint8))
+    path = tmp_path / "m" / "manifest.json"
+    path.write_text(path.read_text().replace(f'"version": {VERSION}', f'"version": {VERSION - 1}'))
+    with pytest.raises(ValueError, match=f"shards of version {VERSION - 1}, expected {VERSION}; run `dvc repro` again"):
+        MaskCache(tmp_path / "m")

@@ -11,7 +11,8 @@ import pytest
 from pipeline import parquet_files
 from pipeline.image_shards import SPLITS, ImageShards, list_shards, read_shard
 from pipeline.kept_shards import KeptShards
-from pipeline.shards import ArrayShards, ArrayShardWriter, join_shards
+from pipeline.shard_folders import join_shards
+from pipeline.shards import ArrayShards, ArrayShardWriter
 from tests.pipeline.test_image_shards import COUNTS, write
 
 SAME = ("rows", "bytes", "sha256")

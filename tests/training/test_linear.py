@@ -82,3 +82,14 @@ def test_fit_linear_probe__chooses_and_predicts_as_scikit_learn():
     best = int(np.argmax(scores))
     assert chosen == penalties[best]
     assert np.mean(predicted == models[best].predict(scaler.transform(inputs["test"]))) > 0.99
+
+
+def test_fit_logistic__is_the_same_however_many_scores_are_in_memory(monkeypatch):
+    features, labels = (torch.from_numpy(values) for values in blobs(150, 0, spread=3.0))
+    start = torch.zeros(3, 4, dtype=torch.float64)
+    found = [fit_logistic(features.double(), labels, start, penalty=1.0, max_iterations=200)]
+    for rows in (149, 40, 1):
+        monkeypatch.setattr("training.linear.ROWS", rows)
+        found.append(fit_logistic(features.double(), labels, start, penalty=1.0, max_iterations=200))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=1e-6)

@@ -74,13 +74,13 @@ def test_draw__semantic_masks_depend_on_the_maps_and_random_ones_have_none(tmp_p
         drawn[seed] = draw(make(tmp_path / f"arm{seed}", "semmae"))[0]
     assert not torch.equal(drawn[0], drawn[1])
     write_none(tmp_path / "none")
-    assert make(tmp_path / "none", "mae").maps is None
+    assert make(tmp_path / "none", "mae").maps(np.arange(3)) is None
 
 
 def test_draw__follows_the_images_and_not_their_order(tmp_path):
     labels = write_maps(tmp_path / "arm")
     masks = make(tmp_path / "arm", "semmae", ids=IDS[::-1].copy())
-    assert np.array_equal(masks.maps[0].numpy(), labels[-1])
+    assert np.array_equal(masks.maps(np.array([0, 38])).numpy(), labels[[-1, 1]])
 
 
 def test_draw__attmask_high_hides_the_most_attended(tmp_path):

@@ -1,0 +1,79 @@
+"""Folders of array shards as wholes: bound into one, judged byte for byte, joined."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline.files import distrust, link_or_copy, sha256_of, whole_folder
+from pipeline.seals import MANIFEST, read_sealed, write_sealed
+from pipeline.shards import VERSION, shard_name
+from pipeline.storage import size_of
+
+
+def bind_folders(folder: str | Path, names: Sequence[str]) -> None:
+    """Write the manifest of a folder of several folders of array shards: with the hash of the manifest of each.
+
+    It comes last, and makes the folder one thing that `is_intact` judges as a whole.
+    """
+    folders = {name: sha256_of(Path(folder) / name / MANIFEST) for name in names}
+    write_sealed(Path(folder) / MANIFEST, {"version": VERSION, "folders": folders})
+
+
+def is_intact(folder: str | Path) -> bool:
+    """Whether a folder of array shards is there, complete, and byte for byte what was written; or one that `bind_folders` made.
+
+    The hash vouches for each shard, and the shards' own metadata for the manifest; a bound folder's manifest for those in it.
+    Of an object the name is the hash, and the store says how large it is.
+    """
+    folder = Path(folder)
+    try:
+        manifest = read_sealed(folder / MANIFEST)
+        if manifest["version"] != VERSION:
+            return False
+        if "folders" in manifest:
+            return all(
+                sha256_of(folder / name / MANIFEST) == digest and is_intact(folder / name)
+                for name, digest in manifest["folders"].items()
+            )
+        return all(
+            size_of(shard["url"]) == shard["bytes"]
+            if "url" in shard
+            else _is_as_written(folder / shard["file"], shard, manifest["header"])
+            for shard in manifest["shards"]
+        )
+    except (ValueError, OSError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _is_as_written(path: Path, shard: Mapping[str, Any], header: Mapping[str, Any]) -> bool:
+    if sha256_of(path) != shard["sha256"]:
+        distrust(path)
+        return False
+    footer = pq.read_metadata(path)
+    sizes = {"rows": footer.num_rows, "bytes": path.stat().st_size}
+    return shard == {**shard, **sizes} and header == json.loads(footer.metadata[b"header"])
+
+
+def join_shards(folders: Sequence[str | Path], target: str | Path) -> None:
+    """Write `target` from the shards of `folders`, in that order: hard links, or copies where links are impossible.
+
+    Objects of a store stay where they are. What is read as one folder afterwards has the bytes of one that was written in
+    one go, shard for shard.
+    """
+    manifests = [read_sealed(Path(folder) / MANIFEST) for folder in folders]
+    headers = [manifest["header"] for manifest in manifests]
+    assert headers and all(header == headers[0] for header in headers), "shards of one kind are joined"
+    shards: list[dict[str, Any]] = []
+    with whole_folder(target) as place:
+        for folder, manifest in zip(folders, manifests, strict=True):
+            for shard in manifest["shards"]:
+                if "url" in shard:
+                    shards.append(shard)
+                    continue
+                name = shard_name(len(shards))
+                link_or_copy(Path(folder) / shard["file"], place / name)
+                shards.append({**shard, "file": name})
+        write_sealed(place / MANIFEST, {"version": VERSION, "header": headers[0], "shards": shards})
