@@ -5,7 +5,7 @@ What only changes speed stands in runtime.yaml and is tracked by nothing.
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
@@ -85,6 +85,16 @@ class Params(Group):
         return self
 
 
+class SlurmRuntime(Group):
+    """The job that `launcher: slurm` submits: one task a node, which starts the node's share of the processes."""
+
+    partition: str = Field(description="partition; empty: the cluster's own choice")
+    minutes: Count = Field(description="time limit; shortly before it training saves and the job is queued again")
+    gpus_per_node: Annotated[int, Field(ge=0)] = Field(description="one for each of the node's processes, or 0")
+    cpus_per_task: Count = Field(description="cores of a node: compute.threads and workers for each of its processes")
+    options: dict[str, str | int | bool] = Field(description="further parameters of sbatch, such as {account: vision}")
+
+
 class Runtime(Group):
     """What changes neither science nor bits: runtime.yaml, tracked by nothing."""
 
@@ -94,6 +104,22 @@ class Runtime(Group):
     log_seconds: Positive = Field(description="seconds between progress lines where there is no terminal")
     checkpoint_seconds: NonNegative = Field(description="seconds between checkpoints; 0 is every step")
     watchdog_seconds: Positive = Field(description="seconds without a line after which a walk ends a stage as hung")
+    launcher: Literal["local", "slurm"] = Field(description="who starts the processes of a pretraining")
+    nodes: Count = Field(description="machines that share the processes of a pretraining")
+    rendezvous: str = Field(description="HOST:PORT at which the nodes of launcher local meet; HOST is one of them")
+    restarts: Annotated[int, Field(ge=0)] = Field(description="times to go on by itself after a process was lost")
+    join_seconds: Count = Field(description="how long nodes wait for one that is missing")
+    slurm: SlurmRuntime
+
+    @model_validator(mode="after")
+    def _check(self) -> "Runtime":
+        host, _, port = self.rendezvous.rpartition(":")
+        is_address = host and port.isdecimal() and 0 < int(port) < 2**16
+        if self.launcher == "local" and self.nodes > 1 and not is_address:
+            raise ValueError(
+                f"rendezvous: got {self.rendezvous!r}, expected HOST:PORT, at which the {self.nodes} nodes meet"
+            )
+        return self
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:

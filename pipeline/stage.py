@@ -15,6 +15,8 @@ from pipeline.files import own_state, write_json
 from pipeline.supervision import SLOT, SUPERVISOR, follow
 
 Item = TypeVar("Item")
+# Exit code of a process that torchrun started and that ended by what a user must mend: to begin again cannot help.
+MISTAKE = 65
 # What this execution alone knows, for its record.
 _facts: dict[str, Any] = {}
 
@@ -31,14 +33,13 @@ def run(main: Callable[[], Any]) -> None:
 
     A ValueError or OSError is something that the user can mend: its message is the line. Its traceback goes to the log
     folder. Every other exception is our own bug and keeps its traceback. Of the processes that torchrun starts the first
-    one writes the record, and the others sign what they say with their rank.
+    one writes the record, and the others sign what they say with their rank: they leave the line to torchrun, which
+    prints one of them, and end with `MISTAKE`, or with 1 where they lost the others.
     """
     name = os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem)
-    rank = torchrun_rank() or 0
     signal.signal(signal.SIGTERM, _terminate)
     if torchrun_rank() is None:
         follow(os.environ.get(SUPERVISOR))
-    signed = f"{name} (process {rank})" if rank else name
     started = time.time()
     status = "FAILED"
     try:
@@ -48,14 +49,25 @@ def run(main: Callable[[], Any]) -> None:
         status = "KILLED"
         raise
     except (ValueError, OSError) as error:
+        rank = torchrun_rank()
+        signed = f"{name} (process {rank})" if rank else name
         log = own_state() / "logs" / f"{signed}.traceback"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(traceback.format_exc(), encoding="utf-8")
-        print(f"error: {signed}: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(_tell(f"{signed}: {' '.join(str(error).split())}", error)) from None
     finally:
-        if rank == 0:
+        if not torchrun_rank():
             _write_record(name, started, status)
+
+
+def _tell(line: str, error: Exception) -> int:
+    """Print the line of an error, or leave it to the torchrun that started this process; returns the exit code."""
+    report = os.environ.get("TORCHELASTIC_ERROR_FILE", "") if torchrun_rank() is not None else ""
+    if not report:
+        print(f"error: {line}", file=sys.stderr)
+        return 1
+    Path(report).write_text(json.dumps({"message": line, "timestamp": int(time.time())}), encoding="utf-8")
+    return 1 if isinstance(error, ConnectionError) else MISTAKE
 
 
 def _terminate(number: int, frame: object) -> None:

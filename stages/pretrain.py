@@ -10,8 +10,9 @@ from pipeline.image_shards import ImageShards
 from pipeline.params import Params, load_params, load_runtime
 from pipeline.stage import run, write_metrics
 from training.compute import set_up
-from training.distributed import join, launched
+from training.distributed import join
 from training.encoders import save_model
+from training.launching import launched
 from training.loop import train
 from training.masks import ArmMasks
 from training.pretraining import Pretraining
@@ -21,7 +22,7 @@ from training.scratch import Scratch
 def main() -> None:
     """`python -m stages.pretrain ARM SEED`."""
     params, runtime = load_params(), load_runtime()
-    if launched("stages.pretrain", sys.argv[1:], world_size=params.compute.world_size):
+    if launched("stages.pretrain", sys.argv[1:], world_size=params.compute.world_size, runtime=runtime):
         return
     name, seed = sys.argv[1], int(sys.argv[2])
     job, arm, folder = f"{name}-{seed}", params.arms.definitions[name], Path("arms") / name
