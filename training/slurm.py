@@ -155,6 +155,8 @@ def _submit(node: Node, folder: Path, nodes: int, options: SlurmRuntime, cluster
             cpus_per_task=options.cpus_per_task,
             timeout_min=options.minutes,
             slurm_signal_delay_s=WARNING_SECONDS,
+            # Since 22.05 srun does not take it from sbatch.
+            slurm_srun_args=[f"--cpus-per-task={options.cpus_per_task}"],
             **given,
         )
         return executor.submit(node)

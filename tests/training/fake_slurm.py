@@ -21,7 +21,8 @@ def place(number, kind):
 
 
 def sbatch(script):
-    number = 1000 + len(list(place(0, "x").parent.glob("*.sh")))
+    # Unlike any other of this test session: submitit remembers how a job ended.
+    number = time.time_ns() // 10**6 % 10**8
     place(number, "sh").write_text(Path(script).read_text())
     place(number, "state").write_text("PENDING")
     subprocess.Popen(
