@@ -119,6 +119,11 @@ class Runtime(Group):
             raise ValueError(
                 f"rendezvous: got {self.rendezvous!r}, expected HOST:PORT, at which the {self.nodes} nodes meet"
             )
+        if self.nodes > 1 and self.join_seconds >= self.watchdog_seconds:
+            raise ValueError(
+                f"join_seconds: got {self.join_seconds}, expected less than watchdog_seconds {self.watchdog_seconds:g}: a walk "
+                "would end a stage that waits for a node"
+            )
         return self
 
 

@@ -103,6 +103,9 @@ def test_load_runtime__nodes_need_a_place_to_meet(tmp_path, rendezvous):
     assert load_runtime(path).nodes == 2, "SLURM names the nodes itself"
     path.write_text(json.dumps({**document, "rendezvous": "head:29400"}))
     assert load_runtime(path).rendezvous == "head:29400"
+    path.write_text(json.dumps({**document, "rendezvous": "head:29400", "join_seconds": 1800}))
+    with pytest.raises(ValueError, match=r"join_seconds: got 1800, expected less than watchdog_seconds 1800"):
+        load_runtime(path)
 
 
 def test_load_runtime__an_unknown_launcher_or_option_is_named(tmp_path):
