@@ -49,6 +49,8 @@ def run(main: Callable[[], Any]) -> None:
         status = "KILLED"
         raise
     except (ValueError, OSError) as error:
+        # It ends anyway: torchrun terminates those who have not ended yet when one of them has.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         rank = torchrun_rank()
         signed = f"{name} (process {rank})" if rank else name
         log = own_state() / "logs" / f"{signed}.traceback"

@@ -1,5 +1,6 @@
 """Who starts the processes that train together: this stage by torchrun, on one node or on each of several, or SLURM."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -137,10 +138,8 @@ class Child:
     def stop_and_look(self) -> None:
         """The same, and return when they have ended; for a handler that interrupts `wait`, which is still to be told."""
         self.stop()
-        try:
+        with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError:
-            pass
 
 
 def environment(given: Mapping[str, str], *, writes: bool) -> dict[str, str]:

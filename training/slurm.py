@@ -145,8 +145,8 @@ def _submit(node: Node, folder: Path, nodes: int, options: SlurmRuntime, cluster
     given: dict[str, Any] = {"slurm_partition": options.partition} if options.partition else {}
     if options.gpus_per_node:
         given["gpus_per_node"] = options.gpus_per_node
-    if options.options:
-        given["slurm_additional_parameters"] = dict(options.options)
+    # Clusters differ in whether a job may be queued again where nothing is said.
+    given["slurm_additional_parameters"] = {"requeue": True, **options.options}
     try:
         executor.update_parameters(
             name=node.job,

@@ -15,7 +15,17 @@ import pytest
 from pipeline.params import Runtime, load_runtime
 from pipeline.stage import Terminated
 from tests.training import fake_slurm
-from tests.training.conftest import JOB, assert_same_bits, checkpoint, finish, outcome, start, step_of, write, write_runtime
+from tests.training.conftest import (
+    JOB,
+    assert_same_bits,
+    checkpoint,
+    finish,
+    outcome,
+    start,
+    step_of,
+    write,
+    write_runtime,
+)
 from training import slurm
 
 ROOT = Path(__file__).parents[2]
@@ -190,7 +200,8 @@ def classes_in(path):
 
 @pytest.mark.slow
 def test_run_job__one_that_fails_ends_with_its_last_lines_and_the_place_of_the_logs(cluster, work):
-    with pytest.raises(ValueError, match=r"failed on node \d with exit code \d+: .*error: work: mend that.*; logs in .semmae/slurm/"):
+    told = r".*error: work: mend that.*; logs in .semmae/slurm/"
+    with pytest.raises(ValueError, match=rf"failed on node \d with exit code \d+: {told}"):
         run("mistake")
     assert (cluster / f"{only_job(cluster)}.state").read_text() == "COMPLETED", "a mistake is no reason to queue it again"
 
