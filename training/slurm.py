@@ -34,6 +34,8 @@ REQUEUES = 1000
 # The first of as many ports, below those that Linux gives away by itself; the job's number chooses.
 FIRST_PORT, PORTS = 20000, 12000
 LAST_LINES = 5
+# Stays in the logs: to submitit a job that returns another exit code than 0 has completed successfully.
+SUBMITITS_OWN = "submitit INFO"
 
 
 @dataclass(frozen=True)
@@ -193,8 +195,9 @@ def _follow(submitted: submitit.Job, node: Node, cancelling: "_Cancelling", *, j
 
 def _pass_on(lines: Iterator[str], stream: TextIO, last: deque[str]) -> None:
     for line in lines:
-        print(line, file=stream, flush=True)
-        last.append(line)
+        if not line.startswith(SUBMITITS_OWN):
+            print(line, file=stream, flush=True)
+            last.append(line)
 
 
 def _told(submitted: submitit.Job) -> str:

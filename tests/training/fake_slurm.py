@@ -4,6 +4,7 @@ A job is a few files in the folder that FAKE_SLURM names: NUMBER.sh is what was 
 Signals go where SLURM sends them: to the tasks that srun started, not to what those started.
 """
 
+import itertools
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 
 # SLURM's KillWait: what a cancelled task has from SIGTERM to SIGKILL.
-KILL_WAIT = 20.0
+KILL_WAIT = 60.0
 
 
 def place(number, kind):
@@ -44,6 +45,7 @@ def serve(number):
         while job.poll() is None:
             marks = [place(number, kind) for kind in ("requeue", "cancel") if place(number, kind).exists()]
             if any(time.time() - mark.stat().st_mtime > float(mark.read_text()) for mark in marks):
+                place(number, "killed").touch()
                 os.killpg(job.pid, signal.SIGKILL)
             time.sleep(0.05)
         if not place(number, "requeue").exists():
@@ -73,7 +75,7 @@ def srun(*words):
 def scancel(number, *options):
     words = " ".join(options).replace("=", " ").split()
     if words:
-        signals = [signal.Signals[words[1] if words[1].startswith("SIG") else f"SIG{words[1]}"]]
+        signals = [signal.Signals[words[1]]]
     else:
         signals = [signal.SIGCONT, signal.SIGTERM]
         place(number, "cancel").write_text(str(KILL_WAIT))
@@ -90,10 +92,10 @@ def scontrol(action, number):
 
 def sacct(*options):
     fields = options[options.index("-o") + 1].split(",")
-    number = options[options.index("-j") + 1]
-    values = {"JobID": number, "State": place(number, "state").read_text(), "NodeList": "localhost"}
     print("|".join(fields))
-    print("|".join(values.get(field, "") for field in fields))
+    for number in (value for flag, value in itertools.pairwise(options) if flag == "-j" and place(value, "state").exists()):
+        values = {"JobID": number, "State": place(number, "state").read_text(), "NodeList": "localhost"}
+        print("|".join(values.get(field, "") for field in fields))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -42,50 +43,59 @@ if code < 0:
     os.kill(os.getpid(), -code)
 sys.exit(code)
 """
-# One process for all, because the import of torch costs more than the rest.
+# One process for all calls, because the import of torch costs more than the rest.
 CALLS = """
 import json, sys
-from training.agent import main
-print("result", json.dumps([main(arguments) for arguments in json.loads(sys.argv[1])]))
+from training import agent
+results = []
+for arguments in json.loads(sys.argv[1]):
+    told = []
+    agent.tell = told.append
+    results.append([agent.main(arguments), told])
+print("result", json.dumps(results))
 """
 
 
 def call(folder, *calls):
-    """Exit codes of `training.agent` for each list of arguments, and what they printed to stderr."""
+    """(exit code, lines for people) of `training.agent` for each list of arguments."""
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root}:{folder}", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     command = [sys.executable, "-c", CALLS, json.dumps(calls)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.rpartition("result")[2]), done.stderr
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    return json.loads(done.stdout.rpartition("result")[2])
 
 
 @pytest.mark.slow
-def test_main__only_what_was_lost_is_begun_again(tmp_path):
+def test_main__only_what_was_lost_is_begun_again_and_nodes_that_do_not_come_are_named(tmp_path):
     (tmp_path / "work.py").write_text(WORK)
     ends = {0: (0, 1), 65: (65, 1), 143: (143, 1), 1: (1, 3), -9: (1, 3)}
     alone = ["--standalone", "--nproc-per-node=1", "--max-restarts=2", "-m", "work"]
-    codes, errors = call(tmp_path, *([*alone, str(tmp_path / f"marks{code}"), str(code)] for code in ends))
-    marks = [len((tmp_path / f"marks{code}").read_text()) for code in ends]
-    assert dict(zip(ends, zip(codes, marks, strict=True), strict=True)) == ends
-    assert errors.count("error: work: mend that") == errors.count("work: mend that") == 1
-    assert errors.count("ended by SIGKILL; all processes begin again from the last checkpoint (1 restarts left)") == 1
-    assert errors.count("ended by SIGKILL") == errors.count("ended with exit code 1") == 3
-    assert "Traceback" not in errors
-    assert not list(tmp_path.glob("torchelastic*"))
-
-
-@pytest.mark.slow
-def test_main__nodes_that_do_not_come_are_told_in_one_line(tmp_path):
     port = free_port()
     two = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}", "--rdzv-id=j"]
     conf = "--rdzv-conf=join_timeout=1,read_timeout=1"
-    codes, errors = call(tmp_path, [*two, f"{conf},is_host=0", "work"], [*two, f"{conf},is_host=1", "work"])
-    assert codes == [1, 1]
-    told = [line for line in errors.splitlines() if line.startswith("error:")]
-    assert f"nobody answers at the rendezvous localhost:{port}" in told[0]
-    assert f"not all 2 nodes came to localhost:{port} within 1 s" in told[1]
-    assert len(told) == 2 and "Traceback" not in errors
+    *codes, guest, host = call(
+        tmp_path,
+        *([*alone, str(tmp_path / f"marks{code}"), str(code)] for code in ends),
+        [*two, f"{conf},is_host=0", "work"],
+        [*two, f"{conf},is_host=1", "work"],
+    )
+    marks = [len((tmp_path / f"marks{code}").read_text()) for code in ends]
+    assert dict(zip(ends, zip([code for code, _ in codes], marks, strict=True), strict=True)) == ends
+    told = dict(zip(ends, [lines for _, lines in codes], strict=True))
+    assert told[0] == told[143] == []
+    assert told[65] == ["error: work: mend that"]
+    for code, words in ((1, "ended with exit code 1"), (-9, "was ended by SIGKILL")):
+        again = [re.sub("[0-9]+", "N", line, count=1) for line in told[code]]
+        assert again == [
+            f"torchrun: process N {words}; all processes begin again from the last checkpoint (1 restarts left)",
+            f"torchrun: process N {words}; all processes begin again from the last checkpoint (0 restarts left)",
+            f"error: torchrun: process N {words}",
+        ]
+    assert guest[0] == host[0] == 1
+    assert len(guest[1]) == len(host[1]) == 1
+    assert f"nobody answers at the rendezvous localhost:{port}" in guest[1][0]
+    assert f"not all 2 nodes came to localhost:{port} within 1 s" in host[1][0]
 
 
 def two_nodes(folder):
@@ -109,26 +119,31 @@ def kill(process):
     """A whole node at once: the stage, its torchrun, and what that started."""
     for pid in (process.pid, *children(process.pid)):
         os.kill(pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.wait(timeout=60)
 
 
 class Lines:
-    """What a process prints to stderr, read as it comes."""
+    """What a process prints, read as it comes."""
 
-    def __init__(self, process):
-        self.found, self._heard = [], threading.Condition()
-        self._thread = threading.Thread(target=self._read, args=(process.stderr,), daemon=True)
+    def __init__(self, stream):
+        self._found, self._heard = [], threading.Condition()
+        self._thread = threading.Thread(target=self._read, args=(stream,), daemon=True)
         self._thread.start()
 
     def _read(self, stream):
         for line in stream:
             with self._heard:
-                self.found.append(line)
+                self._found.append(line)
                 self._heard.notify_all()
 
     def wait_for(self, words):
         with self._heard:
-            assert self._heard.wait_for(lambda: any(words in line for line in self.found), timeout=60), self.found
+            assert self._heard.wait_for(lambda: any(words in line for line in self._found), timeout=60), self._found
+
+    def all(self):
+        """Those of a process that has ended."""
+        self._thread.join(timeout=60)
+        return self._found
 
 
 @pytest.mark.slow
@@ -149,21 +164,26 @@ def test_two_nodes__without_a_common_folder_give_the_bits_of_one_where_dvc_runs(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", [0, 1])
-def test_two_nodes__one_that_is_killed_and_comes_back_loses_no_step_after_the_checkpoint(job, two_processes, lost):
-    """On a common folder. Node 0 hosts the rendezvous, and its process, by the lower pid, writes the checkpoint."""
+def test_two_nodes__each_that_is_killed_and_comes_back_loses_no_step_after_the_checkpoint(job, two_processes):
+    """On a common folder. Node 0 hosts the rendezvous and, having the lower pid, writes: the last to be killed, for hard."""
     port = two_nodes(job)
     nodes = [start(job)]
     wait_for_port(port, nodes[0])
     nodes.append(start(job))
-    wait_for_checkpoint(nodes[0], job, steps=5)
-    said = Lines(nodes[1 - lost])
-    kill(nodes[lost])
-    said.wait_for("is lost" if lost == 0 else "begin again")
-    done = step_of(checkpoint(job))
-    nodes[lost] = start(job)
-    outputs = [nodes[lost].communicate(timeout=120)[0], nodes[1 - lost].stdout.read()]
-    assert [process.wait(timeout=60) for process in nodes] == [0, 0], said.found
-    resumed = [line for output in outputs for line in output.splitlines() if "resumes at step" in line]
-    assert resumed == [f"pretrain {JOB}: resumes at step {done} of {two_processes[0][-1]['step']}"]
+    said = [Lines(nodes[0].stderr), None]
+    printed = [Lines(nodes[0].stdout), Lines(nodes[1].stdout)]
+    done = []
+    for lost, words in ((1, "begin again"), (0, "is lost")):
+        wait_for_checkpoint(nodes[1 - lost], job, steps=5 + sum(done))
+        kill(nodes[lost])
+        said[1 - lost].wait_for(words)
+        done.append(step_of(checkpoint(job)))
+        nodes[lost] = start(job)
+        said[lost] = Lines(nodes[lost].stderr)
+        printed.append(Lines(nodes[lost].stdout))
+    assert [process.wait(timeout=120) for process in nodes] == [0, 0], [lines.all() for lines in said]
+    resumed = [line.strip() for lines in printed for line in lines.all() if "resumes at step" in line]
+    steps = two_processes[0][-1]["step"]
+    assert sorted(resumed) == sorted(f"pretrain {JOB}: resumes at step {step} of {steps}" for step in done)
+    assert done[0] < done[1] < steps
     assert_same_bits(two_processes, outcome(job))

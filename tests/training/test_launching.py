@@ -3,10 +3,12 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.params import Runtime, load_runtime
+from pipeline.stage import Terminated
 from tests.training.conftest import (
     assert_same_bits,
     children,
@@ -14,8 +16,8 @@ from tests.training.conftest import (
     start,
     wait_for_checkpoint,
     write,
-    write_runtime,
 )
+from training import launching
 from training.launching import environment, launched, torchrun
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +79,32 @@ def test_launched__slurm_without_submitit_names_what_to_install(monkeypatch):
         launched("nonesuch", [], world_size=2, runtime=runtime(launcher="slurm"))
 
 
+@pytest.mark.parametrize(
+    ("code", "was_stopped", "error", "told"),
+    [
+        (65, False, SystemExit, "^1$"),
+        (143, True, Terminated, ""),
+        (-15, True, Terminated, ""),
+        (143, False, ValueError, "SIGTERM ended one of the processes, and all have saved; start the job again"),
+        (1, False, ValueError, "the 2 processes ended early .torchrun's exit code is 1.*goes on from the last checkpoint"),
+    ],
+)
+def test_launched__what_torchrun_returns_decides_how_the_stage_ends(monkeypatch, code, was_stopped, error, told):
+    started = []
+
+    def child(words, *, writes):
+        started.append((words, writes))
+        return SimpleNamespace(wait=lambda: code, was_stopped=was_stopped)
+
+    monkeypatch.setattr(launching, "Child", child)
+    monkeypatch.setenv("DVC_STAGE", "pretrain@semmae-0")
+    with pytest.raises(error, match=told):
+        launched("stages.pretrain", ["semmae", "0"], world_size=2, runtime=runtime())
+    code, was_stopped = 0, False
+    assert launched("stages.pretrain", ["semmae", "0"], world_size=2, runtime=runtime())
+    assert started[0] == started[1] == ([*options(2, 1), "-m", "stages.pretrain", "semmae", "0"], True)
+
+
 @pytest.mark.slow
 def test_pretrain__goes_on_by_itself_from_the_last_checkpoint_when_a_process_is_killed(job, two_processes):
     write(job, batch_size=7, epochs=5, world_size=2)
@@ -88,21 +116,6 @@ def test_pretrain__goes_on_by_itself_from_the_last_checkpoint_when_a_process_is_
     assert "was ended by SIGKILL; all processes begin again from the last checkpoint (2 restarts left)" in errors
     assert "resumes at step" in output and "Traceback" not in errors
     assert_same_bits(two_processes, outcome(job))
-
-
-@pytest.mark.slow
-def test_pretrain__without_restarts_a_killed_process_ends_the_others_and_the_stage(job):
-    write(job, batch_size=7, epochs=5, world_size=2)
-    write_runtime(job, restarts=0)
-    process = start(job)
-    wait_for_checkpoint(process, job)
-    below = children(process.pid)
-    os.kill(below[-1], signal.SIGKILL)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "was ended by SIGKILL" in errors
-    assert "error: pretrain: the 2 processes ended early (torchrun's exit code is 1" in errors
-    assert not any(Path(f"/proc/{pid}").exists() for pid in below)
 
 
 @pytest.mark.slow
