@@ -1,21 +1,30 @@
 """A folder that one process at a time works in."""
 
 import fcntl
+import time
 from pathlib import Path
 from typing import IO
 
+LOOK_SECONDS = 0.2
 
-def lock(folder: Path, job: str) -> IO[str]:
+
+def lock(folder: Path, job: str, *, seconds: float = 0.0) -> IO[str]:
     """Make `folder` where it is missing and hold it until the returned file is closed.
 
-    The kernel releases the lock of a killed process. Raises ValueError when another process holds it: it works on the
-    very same job.
+    The kernel releases the lock of a killed process. Raises ValueError when another process holds it for longer than
+    `seconds`: it works on the very same job.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = open(folder / "lock", "a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise ValueError(f"{job}: another process runs this very job (lock {folder / 'lock'}); wait for it") from None
-    return file
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                file.close()
+                raise ValueError(
+                    f"{job}: another process runs this very job (lock {folder / 'lock'}); wait for it"
+                ) from None
+            time.sleep(LOOK_SECONDS)

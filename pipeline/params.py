@@ -87,6 +87,16 @@ class Params(Group):
         return self
 
 
+class SlurmRuntime(Group):
+    """The job that `launcher: slurm` submits: one task a node, which starts the node's share of the processes."""
+
+    partition: str = Field(description="partition; empty: the cluster's own choice")
+    minutes: Count = Field(description="time limit; shortly before it training saves and the job is queued again")
+    gpus_per_node: Annotated[int, Field(ge=0)] = Field(description="one for each of the node's processes, or 0")
+    cpus_per_task: Count = Field(description="cores of a node: compute.threads and workers for each of its processes")
+    options: dict[str, str | int | bool] = Field(description="further parameters of sbatch, such as {account: vision}")
+
+
 class Runtime(Group):
     """What changes neither science nor bits: runtime.yaml, tracked by nothing."""
 
@@ -103,6 +113,27 @@ class Runtime(Group):
     shard_workers: Count = Field(
         description="processes that make shards, each with a CUDA device of its own, or compute.threads cores"
     )
+    launcher: Literal["local", "slurm"] = Field(description="who starts the processes of a pretraining")
+    nodes: Count = Field(description="machines that share the processes of a pretraining")
+    rendezvous: str = Field(description="HOST:PORT at which the nodes of launcher local meet; HOST is one of them")
+    restarts: Annotated[int, Field(ge=0)] = Field(description="times to go on by itself after a process was lost")
+    join_seconds: Count = Field(description="how long nodes wait for one that is missing")
+    slurm: SlurmRuntime
+
+    @model_validator(mode="after")
+    def _check(self) -> "Runtime":
+        host, _, port = self.rendezvous.rpartition(":")
+        is_address = host and port.isdecimal() and 0 < int(port) < 2**16
+        if self.launcher == "local" and self.nodes > 1 and not is_address:
+            raise ValueError(
+                f"rendezvous: got {self.rendezvous!r}, expected HOST:PORT, at which the {self.nodes} nodes meet"
+            )
+        if self.nodes > 1 and self.join_seconds >= self.watchdog_seconds:
+            raise ValueError(
+                f"join_seconds: got {self.join_seconds}, expected less than watchdog_seconds {self.watchdog_seconds:g}: a walk "
+                "would end a stage that waits for a node"
+            )
+        return self
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:

@@ -22,6 +22,8 @@ Item = TypeVar("Item")
 NOTES = Path(STATE_FOLDER) / "written"
 # What torch and the system say, in a RuntimeError, when they get no memory.
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "can't start new thread")
+# Exit code of a process that torchrun started and that ended by what a user must mend: to begin again cannot help.
+MISTAKE = 65
 # What this execution alone knows, for its record.
 _facts: dict[str, Any] = {}
 
@@ -38,14 +40,13 @@ def run(main: Callable[[], Any]) -> None:
 
     A ValueError or OSError is something that the user can mend: its message is the line, and a lack of memory is one as
     well. The traceback goes to the log folder. Every other exception is our own bug and keeps its traceback. Of the
-    processes that torchrun starts the first one writes the record, and the others sign what they say with their rank.
+    processes that torchrun starts the first one writes the record, and the others sign what they say with their rank: they
+    leave the line to torchrun, which prints one of them, and end with `MISTAKE`, or with 1 where they lost the others.
     """
     name = stage_name()
-    rank = torchrun_rank() or 0
     signal.signal(signal.SIGTERM, _terminate)
     if torchrun_rank() is None:
         follow(os.environ.get(SUPERVISOR))
-    signed = f"{name} (process {rank})" if rank else name
     started, clock = time.time(), time.monotonic()
     status = "FAILED"
     try:
@@ -58,14 +59,17 @@ def run(main: Callable[[], Any]) -> None:
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         if not (told := _line_of(error)):
             raise
+        # It ends anyway: torchrun terminates those who have not ended yet when one of them has.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        rank = torchrun_rank()
+        signed = f"{name} (process {rank})" if rank else name
         with contextlib.suppress(OSError):  # The disk may be full.
             log = own_state() / "logs" / f"{signed}.traceback"
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text(redacted(traceback.format_exc()), encoding="utf-8")
-        print(f"error: {signed}: {told}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(_tell(f"{signed}: {told}", error)) from None
     finally:
-        if rank == 0:
+        if not torchrun_rank():
             _write_record(name, started, time.monotonic() - clock, status)
 
 
@@ -82,6 +86,16 @@ def note_written() -> None:
     for path in sorted(written):
         if not path.is_absolute() and path.parts[0] != STATE_FOLDER and path.is_file():
             write_text(NOTES / path, f"{md5_of(path)}\n")
+
+
+def _tell(line: str, error: Exception) -> int:
+    """Print the line of an error, or leave it to the torchrun that started this process; returns the exit code."""
+    report = os.environ.get("TORCHELASTIC_ERROR_FILE", "") if torchrun_rank() is not None else ""
+    if not report:
+        print(f"error: {line}", file=sys.stderr)
+        return 1
+    Path(report).write_text(json.dumps({"message": line, "timestamp": int(time.time())}), encoding="utf-8")
+    return 1 if isinstance(error, ConnectionError) else MISTAKE
 
 
 def _terminate(number: int, frame: object) -> None:

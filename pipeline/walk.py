@@ -17,7 +17,7 @@ from pipeline.execution import CANCELLED, SKIPPED, UNCHANGED, Outcome, execute
 from pipeline.files import STATE_FOLDER, md5_of
 from pipeline.graph import Graph, stage_entries, value_of
 from pipeline.params import load_params, load_runtime, read_yaml
-from pipeline.slots import Needs, needs_of
+from pipeline.slots import CPU, Needs, needs_of
 from pipeline.stage_runs import digests_of
 from pipeline.tracking import key_of
 
@@ -47,11 +47,13 @@ class Walk:
         return [name for name in self.graph.stages[stage].upstream if name in self.stages]
 
     def needs(self, stage: str) -> Needs:
-        """What `stage` occupies on this machine."""
+        """What `stage` occupies of this machine: processes on other nodes do not count, nor those of a job of SLURM."""
         compute, found = self.params.compute, self.graph.stages[stage]
+        if found.meta.get("distributed") and self.runtime.launcher == "slurm":
+            return Needs(CPU, 1)
         processes = 1
         if found.meta.get("distributed"):
-            processes = compute.world_size
+            processes = max(1, compute.world_size // self.runtime.nodes)
         elif found.meta.get("sharded") and not (self.runtime.engine == "ray" and self.runtime.ray_address):
             processes = self.runtime.shard_workers
         return needs_of(found.device, threads=compute.threads, processes=processes, allowed=compute.device)

@@ -10,8 +10,9 @@ from pipeline.names import arguments
 from pipeline.params import Params, load_params, load_runtime
 from pipeline.stage import run, write_metrics
 from training.compute import set_up
-from training.distributed import join, launched
+from training.distributed import join
 from training.encoders import save_model
+from training.launching import launched
 from training.loop import train
 from training.masks import ArmMasks
 from training.pretraining import Pretraining
@@ -22,7 +23,7 @@ def main() -> None:
     """`python -m stages.pretrain ARM SEED`."""
     params, runtime = load_params(), load_runtime()
     name, seed = arguments("ARM", "SEED")
-    if launched("stages.pretrain", [name, str(seed)], world_size=params.compute.world_size):
+    if launched("stages.pretrain", [name, str(seed)], world_size=params.compute.world_size, runtime=runtime):
         return
     job, arm, folder = f"{name}-{seed}", params.arms.definitions[name], Path("arms") / name
     group = params.pretrain

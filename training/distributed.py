@@ -9,18 +9,20 @@ import contextlib
 import ctypes
 import os
 import signal
-import subprocess
+import socket
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 
-from pipeline.stage import Terminated, torchrun_rank
+from pipeline.stage import torchrun_rank
 
 # Opened here, because nothing may be opened between fork and exec.
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
+# Set to 1 for the processes of the node that DVC runs on: rank 0, which writes checkpoint and outs, is to be among them.
+WRITER = "SEMMAE_WRITER"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Processes:
     rank: int
     world_size: int
     device: torch.device
+    nodes: int = 1
 
     def part(self, count: int) -> slice:
         """This process's share of `count` things: contiguous, in the order of ranks, sizes differ by one at most."""
@@ -83,16 +86,18 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 def join(world_size: int, device: torch.device) -> Iterator[Processes]:
     """The group of the processes that torchrun started, or this one alone; only the process of rank 0 prints.
 
-    Raises ValueError when torchrun started another number than `world_size`, which the parameters name, and when this
-    machine has fewer CUDA devices than processes.
+    Raises ValueError when torchrun started another number than `world_size`, which the parameters name, when this
+    machine has fewer CUDA devices than processes, and when DVC runs this on several nodes; ConnectionError when another
+    process is lost.
     """
     started = 1 if torchrun_rank() is None else int(os.environ["WORLD_SIZE"])
     if started != world_size:
         raise ValueError(f"compute.world_size: got {world_size}, but torchrun started {started}; let them agree")
+    if torchrun_rank() is not None:
+        die_with_parent()
     if world_size == 1:
         yield ALONE
         return
-    _die_with_parent()
     if device.type == "cuda":
         local, devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= devices:
@@ -101,71 +106,41 @@ def join(world_size: int, device: torch.device) -> Iterator[Processes]:
                 "this machine; lower it, or use compute.device cpu"
             )
         torch.cuda.set_device(local)
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    nodes = int(os.environ["GROUP_WORLD_SIZE"])
+    with _lost_is_an_error():
+        store, rank, _ = next(torch.distributed.rendezvous("env://"))
+        rank = settled_rank(store, rank, world_size)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    # What this process calls itself, and its record.
+    os.environ["RANK"] = str(rank)
     try:
-        rank = torch.distributed.get_rank()
         with contextlib.ExitStack() as silence:
             if rank:
                 silence.enter_context(contextlib.redirect_stdout(silence.enter_context(open(os.devnull, "w"))))
-            yield Processes(rank, world_size, device)
+            if nodes > 1:
+                print(f"{world_size} processes on {nodes} nodes: {socket.gethostname()} writes", flush=True)
+            yield Processes(rank, world_size, device, nodes)
     finally:
         torch.distributed.destroy_process_group()
 
 
-def launched(module: str, arguments: list[str], *, world_size: int) -> bool:
-    """Run the stage `module` in `world_size` processes and say so; False where this process is to do the work itself.
+def settled_rank(store: torch.distributed.Store, rank: int, world_size: int) -> int:
+    """Rank of the process that torchrun calls `rank`, when those of the node that DVC runs on come first.
 
-    A single process does, and so does one that torchrun has started. SIGTERM goes on to the processes, which save what
-    they have; they do not outlive this one. Raises `Terminated` after SIGTERM, and ValueError when one of them failed.
+    torchrun ranks the nodes by name, anew at each start, and rank 0 is where checkpoint and outs are written: they belong
+    where DVC looks for them, also where the nodes share no folder. Where DVC runs on none of them torchrun's ranks stay.
+    Raises ValueError when it runs on several.
     """
-    if world_size == 1 or torchrun_rank() is not None:
-        return False
-    command = [sys.executable, "-m", *torchrun(os.environ, world_size=world_size), "-m", module, *arguments]
-    # Otherwise torchrun sets one thread and says so; each process sets what the parameters name.
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    # A session of its own: a signal to this process's group must not reach torchrun twice, it gives up at the second.
-    child = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_die_with_parent)
-    asked: list[int] = []
-
-    def forward(number: int, _: object) -> None:
-        if not asked:
-            child.terminate()
-        asked.append(number)
-
-    previous = signal.signal(signal.SIGTERM, forward)
-    try:
-        child.wait()
-    except BaseException:
-        child.terminate()
-        child.wait()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    if child.returncode and asked:
-        raise Terminated
-    if child.returncode:
+    is_first = os.environ.get(WRITER) == "1" and os.environ["LOCAL_RANK"] == "0"
+    store.set(f"writer/{rank}", str(int(is_first)))
+    first = [other for other in range(world_size) if store.get(f"writer/{other}") == b"1"]
+    if len(first) > 1:
         raise ValueError(
-            f"one of the {world_size} processes ended early, and so did the others (torchrun's exit code is "
-            f"{child.returncode}, its lines stand above); mend that and run again, it goes on from the last checkpoint"
+            f"DVC runs this stage on {len(first)} nodes, each of which would write the outs; run it on one, and on the "
+            "others by `python -m stages.pretrain ARM SEED`"
         )
-    return True
-
-
-def torchrun(environment: Mapping[str, str], *, world_size: int) -> list[str]:
-    """Module and options that start this node's share of the processes.
-
-    On several nodes torchrun's own variables (PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR, ...) say where the others are.
-    """
-    given = environment.get("PET_NNODES", "1")
-    if not given.isdecimal() or int(given) < 1:
-        raise ValueError(f"PET_NNODES: got {given}, expected the number of nodes; it cannot change during a run")
-    nodes = int(given)
-    if world_size % nodes:
-        raise ValueError(
-            f"compute.world_size: got {world_size}, expected a multiple of the {nodes} nodes of PET_NNODES"
-        )
-    standalone = ["--standalone"] if nodes == 1 else []
-    return ["torch.distributed.run", *standalone, f"--nproc-per-node={world_size // nodes}"]
+    return (rank - first[0]) % world_size if first else rank
 
 
 @contextlib.contextmanager
@@ -174,10 +149,13 @@ def _lost_is_an_error() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise ConnectionError("lost the other processes; what the first of them to end printed says why") from error
+        said = next(iter(str(error).splitlines()), "")
+        raise ConnectionError(
+            f"lost the other processes ({said}); what the first of them to end says is why"
+        ) from error
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Have the kernel kill this process when its parent is gone, however it went; Linux alone can."""
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -14,6 +14,9 @@ from pipeline.locks import lock
 from pipeline.seals import read_sealed_bytes, sealed_file
 from training.distributed import ALONE, Processes
 
+# Of a lock that NFS keeps for a machine which does not answer: 90 s, with a margin.
+LEASE_SECONDS = 100.0
+
 
 class Scratch:
     """The scratch folder of one job, held by one process at a time.
@@ -32,7 +35,9 @@ class Scratch:
                 f"{job}: the processes differ in job, code, parameters, inputs or library versions; bring all machines to "
                 "the same commit and data, and start the same job on each"
             )
-        self._lock = None if processes.rank else lock(self.folder, job)
+        # A file server notices only after a while that the machine of an earlier rank 0 is gone.
+        seconds = LEASE_SECONDS if processes.nodes > 1 else 0.0
+        self._lock = None if processes.rank else lock(self.folder, job, seconds=seconds)
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the checkpoint whole or not at all, and keep the one before."""

@@ -1,10 +1,11 @@
 import copy
+import json
 
 import pytest
 from ruamel.yaml import YAML
 
 from pipeline.params import load_params, load_runtime
-from pipeline.presets import compose, preset_names, write_params
+from pipeline.presets import compose, preset_names, read_document, write_params
 
 
 def load_changed(tmp_path, changes):
@@ -89,3 +90,33 @@ def test_compose__vitb8_extends_vitb16():
 
 def test_load_runtime__the_file_is_valid():
     assert load_runtime().workers >= 0
+
+
+@pytest.mark.parametrize("rendezvous", ["", "head", ":29400", "head:", "head:x", "head:0", "head:65536"])
+def test_load_runtime__nodes_need_a_place_to_meet(tmp_path, rendezvous):
+    document = {**read_document("runtime.yaml"), "nodes": 2, "rendezvous": rendezvous}
+    path = tmp_path / "runtime.yaml"
+    path.write_text(json.dumps(document))
+    with pytest.raises(
+        ValueError, match=rf"rendezvous: got '{rendezvous}', expected HOST:PORT, at which the 2 nodes meet"
+    ):
+        load_runtime(path)
+    path.write_text(json.dumps({**document, "launcher": "slurm"}))
+    assert load_runtime(path).nodes == 2, "SLURM names the nodes itself"
+    path.write_text(json.dumps({**document, "rendezvous": "head:29400"}))
+    assert load_runtime(path).rendezvous == "head:29400"
+    path.write_text(json.dumps({**document, "rendezvous": "head:29400", "join_seconds": 1800}))
+    with pytest.raises(ValueError, match=r"join_seconds: got 1800, expected less than watchdog_seconds 1800"):
+        load_runtime(path)
+
+
+def test_load_runtime__an_unknown_launcher_or_option_is_named(tmp_path):
+    document = json.loads(json.dumps(read_document("runtime.yaml")))
+    path = tmp_path / "runtime.yaml"
+    path.write_text(json.dumps({**document, "launcher": "kubernetes"}))
+    with pytest.raises(ValueError, match=r"launcher: got 'kubernetes'; Input should be 'local' or 'slurm'"):
+        load_runtime(path)
+    document["slurm"]["account"] = "vision"
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"slurm.account: unknown key"):
+        load_runtime(path)

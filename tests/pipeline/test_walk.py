@@ -255,6 +255,22 @@ def test_needs__workers_of_this_machine_count_and_those_of_a_cluster_elsewhere_d
         assert (walk.needs("join"), walk.needs("below")) == (Needs(CPU, cores), Needs(CPU, 1))
 
 
+def test_needs__of_what_trains_on_other_nodes_only_the_share_of_this_one(settled):
+    walk = Walk(settled)
+    walk.graph.stages["left"].meta["distributed"] = True
+    for changes, expected in (
+        ({}, Needs(GPU, 2)),
+        ({"nodes": 2}, Needs(GPU, 1)),
+        ({"launcher": "slurm", "nodes": 2}, Needs(CPU, 1)),
+    ):
+        walk.params = walk.params.model_copy(
+            update={"compute": walk.params.compute.model_copy(update={"world_size": 2})}
+        )
+        walk.runtime = walk.runtime.model_copy(update=changes)
+        assert walk.needs("left") == expected
+    assert walk.needs("right") == Needs(GPU, 1)
+
+
 def test_job__is_the_same_where_the_same_is_computed(settled, sequential):
     ours, theirs = Walk(settled), Walk(sequential)
     assert ours.root != theirs.root

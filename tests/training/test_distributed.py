@@ -1,27 +1,17 @@
-import json
-import os
-import shutil
 import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from pipeline.presets import read_document, write_params
+from tests.training.conftest import JOB, children, finish, outcome, start, wait_for_checkpoint, write
 from training.adamw import AdamW
-from training.distributed import ALONE, Processes, join, launched, torchrun
+from training.distributed import ALONE, WRITER, Processes, join, settled_rank
 from training.loop import update
 from training.scratch import Scratch
-
-JOB = "semmae-0"
 
 
 def test_part__of_all_processes_is_the_whole_in_order():
@@ -40,25 +30,10 @@ def test_alone__changes_nothing():
     assert ALONE.from_first(b"x") == b"x" and ALONE.from_first(None) is None
 
 
-def test_torchrun__shares_the_processes_among_the_nodes():
-    assert torchrun({}, world_size=2)[1:] == ["--standalone", "--nproc-per-node=2"]
-    assert torchrun({"PET_NNODES": "4"}, world_size=32)[1:] == ["--nproc-per-node=8"]
-    with pytest.raises(ValueError, match=r"compute.world_size: got 6, expected a multiple of the 4 nodes"):
-        torchrun({"PET_NNODES": "4"}, world_size=6)
-    with pytest.raises(ValueError, match=r"PET_NNODES: got 1:4, expected the number of nodes"):
-        torchrun({"PET_NNODES": "1:4"}, world_size=4)
-
-
 def pretend(monkeypatch, **variables):
     """What torchrun tells the processes that it starts."""
     for name, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": 0, "LOCAL_RANK": 0, **variables}.items():
         monkeypatch.setenv(name, str(value))
-
-
-def test_launched__one_process_does_its_work_itself(monkeypatch):
-    assert not launched("nonesuch", [], world_size=1)
-    pretend(monkeypatch, WORLD_SIZE=2)
-    assert not launched("nonesuch", [], world_size=2)
 
 
 def test_join__another_number_of_processes_than_the_parameters_name_is_refused(monkeypatch):
@@ -155,45 +130,6 @@ def test_scratch__processes_of_different_jobs_are_told_so_all_of_them(tmp_path, 
     assert not (tmp_path / "scratch" / "other").exists()
 
 
-@pytest.fixture
-def job(copied_world):
-    """The tiny world without what its pretraining makes; a batch of 7 that two processes share unequally."""
-    for path in (f"pretrained/{JOB}", f"history/pretrain/{JOB}.json", f"metrics/pretrain/{JOB}.json"):
-        target = copied_world / path
-        shutil.rmtree(target) if target.is_dir() else target.unlink()
-    write(copied_world, batch_size=7, epochs=5)
-    runtime = (copied_world / "runtime.yaml").read_text().replace("checkpoint_seconds: 30", "checkpoint_seconds: 0")
-    (copied_world / "runtime.yaml").write_text(runtime)
-    return copied_world
-
-
-def write(folder, *, batch_size, epochs, **compute):
-    document = read_document(folder / "params.yaml")
-    document["pretrain"].update(batch_size=batch_size, epochs=epochs)
-    document["compute"].update(compute)
-    write_params(document, folder / "params.yaml")
-
-
-def start(folder, **variables):
-    command = [sys.executable, "-m", "stages.pretrain", *JOB.split("-")]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder), **variables}, **pipes)
-
-
-def finish(process):
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return output
-
-
-def outcome(folder):
-    """History and weights, which are removed."""
-    history = json.loads((folder / "history" / "pretrain" / f"{JOB}.json").read_text())
-    weights = load_file(folder / "pretrained" / JOB / "model.safetensors")
-    shutil.rmtree(folder / "pretrained" / JOB)
-    return history, weights
-
-
 def assert_same_curve(one, other):
     """Sums of floats in another order: 1e-4 of each loss, 1e-3 of the largest weight after 30 steps of AdamW."""
     assert [row["step"] for row in one[0]] == [row["step"] for row in other[0]]
@@ -205,35 +141,18 @@ def assert_same_curve(one, other):
         torch.testing.assert_close(weight, other[1][name], rtol=0, atol=1e-3 * max(1.0, float(weight.abs().max())))
 
 
-def wait_for_checkpoint(process, folder):
-    while not list((folder / ".semmae" / "scratch").glob("*/*/checkpoint.pt")):
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.001)
-
-
-def children(pid):
-    """Pids of all processes below one."""
-    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return found + [lower for child in found for lower in children(child)]
-
-
 @pytest.mark.slow
-def test_pretrain__two_processes_and_micro_batches_give_the_curve_of_one(job):
+def test_pretrain__two_processes_and_micro_batches_give_the_curve_of_one(job, two_processes):
     finish(start(job))
     alone = outcome(job)
     write(job, batch_size=7, epochs=5, micro_batch=2)
     finish(start(job))
     assert_same_curve(alone, outcome(job))
-    write(job, batch_size=7, epochs=5, world_size=2)
-    output = finish(start(job))
-    assert_same_curve(alone, outcome(job))
-    assert output.count("images/s") == 1, "the first process alone prints"
+    assert_same_curve(alone, two_processes)
 
 
 @pytest.mark.slow
-def test_pretrain__sigterm_ends_all_processes_with_143_and_another_number_of_them_goes_on(job):
-    finish(start(job))
-    unbroken = outcome(job)
+def test_pretrain__sigterm_ends_all_processes_with_143_and_another_number_of_them_goes_on(job, two_processes):
     write(job, batch_size=7, epochs=5, world_size=2)
     process = start(job)
     wait_for_checkpoint(process, job)
@@ -245,45 +164,28 @@ def test_pretrain__sigterm_ends_all_processes_with_143_and_another_number_of_the
     assert not (job / "pretrained" / JOB).exists()
     write(job, batch_size=7, epochs=5, world_size=1)
     assert "processes until then 2, now 1" in finish(start(job))
-    assert_same_curve(unbroken, outcome(job))
+    assert_same_curve(two_processes, outcome(job))
 
 
-@pytest.mark.slow
-def test_pretrain__a_killed_process_ends_the_others_and_a_rerun_has_the_same_bits(job):
-    write(job, batch_size=7, epochs=5, world_size=2)
-    finish(start(job))
-    unbroken = outcome(job)
-    process = start(job)
-    wait_for_checkpoint(process, job)
-    below = children(process.pid)
-    os.kill(below[-1], signal.SIGKILL)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "error: pretrain: one of the 2 processes ended early" in errors
-    assert "lost the other processes" in errors
-    assert not any(Path(f"/proc/{pid}").exists() for pid in below)
-    assert "resumes at step" in finish(start(job))
-    again = outcome(job)
-    assert again[0] == unbroken[0]
-    assert all(torch.equal(weight, again[1][name]) for name, weight in unbroken[1].items())
+def store_of(flags):
+    """A store in which all processes have said whether they are first on the node that DVC runs on."""
+    store = torch.distributed.HashStore()
+    for rank, flag in enumerate(flags):
+        store.set(f"writer/{rank}", flag)
+    return store
 
 
-@pytest.mark.slow
-def test_pretrain__two_nodes_that_share_no_folder_give_the_curve_of_one_process(job, tmp_path):
-    finish(start(job))
-    alone = outcome(job)
-    (job / "history" / "pretrain" / f"{JOB}.json").unlink()
-    write(job, batch_size=7, epochs=5, world_size=2)
-    other = Path(shutil.copytree(job, tmp_path / "other", symlinks=True))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    # RANK and WORLD_SIZE as operators of clusters set them on each machine.
-    nodes = {"PET_NNODES": "2", "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": port, "WORLD_SIZE": "2"}
-    started = [
-        start(folder, **nodes, PET_NODE_RANK=str(rank), RANK=str(rank)) for rank, folder in enumerate((job, other))
-    ]
-    for process in started:
-        finish(process)
-    assert_same_curve(alone, outcome(job))
-    assert not (other / "pretrained" / JOB).exists() and not (other / "history" / "pretrain" / f"{JOB}.json").exists()
+@pytest.mark.parametrize(("flags", "ranks"), [("0000", [0, 1, 2, 3]), ("1000", [0, 1, 2, 3]), ("0010", [2, 3, 0, 1])])
+def test_settled_rank__the_node_that_dvc_runs_on_comes_first(monkeypatch, flags, ranks):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    found = []
+    for rank, flag in enumerate(flags):
+        monkeypatch.setenv(WRITER, flag)
+        found.append(settled_rank(store_of(flags), rank, 4))
+    assert found == ranks
+
+
+def test_settled_rank__dvc_on_two_nodes_is_refused(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match=r"DVC runs this stage on 2 nodes, each of which would write"):
+        settled_rank(store_of("1010"), 3, 4)

@@ -1,0 +1,245 @@
+"""A pretraining as one job of SLURM: submitted, followed line by line, saved and queued again when it is preempted.
+
+submitit pickles what it submits, and what that returns, in a folder of its own. Here that is `Node`, a few words and
+numbers, and an exit code; the folder is this user's alone, and is removed with a job that ended well.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import submitit
+
+from pipeline.files import own_state
+from pipeline.params import Runtime, SlurmRuntime
+from pipeline.stage import Terminated
+from training.launching import SAVED, Child, torchrun
+
+LOOK_SECONDS = 1.0
+# Between questions to SLURM, which serves everybody, and between lines about a job that waits: a walk ends silent stages.
+ASK_SECONDS, WAITING_SECONDS = 15.0, 300.0
+# Before the time limit, or at preemption where the cluster says so: for training to save.
+WARNING_SECONDS = 90
+# Time limits that one job may reach; each is as long as the user says, and a checkpoint follows.
+REQUEUES = 1000
+# The first of as many ports, below those that Linux gives away by itself; the job's number chooses.
+FIRST_PORT, PORTS = 20000, 12000
+LAST_LINES = 5
+# Stays in the logs: to submitit a job that returns another exit code than 0 has completed successfully.
+SUBMITITS_OWN = "submitit INFO"
+
+
+@dataclass(frozen=True)
+class Node:
+    """What SLURM starts on each node: torchrun with the node's share of the processes. Pickled, so of plain data alone.
+
+    cancelled: file that appears when the user cancels the job, which SLURM itself tells by the signal of a preemption.
+    """
+
+    job: str
+    module: str
+    arguments: tuple[str, ...]
+    world_size: int
+    restarts: int
+    join_seconds: int
+    cancelled: str
+
+    def __call__(self) -> int:
+        """Run to the end and return torchrun's exit code; what was stopped has no result, it may be queued again."""
+        here = submitit.JobEnvironment()
+        names = here.hostnames
+        options = torchrun(
+            self.job,
+            world_size=self.world_size,
+            nodes=here.num_nodes,
+            rendezvous=f"{names[0]}:{port(here.job_id)}",
+            restarts=self.restarts,
+            join_seconds=self.join_seconds,
+            is_host=here.node == 0,
+            address=names[here.node],
+        )
+        child = Child([*options, "-m", self.module, *self.arguments], writes=False)
+        _children.append(child)
+        code = child.wait()
+        if child.was_stopped or code == SAVED:
+            self._await_warning()
+            raise SystemExit(SAVED)
+        return code
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """What submitit queues again after SLURM's warning: the same, when the processes have saved."""
+        for child in _children:
+            child.stop_and_look()
+        return submitit.helpers.DelayedSubmission(self)
+
+    def _await_warning(self) -> None:
+        """Give SLURM time for its warning, at which submitit queues the job again: SIGTERM comes before it."""
+        deadline = time.monotonic() + WARNING_SECONDS
+        while time.monotonic() < deadline and not Path(self.cancelled).exists():
+            time.sleep(LOOK_SECONDS / 5)
+
+
+# That of this task, for `Node.checkpoint`: not of Node itself, which is pickled.
+_children: list[Child] = []
+
+
+def port(job_id: str) -> int:
+    """Port of the rendezvous: another one for each of the jobs that may share a node."""
+    return FIRST_PORT + int(re.sub(r"\D", "", job_id)) % PORTS
+
+
+def run_job(
+    job: str, module: str, arguments: Sequence[str], *, world_size: int, runtime: Runtime, cluster: str = "slurm"
+) -> None:
+    """Submit the stage as one job of `runtime.nodes` nodes, pass its lines on, and return when it has ended well.
+
+    SIGTERM cancels the job and waits for its end: then this raises `Terminated`. ValueError with the last lines and the
+    place of the logs when the job failed. cluster: slurm, or submitit's local for a test.
+    """
+    if cluster == "slurm" and shutil.which("sbatch") is None:
+        raise ValueError("launcher: got slurm, but there is no sbatch here; run on a login node or use launcher: local")
+    # Told before it waits in a queue; the nodes count themselves.
+    torchrun(job, world_size=world_size, nodes=runtime.nodes, rendezvous="", restarts=0, join_seconds=1)
+    folder = _folder(job)
+    node = Node(
+        job,
+        module,
+        tuple(arguments),
+        world_size,
+        runtime.restarts,
+        runtime.join_seconds,
+        cancelled=str(folder.resolve() / "cancelled"),
+    )
+    with _Cancelling() as cancelling:
+        submitted = _submit(node, folder, runtime.nodes, runtime.slurm, cluster)
+        print(f"{job}: job {submitted.job_id} of {cluster}, {runtime.nodes} nodes, logs in {folder}", flush=True)
+        last = _follow(submitted, node, cancelling, job=job)
+    if cancelling.requested:
+        raise Terminated
+    told = _told(submitted)
+    if told:
+        raise ValueError(f"job {submitted.job_id} of {cluster} {told}: {' | '.join(last)}; logs in {folder}")
+    shutil.rmtree(folder)
+
+
+def _folder(job: str) -> Path:
+    """A new folder for one submission, which nobody else may read or, as it holds pickles, write."""
+    parent = own_state() / "slurm"
+    parent.mkdir(parents=True, exist_ok=True)
+    parent.chmod(0o700)
+    folder = parent / f"{job}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def _submit(node: Node, folder: Path, nodes: int, options: SlurmRuntime, cluster: str) -> submitit.Job:
+    """The submitted job. Raises ValueError with SLURM's own words where it refuses."""
+    executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=REQUEUES)
+    given: dict[str, Any] = {"slurm_partition": options.partition} if options.partition else {}
+    if options.gpus_per_node:
+        given["gpus_per_node"] = options.gpus_per_node
+    # Clusters differ in whether a job may be queued again where nothing is said.
+    given["slurm_additional_parameters"] = {"requeue": True, **options.options}
+    try:
+        executor.update_parameters(
+            name=node.job,
+            nodes=nodes,
+            tasks_per_node=1,
+            cpus_per_task=options.cpus_per_task,
+            timeout_min=options.minutes,
+            slurm_signal_delay_s=WARNING_SECONDS,
+            # Since 22.05 srun does not take it from sbatch.
+            slurm_srun_args=[f"--cpus-per-task={options.cpus_per_task}"],
+            **given,
+        )
+        return executor.submit(node)
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        raise ValueError(f"sbatch refused the job: {error}; see `slurm` in runtime.yaml") from None
+
+
+def _follow(submitted: submitit.Job, node: Node, cancelling: "_Cancelling", *, job: str) -> deque[str]:
+    """Pass on what the tasks print until the job has ended, and cancel it when asked to; returns the last lines."""
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    tasks = [submitted.task(number).paths for number in range(submitted.num_tasks)]
+    streams = [(_Tail(path.stdout), sys.stdout) for path in tasks] + [
+        (_Tail(path.stderr), sys.stderr) for path in tasks
+    ]
+    state, asked_at, told_at, is_cancelled, is_over = "", 0.0, time.monotonic(), False, False
+    while not is_over:
+        if cancelling.requested and not is_cancelled:
+            is_cancelled = True
+            Path(node.cancelled).touch()
+            submitted.cancel(check=False)
+        # Asked first: what a task prints before its end is then in its file.
+        is_over = submitted.done()
+        for tail, stream in streams:
+            _pass_on(tail.lines(), stream, last)
+        now = time.monotonic()
+        if now - asked_at >= ASK_SECONDS:
+            asked_at, before = now, state
+            state = submitted.state
+            if state != before or (state != "RUNNING" and now - told_at >= WAITING_SECONDS):
+                told_at = now
+                print(f"{job}: job {submitted.job_id} is {state}", flush=True)
+        if not is_over:
+            time.sleep(LOOK_SECONDS)
+    return last
+
+
+def _pass_on(lines: Iterator[str], stream: TextIO, last: deque[str]) -> None:
+    for line in lines:
+        if not line.startswith(SUBMITITS_OWN):
+            print(line, file=stream, flush=True)
+            last.append(line)
+
+
+def _told(submitted: submitit.Job) -> str:
+    """How a job that has ended failed; empty where all its tasks returned 0."""
+    for number in range(submitted.num_tasks):
+        try:
+            code = submitted.task(number).result()
+        except submitit.core.utils.UncompletedJobError:
+            return f"ended as {submitted.state} without a result of node {number}"
+        if code:
+            return f"failed on node {number} with exit code {code}"
+    return ""
+
+
+class _Tail:
+    """The lines of a growing file, as they become complete."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._read, self._rest = path, 0, b""
+
+    def lines(self) -> Iterator[str]:
+        """Those since the last call; none where there is no file yet."""
+        with contextlib.suppress(FileNotFoundError), open(self._path, "rb") as file:
+            file.seek(self._read)
+            found = file.read()
+            self._read += len(found)
+            *complete, self._rest = (self._rest + found).split(b"\n")
+            yield from (line.decode("utf-8", errors="replace") for line in complete)
+
+
+class _Cancelling:
+    """SIGTERM as a flag while a job is followed."""
+
+    def __enter__(self) -> "_Cancelling":
+        self.requested = False
+        self._previous = signal.signal(signal.SIGTERM, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._previous)
+
+    def _request(self, *_: object) -> None:
+        self.requested = True
