@@ -225,10 +225,11 @@ def test_list_shards__states_the_hash_of_each_file_and_knows_a_truncated_one(fol
         list_shards(folder)
 
 
-def test_read_shard__a_flipped_bit_is_named(folder):
-    path = list_shards(folder)[0].path
-    data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=f"{path.name}: damaged"):
-        list(read_shard(path, 64))
+@pytest.mark.parametrize("place", ["a third", "the footer"])
+def test_read_shard__a_flipped_bit_is_named(folder, place):
+    shard = list_shards(folder)[0]
+    data = bytearray(shard.path.read_bytes())
+    data[len(data) // 3 if place == "a third" else -shard.footer["bytes"] // 2] ^= 1
+    shard.path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{shard.name}: damaged"):
+        list(read_shard(shard, 64))

@@ -218,10 +218,9 @@ def test_rows__a_flipped_bit_is_named_and_never_used(tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    cache = MaskCache(tmp_path / "m")
-    assert np.array_equal(cache.rows(ids[:100]), labels[:100])
-    with pytest.raises(ValueError, match=r"shard-00001\.parquet: damaged .* run `dvc repro`"):
-        cache.rows(ids[150:151])
+    for wanted in (ids[150:151], ids[:100]):
+        with pytest.raises(ValueError, match=r"shard-00001\.parquet: damaged.* run `dvc repro`"):
+            MaskCache(tmp_path / "m").rows(wanted)
 
 
 def test_rows__keep_few_files_open(tmp_path):
