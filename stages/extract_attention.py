@@ -56,10 +56,11 @@ def main() -> None:
 def tasks_of(folder: str, part_images: int) -> list[Task]:
     """A task for every image shard; part learning wants the `part_images` training images of the smallest ids."""
     training = list_shards(folder, ["train"])
-    wanted = dict(zip(training, smallest_ids(training, part_images), strict=True))
+    paths = (shard.path for shard in training)
+    wanted = dict(zip(paths, smallest_ids(training, part_images), strict=True))
     tasks = []
     for shard in list_shards(folder):
-        ids = wanted.get(shard, np.empty(0, dtype=np.uint64))
+        ids = wanted.get(shard.path, np.empty(0, dtype=np.uint64))
         arguments = {"image_shard": shard, "wanted_ids": ids}
         tasks.append(Task(shard.name, extraction_key(shard, ids), shard.rows, arguments))
     return tasks

@@ -15,7 +15,7 @@ from pipeline.shard_folders import join_shards
 from pipeline.shards import ArrayShards, ArrayShardWriter
 from tests.pipeline.test_image_shards import COUNTS, write
 
-SAME = ("rows", "bytes", "sha256")
+SAME = ("rows", "bytes", "sha256", "footer")
 
 
 @pytest.fixture
