@@ -311,13 +311,15 @@ def key_of(name: str, entry: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def client() -> Iterator[Any]:
-    """An MLflow client; a local database is created and migrated by one process at a time."""
+    """An MLflow client; a local database is created and migrated by one process at a time, and a damaged one is a ValueError."""
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     state_folder().mkdir(exist_ok=True)
     if tracking_uri().startswith("sqlite:///"):
         Path(tracking_uri().removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     with open(state_folder() / "tracking.lock", "a", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if (path := database()) and (fault := fault_of(path)):
+            raise ValueError(f"{path}: damaged ({fault}); `semmae doctor --repair` moves it aside")
         logging.getLogger("alembic").setLevel(logging.WARNING)
         from mlflow import MlflowClient
 
