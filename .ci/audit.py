@@ -87,7 +87,10 @@ def unexpected(pins: Mapping[str, str]) -> Iterator[str]:
 def inconsistent() -> Iterator[str]:
     """What a package requires and the environment does not have, pyproject's own ranges included."""
     answer = subprocess.run(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", "check"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", "check"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if answer.returncode:
         yield from answer.stdout.splitlines() or [f"pip check: {' '.join(answer.stderr.split())}"]
@@ -101,7 +104,9 @@ def licences() -> str:
 
 def _licence(metadata: Any) -> str:
     stated = metadata.get("License-Expression")
-    classified = [line.rpartition(" :: ")[2] for line in metadata.get_all("Classifier", []) if line.startswith("License :: ")]
+    classified = [
+        line.rpartition(" :: ")[2] for line in metadata.get_all("Classifier", []) if line.startswith("License :: ")
+    ]
     line = stated or " and ".join(classified) or (metadata.get("License") or "").strip().partition("\n")[0]
     return line[:40] or "not stated"
 
@@ -115,7 +120,9 @@ def read_ignored(path: Path) -> list[dict[str, Any]]:
             and len(entry["reason"]) >= 20
             and isinstance(entry["until"], datetime.date)
         ):
-            raise ValueError(f"{path.name}: {entry}: expected id, package, a reason of 20 characters or more, and a day")
+            raise ValueError(
+                f"{path.name}: {entry}: expected id, package, a reason of 20 characters or more, and a day"
+            )
     return ignored
 
 
@@ -175,7 +182,15 @@ def _tool() -> Path:
     program = folder / "bin" / "pip-audit"
     if not program.is_file():
         venv.create(folder, with_pip=True, clear=True)
-        install = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet", "install", TOOL]
+        install = [
+            str(folder / "bin" / "python"),
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "--quiet",
+            "install",
+            TOOL,
+        ]
         answer = subprocess.run(install, capture_output=True, text=True, check=False)
         if answer.returncode:
             raise Unreachable(f"{TOOL} cannot be installed ({' '.join(answer.stderr.split())[-200:]})")

@@ -7,6 +7,7 @@ file and row number; rows of our own shards keep their ids.
 
 import itertools
 import json
+import mmap
 import os
 import re
 import threading
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 from images.decoding import Refused
 from images.entries import Entry, shown
 from images.items import Encoded, Item, Rejection, id_of
+from images.parquet_pages import inflated_size
 
 SUFFIX = b".parquet"
 ONE_CLASS = "all"
@@ -105,8 +107,7 @@ class ParquetSource:
         """Schema of a shard that holds the columns; ValueError names what is missing and what there is."""
         with self._file(number) as file:
             schema = file.schema_arrow
-            size = os.path.getsize(os.path.join(self._root, self._shards[number]))
-            _refuse_bomb(file.metadata, size, shown(self._shards[number]))
+            _refuse_bomb(file.metadata, os.path.join(self._root, self._shards[number]))
         name, found = shown(self._shards[number]), ", ".join(schema.names)
         if not _is_encoded(schema, self._image) and not _is_binary(schema, self._image):
             raise ValueError(f"data.image_column: {name} has no column {self._image!r} of encoded images, only {found}")
@@ -182,19 +183,25 @@ class _ShardReader:
         self._batch = next(self._batches)
 
 
-def _refuse_bomb(metadata: pq.FileMetaData, size: int, name: str) -> None:
-    """ValueError where a small file says that it holds what no memory does, before any page of it is read."""
+def _refuse_bomb(metadata: pq.FileMetaData, path: bytes) -> None:
+    """ValueError where a small file holds what no memory does, before any page of it is read."""
+    name, size = os.fsdecode(path), os.path.getsize(path)
     if metadata.num_rows > size:
         raise ValueError(f"{name}: {metadata.num_rows} rows in {size} bytes; no row of it can be an image")
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        for column in (group.column(place) for place in range(group.num_columns)):
-            packed, whole = column.total_compressed_size, column.total_uncompressed_size
-            if whole > max(_HARMLESS_BYTES, _MOST_INFLATION * packed):
-                raise ValueError(
-                    f"{name}: {column.path_in_schema} of row group {number} inflates from {packed} to {whole} bytes, more than "
-                    f"{_MOST_INFLATION} times; encoded images do not"
-                )
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            for column in (group.column(place) for place in range(group.num_columns)):
+                place, packed = f"{name}: {column.path_in_schema} of row group {number}", column.total_compressed_size
+                try:
+                    whole = max(inflated_size(data, column), column.total_uncompressed_size)
+                except ValueError as error:
+                    raise ValueError(f"{place}: {error}; fetch it again") from None
+                if whole > max(_HARMLESS_BYTES, _MOST_INFLATION * packed):
+                    raise ValueError(
+                        f"{place} inflates from {packed} to {whole} bytes, more than {_MOST_INFLATION} times; "
+                        "encoded images do not"
+                    )
 
 
 def is_shard(entry: Entry) -> bool:

@@ -204,13 +204,17 @@ def _refuse_claims(content: Any, path: Path) -> None:
         value = waiting.pop()
         if isinstance(value, Tensor):
             if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
-                raise ValueError(f"{path}: holds a tensor that is sparse, quantised or without numbers; save plain weights")
+                raise ValueError(
+                    f"{path}: holds a tensor that is sparse, quantised or without numbers; save plain weights"
+                )
             claimed += value.numel() * value.element_size()
         elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
             seen.add(id(value))
             waiting.extend(value.values() if isinstance(value, Mapping) else value)
     if claimed > MOST_CLAIMED * path.stat().st_size + SLACK:
-        raise ValueError(f"{path}: its tensors claim {claimed} bytes, the file has {path.stat().st_size}; save them whole")
+        raise ValueError(
+            f"{path}: its tensors claim {claimed} bytes, the file has {path.stat().st_size}; save them whole"
+        )
 
 
 def _unwrap(content: Mapping[str, Any], branch: str) -> Mapping[str, Any]:

@@ -122,7 +122,10 @@ def up(
     prefect_port: Annotated[int, typer.Option(help="of the Prefect server")] = 4200,
     mlflow_port: Annotated[int, typer.Option(help="of the MLflow server")] = 5000,
     host: Annotated[
-        str, typer.Option(help="address that both listen on; neither asks who somebody is, so others than you run code here")
+        str,
+        typer.Option(
+            help="address that both listen on; neither asks who somebody is, so others than you run code here"
+        ),
     ] = "127.0.0.1",
 ) -> None:
     """Start the Prefect server, a worker and the MLflow server on this machine, and register the pipeline."""

@@ -139,7 +139,9 @@ def names_of(host: str) -> list[str]:
             probe.bind((host, 0))
     except (ValueError, OSError):
         raise ValueError(f"--host {shown(host)}: expected an IPv4 address of this machine, or {ANY} for all") from None
-    every = [found.address for names in psutil.net_if_addrs().values() for found in names if found.family == socket.AF_INET]
+    every = [
+        found.address for names in psutil.net_if_addrs().values() for found in names if found.family == socket.AF_INET
+    ]
     own = [LOOPBACK, "localhost"] if address.is_loopback else [socket.gethostname()]
     others = [LOOPBACK, "localhost", *every] if host == ANY else [host]
     return list(dict.fromkeys((*own, *others)))

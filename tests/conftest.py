@@ -72,7 +72,11 @@ def expand(stages=None, params=None):
         for values in itertools.product(*(lists[source] for source in matrix.values())):
             # As DVC does: the command has no word of the matrix, the name of the stage has them all.
             label = name + ("@" + "-".join(map(str, values)) if values else "")
-            yield label, module_of(stage["cmd"]), [*stage["cmd"].split()[3:], *map(str, values if takes_item(stage) else ())]
+            yield (
+                label,
+                module_of(stage["cmd"]),
+                [*stage["cmd"].split()[3:], *map(str, values if takes_item(stage) else ())],
+            )
 
 
 def takes_item(stage):

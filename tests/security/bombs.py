@@ -26,7 +26,9 @@ def chunk(kind, data):
 def png(*extra, size=(8, 8)):
     """A grey PNG of `size` with `extra` chunks before its pixels, which are all there."""
     header = struct.pack(">IIBBBBB", *size, 8, 0, 0, 0, 0)
-    rows = zlib.compress(b"\0" * (size[1] * (size[0] + 1))) if size[0] * size[1] < 10**7 else zlib.compress(b"\0" * 1000)
+    rows = (
+        zlib.compress(b"\0" * (size[1] * (size[0] + 1))) if size[0] * size[1] < 10**7 else zlib.compress(b"\0" * 1000)
+    )
     chunks = [chunk(b"IHDR", header), *extra, chunk(b"IDAT", rows), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 

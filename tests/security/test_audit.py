@@ -80,7 +80,9 @@ def test_main__a_source_that_does_not_know_the_known_fault_is_none(audit, monkey
 def test_ignored__each_has_a_reason_and_a_day(audit, tmp_path, changes):
     path = tmp_path / "advisories.toml"
     values = {"id": "CVE-2026-1", "package": "torch", "reason": REASON, "until": "2027-01-01", **changes}
-    lines = [f"{key} = {value if key == 'until' and value[0].isdigit() else repr(value)}" for key, value in values.items()]
+    lines = [
+        f"{key} = {value if key == 'until' and value[0].isdigit() else repr(value)}" for key, value in values.items()
+    ]
     path.write_text("\n".join(["[[ignored]]", *lines]))
     with pytest.raises(ValueError, match=r"advisories.toml: .* expected id, package, a reason"):
         audit.read_ignored(path)
@@ -93,7 +95,9 @@ def test_ignored__the_projects_own_list_is_valid(audit):
 def test_constraints__every_line_pins_a_version(audit, tmp_path):
     assert list(audit.unpinned(ROOT / "constraints.txt")) == []
     path = tmp_path / "constraints.txt"
-    path.write_text("# pins\nnumpy==2.0\ntorch>=2\ngit+https://example.org/x\n--index-url https://example.org\n./x\na==1; b\n")
+    path.write_text(
+        "# pins\nnumpy==2.0\ntorch>=2\ngit+https://example.org/x\n--index-url https://example.org\n./x\na==1; b\n"
+    )
     assert len(list(audit.unpinned(path))) == 5
     assert audit.read_pins(path) == {"numpy": "2.0"}
 

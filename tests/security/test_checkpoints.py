@@ -76,9 +76,13 @@ def test_read__the_old_tar_format_unpacks_nothing(tmp_path):
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name in ("storages", "tensors", "pickle", "../outside"):
             member = tarfile.TarInfo(name)
-            member.type, member.linkname = (tarfile.SYMTYPE, "/etc/passwd") if name == "storages" else (tarfile.REGTYPE, "")
+            member.type, member.linkname = (
+                (tarfile.SYMTYPE, "/etc/passwd") if name == "storages" else (tarfile.REGTYPE, "")
+            )
             archive.addfile(member)
-    refusal(tmp_path / "below" / "a.pth" if (tmp_path / "below").mkdir() else tmp_path / "below/a.pth", buffer.getvalue())
+    refusal(
+        tmp_path / "below" / "a.pth" if (tmp_path / "below").mkdir() else tmp_path / "below/a.pth", buffer.getvalue()
+    )
     assert not (tmp_path / "outside").exists()
 
 

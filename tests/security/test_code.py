@@ -14,7 +14,10 @@ CALLS = {
 }  # fmt: skip
 # (file, what is found there) -> why it is no danger.
 EXCEPTIONS = {
-    ("models/checkpoints.py", "import pickle"): "names the error that torch raises for code in a checkpoint; loads nothing",
+    (
+        "models/checkpoints.py",
+        "import pickle",
+    ): "names the error that torch raises for code in a checkpoint; loads nothing",
 }
 
 
@@ -52,7 +55,9 @@ def test_findings__know_each_forbidden_thing(source):
 
 
 def test_findings__know_what_is_harmless():
-    harmless = "model.eval()\ntorch.load(p, weights_only=True)\nnp.load(p, allow_pickle=False)\nYAML(typ='safe', pure=True)"
+    harmless = (
+        "model.eval()\ntorch.load(p, weights_only=True)\nnp.load(p, allow_pickle=False)\nYAML(typ='safe', pure=True)"
+    )
     assert not list(findings(f"{harmless}\nsubprocess.run(['git', name])\nre.compile(text)\nYAML()"))
 
 

@@ -52,7 +52,9 @@ def test_redacted__no_password_survives_in_any_address(password, scheme, rest):
     assert "QQ" not in text and text.startswith("asked ") and text.endswith(f"@example.org{rest} and failed")
 
 
-@pytest.mark.parametrize("name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "PREFECT_API_AUTH_STRING"])
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "PREFECT_API_AUTH_STRING"]
+)
 def test_redacted__the_value_of_a_secret_variable_is_known(monkeypatch, name):
     monkeypatch.setenv(name, SECRET)
     assert redacted(f"401 for {SECRET}.") == f"401 for {MARK}."

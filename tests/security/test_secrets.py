@@ -144,7 +144,11 @@ def test_replay__a_lost_server_is_named_without_its_password(tmp_path, monkeypat
     Path("dvc.lock").write_text("schema: '2.0'\nstages:\n  a:\n    cmd: a\n")
     assert tracking.replay().runs == {}
     said = capsys.readouterr()
-    assert CANARY not in said.out + said.err and f"://{MARK}@" in said.out and "`semmae track` replays it later" in said.out
+    assert (
+        CANARY not in said.out + said.err
+        and f"://{MARK}@" in said.out
+        and "`semmae track` replays it later" in said.out
+    )
 
 
 def test_registry__a_lost_server_is_named_without_its_password(tmp_path, monkeypatch):
@@ -162,5 +166,3 @@ def test_run_page__is_a_link_without_a_password(monkeypatch):
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://user:{CANARY}@mlflow.example.org")
     assert services.run_page("1", "2") == "https://mlflow.example.org/#/experiments/1/runs/2"
-
-
