@@ -5,8 +5,10 @@ The split is read from the file or folder names, as Hugging Face writes them (`t
 file and row number; rows of our own shards keep their ids.
 """
 
+import contextlib
 import itertools
 import json
+import mmap
 import os
 import re
 import threading
@@ -21,8 +23,10 @@ import pyarrow.parquet as pq
 from images.decoding import Refused
 from images.entries import Entry, shown
 from images.items import Encoded, Item, Rejection, id_of
+from images.parquet_pages import inflated_size
 from images.roots import Root
 from pipeline.storage import AHEAD_BYTES
+from pipeline.urls import is_url
 
 SUFFIX = b".parquet"
 ONE_CLASS = "all"
@@ -110,7 +114,7 @@ class ParquetSource:
         with self._file(number, in_order=False) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
             self._check(number, schema)
-            _refuse_bomb(file.metadata, self._sizes[number], shown(self._shards[number]))
+            self._refuse_bomb(number, file.metadata)
             is_own = "sha256" in schema.names and "id" in schema.names and schema.field("id").type == pa.uint64()
             has_paths = _is_encoded(schema, self._image)
             # One leaf of the struct: the images themselves are not read.
@@ -122,6 +126,33 @@ class ParquetSource:
             paths = [path.encode() if path else None for path in stored]
         labels = table[self._label].to_pylist() if self._label else None
         return _Listed(schema, rows, labels, paths, table["id"].to_numpy() if is_own else None)
+
+    def _refuse_bomb(self, number: int, metadata: pq.FileMetaData) -> None:
+        """ValueError where a small file holds what no memory does, before any page of it is read."""
+        path, size = self._shards[number], self._sizes[number]
+        name = f"{self._root.name}/{shown(path)}"
+        if metadata.num_rows > size:
+            raise ValueError(f"{name}: {metadata.num_rows} rows in {size} bytes; no row of it can be an image")
+        with contextlib.ExitStack() as stack:
+            data = None
+            if not is_url(
+                self._root.name
+            ):  # Of an object the footer is believed: its pages are not fetched to be measured.
+                file = stack.enter_context(self._root.open(path))
+                data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            for group in map(metadata.row_group, range(metadata.num_row_groups)):
+                for column in map(group.column, range(group.num_columns)):
+                    packed, whole = column.total_compressed_size, column.total_uncompressed_size
+                    place = f"{name}: column {column.path_in_schema}"
+                    try:
+                        whole = whole if data is None else max(whole, inflated_size(data, column))
+                    except ValueError as error:
+                        raise ValueError(f"{place}: {error}; fetch it again") from None
+                    if whole > max(_HARMLESS_BYTES, _MOST_INFLATION * packed):
+                        raise ValueError(
+                            f"{place} inflates from {packed} to {whole} bytes, more than {_MOST_INFLATION} times; "
+                            "encoded images do not"
+                        )
 
     def _check(self, number: int, schema: pa.Schema) -> None:
         """ValueError where a shard lacks the columns; it names what is missing and what there is."""
@@ -189,21 +220,6 @@ class _ShardReader:
         )
         self._first = self._starts[group]
         self._batch = next(self._batches)
-
-
-def _refuse_bomb(metadata: pq.FileMetaData, size: int, name: str) -> None:
-    """ValueError where a small file says that it holds what no memory does, before any page of it is read."""
-    if metadata.num_rows > size:
-        raise ValueError(f"{name}: {metadata.num_rows} rows in {size} bytes; no row of it can be an image")
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        for column in (group.column(place) for place in range(group.num_columns)):
-            packed, whole = column.total_compressed_size, column.total_uncompressed_size
-            if whole > max(_HARMLESS_BYTES, _MOST_INFLATION * packed):
-                raise ValueError(
-                    f"{name}: {column.path_in_schema} of row group {number} inflates from {packed} to {whole} bytes, more than "
-                    f"{_MOST_INFLATION} times; encoded images do not"
-                )
 
 
 def is_shard(entry: Entry) -> bool:

@@ -78,7 +78,7 @@ def test_up__a_password_is_in_no_command_and_on_no_screen(started, monkeypatch, 
     assert said.err == ""
 
 
-@pytest.mark.parametrize("host", ["", "localhost", "::", "::1", "192.0.2.1", "0.0.0.0; id", "-rf", "127.0.0.1\n", "256.1.1.1",
+@pytest.mark.parametrize("host", ["", "localhost", "::", "::1", "203.0.113.77", "0.0.0.0; id", "-rf", "127.0.0.1\n", "256.1.1.1",
                                   "example.org", "127.1", "a\0b"])  # fmt: skip
 def test_up__an_address_that_is_none_of_this_machine_is_refused(started, host):
     with pytest.raises(ValueError, match="expected an IPv4 address of this machine, or 0.0.0.0 for all") as error:

@@ -29,7 +29,7 @@ def evaluated(world, tmp_path_factory):
     document["transfer"]["sets"] = document["segment"]["sets"] = ["tiny"]
     write_params(document, folder / "params.yaml")
     for kind in ("transfer", "segment"):
-        run_stage(folder, "stages.prepare_data", [f"{kind}/tiny"])
+        run_stage(folder, "stages.prepare_data", [kind, "tiny"])
     for arm in ("semmae", "mae"):
         run_stage(folder, "stages.linear_mae", ["lars", arm, "0"])
         for kind in ("transfer", "segment"):
