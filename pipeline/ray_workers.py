@@ -219,4 +219,5 @@ def _shown(needs: Mapping[str, int]) -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    """Without the lines in which Ray names the actor, its class and the like."""
+    return " ".join(" ".join(line for line in str(error).splitlines() if not line.startswith("\t")).split())[:300]

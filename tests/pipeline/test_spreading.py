@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pipeline.spreading
 import pipeline.stage
 from pipeline.kept_shards import KeptShards
 from pipeline.params import load_runtime
-from pipeline.ray_workers import _room
+from pipeline.ray_workers import OWN, _room
 from pipeline.spreading import Task, Work, make_missing
 from pipeline.stage import Meter, noted
 from tests.conftest import ROOT
@@ -254,3 +255,55 @@ def test_sigterm__ends_the_stage_and_all_its_processes(folder, stage, engine):
     assert process.returncode == 128 + signal.SIGTERM, errors
     wait_until(lambda: all(map(is_over, below)), 5)
     assert len(finished(folder)) < len(NAMES)
+
+
+NODES = """
+import os
+from pathlib import Path
+from ray.cluster_utils import Cluster
+import pipeline.ray_workers
+import pipeline.spreading
+from pipeline.stage import Meter
+from tests.pipeline.test_spreading import finished, settings, start
+
+small = {"object_store_memory": 2**27}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
+lost, _ = cluster.add_node(num_cpus=1, **small), cluster.add_node(num_cpus=1, **small)
+
+def refused(workers):
+    try:
+        start(settings("ray", workers, ray_address=cluster.address))
+    except ValueError as error:
+        print("refused:", error)
+
+class Killing(Meter):
+    def advance(self, images, note=""):
+        super().advance(images, note)
+        if lost in cluster.worker_nodes and len(finished(Path.cwd())) >= 2:
+            cluster.remove_node(lost, allow_graceful=False)
+
+refused(3)
+write = pipeline.ray_workers.write_text
+pipeline.ray_workers.write_text = lambda path, text: None
+refused(2)
+pipeline.ray_workers.write_text = write
+pipeline.spreading.Meter = Killing
+start(settings("ray", 2, ray_address=cluster.address), pause=0.1)
+cluster.shutdown()
+"""
+
+
+@NEEDS_RAY
+@pytest.mark.slow
+def test_ray__a_cluster_that_loses_a_node_goes_on_with_the_other(folder, expected):
+    """Two nodes on this machine, with room for a worker each: when one is killed, there is place for one worker only."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **OWN, "RAY_AUTH_TOKEN": "0" * 64}
+    command = [sys.executable, "-c", NODES]
+    ended = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert "shard_workers: got 3, but the Ray cluster has room for 2 with 1 CPU each" in ended.stdout
+    assert re.search(r"refused: Ray node \S+ does not see the folder \S+/\.semmae of this machine", ended.stdout)
+    told = re.sub(r".* images, .*\n", "", ended.stdout)
+    assert re.search(r"(?m)^job: a worker was lost (at \d\.parquet|while it loaded the models): ", told), told
+    assert_whole(folder, expected)
+    assert not list((folder / ".semmae").glob("shared-*"))
