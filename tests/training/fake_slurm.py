@@ -13,19 +13,26 @@ import sys
 import time
 from pathlib import Path
 
-# SLURM's KillWait: what a cancelled task has from SIGTERM to SIGKILL.
-KILL_WAIT = 60.0
+# Seconds from a mark to SIGKILL for what is left of the job: SLURM's KillWait for one that is cancelled; not at once for
+# one that is queued again, for who asks is a process of it; and the end of a test.
+MARKS = {"cancel": 60.0, "requeue": 0.5, "end": 0.0}
 
 
 def place(number, kind):
     return Path(os.environ["FAKE_SLURM"]) / f"{number}.{kind}"
 
 
+def put(number, state):
+    """Whole or not at all: it is read at any moment."""
+    place(number, "new").write_text(state)
+    place(number, "new").replace(place(number, "state"))
+
+
 def sbatch(script):
     # Unlike any other of this test session: submitit remembers how a job ended.
     number = time.time_ns() // 10**6 % 10**8
     place(number, "sh").write_text(Path(script).read_text())
-    place(number, "state").write_text("PENDING")
+    put(number, "PENDING")
     subprocess.Popen(
         [sys.executable, __file__, "serve", str(number)], start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -40,20 +47,20 @@ def serve(number):
                  "SLURM_JOB_NODELIST": ",".join(["localhost"] * int(nodes))}  # fmt: skip
     while True:
         place(number, "tasks").write_text("")
-        place(number, "state").write_text("RUNNING")
+        put(number, "RUNNING")
         job = subprocess.Popen(["bash", place(number, "sh")], env={**os.environ, **variables}, start_new_session=True)
         while job.poll() is None:
-            marks = [place(number, kind) for kind in ("requeue", "cancel") if place(number, kind).exists()]
-            if any(time.time() - mark.stat().st_mtime > float(mark.read_text()) for mark in marks):
+            marks = {kind: place(number, kind) for kind in MARKS if place(number, kind).exists()}
+            if any(time.time() - mark.stat().st_mtime > MARKS[kind] for kind, mark in marks.items()):
                 place(number, "killed").touch()
                 os.killpg(job.pid, signal.SIGKILL)
             time.sleep(0.05)
-        if not place(number, "requeue").exists():
+        if place(number, "end").exists() or not place(number, "requeue").exists():
             break
         place(number, "requeue").unlink()
-        place(number, "state").write_text("PENDING")
+        put(number, "PENDING")
     ended = "CANCELLED" if place(number, "cancel").exists() else "FAILED" if job.returncode else "COMPLETED"
-    place(number, "state").write_text(ended)
+    put(number, ended)
 
 
 def srun(*words):
@@ -78,7 +85,7 @@ def scancel(number, *options):
         signals = [signal.Signals[words[1]]]
     else:
         signals = [signal.SIGCONT, signal.SIGTERM]
-        place(number, "cancel").write_text(str(KILL_WAIT))
+        place(number, "cancel").touch()
     for pid in place(number, "tasks").read_text().split():
         for one in signals:
             os.kill(int(pid), one)
@@ -86,8 +93,7 @@ def scancel(number, *options):
 
 def scontrol(action, number):
     assert action == "requeue"
-    # Not at once: who asks is a process of the job.
-    place(number, "requeue").write_text("0.5")
+    place(number, "requeue").touch()
 
 
 def sacct(*options):

@@ -144,7 +144,7 @@ class Lines:
 
     def wait_for(self, words):
         with self._heard:
-            assert self._heard.wait_for(lambda: any(words in line for line in self._found), timeout=60), self._found
+            assert self._heard.wait_for(lambda: any(words in line for line in self._found), timeout=120), self._found
 
     def all(self):
         """Those of a process that has ended."""

@@ -85,8 +85,8 @@ def test_launched__slurm_without_submitit_names_what_to_install(monkeypatch):
     ("code", "was_stopped", "error", "told"),
     [
         (65, False, SystemExit, "^1$"),
-        (143, True, Terminated, ""),
-        (-15, True, Terminated, ""),
+        (143, True, Terminated, "^143$"),
+        (-15, True, Terminated, "^143$"),
         (143, False, ValueError, "SIGTERM ended one of the processes, and all have saved; start the job again"),
         (
             1,

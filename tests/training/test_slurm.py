@@ -63,7 +63,7 @@ def cluster(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_SLURM", str(state))
     yield state
     for path in state.glob("*.state"):
-        path.with_suffix(".cancel").write_text("0")
+        path.with_suffix(".end").touch()
         wait_until(lambda path=path: path.read_text() not in ("PENDING", "RUNNING"))
 
 
