@@ -98,23 +98,34 @@ def explain(stage: Annotated[str, typer.Argument(help="as DVC names it, for exam
 
 
 @app.command()
-def gc(yes: Annotated[bool, typer.Option("--yes", help="remove without asking")] = False) -> None:
+def gc(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="experiments to give up as well, interrupted as they are")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="remove without asking")] = False,
+) -> None:
     """Remove the worktrees of finished experiments, after showing them; the experiments themselves stay in DVC."""
-    from pipeline.experiments import FINISHED, experiments, remove
+    from pipeline.experiments import FINISHED, RUNNING, experiments, remove
 
-    found = experiments()
-    for experiment in found:
+    found = {experiment.name: experiment for experiment in experiments()}
+    for experiment in found.values():
         print(f"{experiment.name}: {experiment.status}, {experiment.folder}")
-    finished = [experiment for experiment in found if experiment.status == FINISHED]
-    if not finished:
-        print("nothing to remove: no experiment here is finished")
+    for name in names or ():
+        if name not in found or found[name].status == RUNNING:
+            raise ValueError(
+                f"experiment {name}: {'cancel it first' if name in found else 'there is no such worktree'}"
+            )
+    chosen = [one for one in found.values() if one.status == FINISHED or one.name in (names or ())]
+    if not chosen:
+        print("nothing to remove: no experiment here is finished; `semmae gc NAME` gives up an interrupted one")
         return
-    if not yes and not (sys.stdin.isatty() and typer.confirm(f"remove {len(finished)} worktrees?")):
-        print(f"{len(finished)} finished; nothing removed, `semmae gc --yes` removes them")
+    if not yes and not (sys.stdin.isatty() and typer.confirm(f"remove {len(chosen)} worktrees?")):
+        print(f"nothing removed; with --yes: {', '.join(one.name for one in chosen)}")
         return
-    for experiment in finished:
+    for experiment in chosen:
         remove(experiment)
-        print(f"removed {experiment.folder}; `dvc exp apply {experiment.name}` brings its files back")
+        back = f"; `dvc exp apply {experiment.name}` brings its files back" if experiment.status == FINISHED else ""
+        print(f"removed {experiment.folder}{back}")
 
 
 @app.command()

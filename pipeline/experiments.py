@@ -284,22 +284,14 @@ def _note(name: str, **facts: Any) -> None:
     write_json(_note_path(name), {**_read(name), **facts})
 
 
-def _lock() -> Any:
+@contextlib.contextmanager
+def _lock() -> Iterator[None]:
     """Git changes its list of worktrees, and DVC its experiments, for one process at a time. Not to be taken twice."""
-    return _waited(state_folder() / "experiments.lock")
-
-
-class _waited:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "a", encoding="utf-8")
-        fcntl.flock(self.file, fcntl.LOCK_EX)
-
-    def __exit__(self, *exception: object) -> None:
-        self.file.close()
+    path = state_folder() / "experiments.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _git(*words: str, folder: Path | None = None) -> str:

@@ -153,7 +153,7 @@ def walked(document: Any, *, name: str, preset: str, targets: Sequence[str], for
         finally:
             outcomes = {stage: _outcome(walk, stage) for stage in futures}
             status = status_of(list(outcomes.values())) if not walk.cancelled.is_set() else KILLED
-            _tell(walk, outcomes, replay(status=status))
+            _tell(walk, outcomes, replay(status=status, ask=bool(outcomes)))
         failed = [outcome.stage for outcome in outcomes.values() if not outcome.is_done]
         if failed:
             raise StageFailed(f"{len(failed)} of {len(outcomes)} stages are not done, the first {failed[0]}")

@@ -49,7 +49,9 @@ def choose(arm: str, params: Params) -> Choice:
     if arm not in params.arms.names:
         raise ValueError(f"arm {arm}: not one that runs here; arms.names are {', '.join(params.arms.names)}")
     if params.arms.definitions[arm].mask == "none":
-        raise ValueError(f"arm {arm}: mask none leaves its weights random, the floor of the comparison; name another arm")
+        raise ValueError(
+            f"arm {arm}: mask none leaves its weights random, the floor of the comparison; name another arm"
+        )
     pretrained = jobs(Path(), "pretrained")
     found = {}
     for seed in params.seeds:
@@ -57,7 +59,9 @@ def choose(arm: str, params: Params) -> Choice:
         if f"{arm}-{seed}" in pretrained and metrics.is_file():
             found[seed] = read_json(metrics)[MEASURE]
     if not found:
-        raise ValueError(f"arm {arm}: no seed has pretrained weights and a probe; `{_command(arm, params.seeds)}` makes them")
+        raise ValueError(
+            f"arm {arm}: no seed has pretrained weights and a probe; `{_command(arm, params.seeds)}` makes them"
+        )
     best = max(found, key=lambda seed: found[seed])
     return Choice(arm, best, found[best], tuple(found))
 

@@ -26,6 +26,8 @@ LEASES, LEASES_ON_DISK = (
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE",
     "prefect.server.concurrency.lease_storage.filesystem",
 )
+# A run from the form begins when the worker asks for it, by default every ten seconds.
+POLL = {"PREFECT_WORKER_QUERY_SECONDS": "1"}
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
@@ -164,7 +166,7 @@ def _start(name: str, words: list[str], url: str, *, health: str) -> None:
     """Start a service that outlives this command; returns when it answers."""
     _folder().mkdir(parents=True, exist_ok=True)
     path = _folder() / f"{name}.log"
-    environment = {**QUIET, **os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**QUIET, **POLL, **os.environ, "PYTHONUNBUFFERED": "1"}
     with open(path, "wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *words], cwd=main_worktree(), env=environment, stdin=subprocess.DEVNULL, stdout=log,

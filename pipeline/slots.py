@@ -1,5 +1,5 @@
 """Cores and GPUs, shared by all walks of this repository and its worktrees: a file lock each, which the kernel releases
-with its holder."""
+with its holder. SEMMAE_SLOTS names a folder that several repositories on one machine share instead."""
 
 import contextlib
 import fcntl
@@ -67,7 +67,7 @@ def occupy(needs: Needs, *, is_cancelled: Callable[[], bool] = lambda: False) ->
 
     All at once or none, one taker at a time: two who want many cannot wait for each other's half.
     """
-    folder = state_folder() / "slots"
+    folder = _folder()
     folder.mkdir(parents=True, exist_ok=True)
     held: list[tuple[str, IO[str]]] = []
     while not held:
@@ -83,6 +83,10 @@ def occupy(needs: Needs, *, is_cancelled: Callable[[], bool] = lambda: False) ->
     finally:
         for _, file in held:
             file.close()
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("SEMMAE_SLOTS") or state_folder() / "slots")
 
 
 def _take(folder: Path, needs: Needs) -> list[tuple[str, IO[str]]]:
@@ -149,7 +153,7 @@ def _locked_as_named(path: Path) -> IO[str] | None:
 def held_slots() -> list[str]:
     """Slots that somebody holds at this moment, as `cpu-0`."""
     found = []
-    for path in sorted((state_folder() / "slots").glob("?pu-*")):
+    for path in sorted(_folder().glob("?pu-*")):
         file = _locked(path)
         if file is None:
             found.append(path.name)

@@ -15,7 +15,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +60,15 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{main_worktree() / 'tracking' / 'mlflow.db'}"
 
 
-def replay(lock_file: str | Path = "dvc.lock", *, status: str = FINISHED) -> Replayed:
+def replay(lock_file: str | Path = "dvc.lock", *, status: str = FINISHED, ask: bool = True) -> Replayed:
     """Write the state in dvc.lock where MLflow does not have it yet, and what executions failed or were terminated.
 
-    status: FAILED or KILLED for a walk that did not reach its end; then only what it executed is written. Any fault of the
-    tracking server is one printed warning: nothing is lost, because the next call finds the same runs missing.
+    status: FAILED or KILLED for a walk that did not reach its end; then only what it executed is written. ask: whether the
+    server is asked what it has also where the last replay of this tree wrote this very state. Any fault of the tracking
+    server is one printed warning: nothing is lost, because the next call finds the same runs missing.
     """
     try:
-        return _replay(Path(lock_file), status)
+        return _replay(Path(lock_file), status, ask)
     except Exception as error:
         print(
             f"warning: tracking: {tracking_uri()}: {' '.join(str(error).split())[:300]}; nothing is lost, "
@@ -77,13 +78,15 @@ def replay(lock_file: str | Path = "dvc.lock", *, status: str = FINISHED) -> Rep
         return Replayed()
 
 
-def _replay(lock_file: Path, status: str) -> Replayed:
+def _replay(lock_file: Path, status: str, ask: bool) -> Replayed:
     entries = {name: entry for name, entry in stage_entries(lock_file).items() if name != REPLAY_STAGE}
     records = {path.stem: read_json(path) for path in sorted(_records().glob("*.json"))}
     done = {name: record for name, record in records.items() if record["status"] == FINISHED and name in entries}
     broken = {name: record for name, record in records.items() if record["status"] != FINISHED}
     keys = {name: key_of(name, entry) for name, entry in entries.items()}
     state = key_of(os.environ.get(EXPERIMENT_VARIABLE, ""), keys)
+    if not ask and not records and status == FINISHED and (before := _noted(state)):
+        return before
     with client() as found:
         writer = _Writer(found)
         written = Replayed()
@@ -94,6 +97,8 @@ def _replay(lock_file: Path, status: str) -> Replayed:
             ended = KILLED if any(record["status"] == KILLED for record in broken.values()) else FAILED
             told = writer.write("", ended if status == FINISHED else status, ran, keys, done, broken)
             written = written if written.pipeline else told
+    if status == FINISHED and written.pipeline:
+        write_json(_note(), {"state": state, "uri": tracking_uri(), "written": asdict(written)})
     for name, entry in entries.items():
         path = executions() / f"{name}.json"
         noted = read_json(path) if path.is_file() else {}
@@ -106,6 +111,15 @@ def _replay(lock_file: Path, status: str) -> Replayed:
     for name in (*done, *broken):
         (_records() / f"{name}.json").unlink(missing_ok=True)
     return written
+
+
+def _noted(state: str) -> Replayed | None:
+    """What the last replay of this tree wrote, where it was this very state and went to where it would go now."""
+    if not _note().is_file():
+        return None
+    note, uri = read_json(_note()), tracking_uri()
+    is_there = not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
+    return Replayed(**note["written"]) if (note["state"], note["uri"]) == (state, uri) and is_there else None
 
 
 class _Writer:
@@ -224,6 +238,10 @@ def _experiment_tags() -> dict[str, str]:
 def executions() -> Path:
     """The folder of what was noted about the last successful execution of each stage, with the key of its result."""
     return own_state() / "executions"
+
+
+def _note() -> Path:
+    return own_state() / "replayed.json"
 
 
 def _records() -> Path:

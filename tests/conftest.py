@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,15 @@ TINY = {
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=1, help="how many times test_resume.py kills each stage")
     parser.addoption("--walks", type=int, default=1, help="how many runs of the whole walk test_kills.py kills in")
+
+
+def wait_until(condition, seconds=30, every=0.02):
+    """What `condition` gives when it gives something, asked every so many seconds; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"what was waited for did not happen within {seconds} s"
+        time.sleep(every)
+    return found
 
 
 @pytest.fixture(scope="module")

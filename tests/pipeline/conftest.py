@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 
@@ -69,14 +68,6 @@ def digest_by_path(folder):
 
     entries = stage_entries(Path(folder) / "dvc.lock").values()
     return {out["path"]: out["md5"] for entry in entries for out in entry.get("outs", [])}
-
-
-def wait_until(condition, seconds=30):
-    """Return when `condition` holds; fail when it does not within `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "what was waited for did not happen"
-        time.sleep(0.01)
 
 
 def runs(pid):

@@ -250,7 +250,7 @@ def test_gc__removes_the_finished_ones_alone_and_only_when_told(call, three, sma
     code, said, _ = call("gc")
     assert code == 0 and {f"{name}: {status}, {three[name]}" for name, status in
                           (("done", "finished"), ("cut", "stopped"), ("busy", "running"))} <= set(said)  # fmt: skip
-    assert said[-1] == "1 finished; nothing removed, `semmae gc --yes` removes them"
+    assert said[-1] == "nothing removed; with --yes: done"
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(typer, "confirm", lambda question: "1 worktree" not in question)
     assert "nothing removed" in call("gc")[1][-1]
@@ -258,7 +258,16 @@ def test_gc__removes_the_finished_ones_alone_and_only_when_told(call, three, sma
     assert f"removed {three['done']}; `dvc exp apply done` brings its files back" in call("gc", "--yes")[1]
     assert {name: folder.is_dir() for name, folder in three.items()} == {"done": False, "cut": True, "busy": True}
     assert (small / "mine" / "image.txt").read_text() == "a fine image"
-    assert "nothing to remove: no experiment here is finished" in call("gc")[1]
+    assert call("gc")[1][-1].startswith("nothing to remove: no experiment here is finished")
+
+
+def test_gc__gives_up_an_interrupted_one_by_its_name_and_none_that_runs(call, three):
+    for name, why in (("busy", "cancel it first"), ("nonesuch", "no such worktree")):
+        code, _, erred = call("gc", "cut", name, "--yes")
+        assert code == 1 and len(erred) == 1 and name in erred[0] and why in erred[0]
+        assert all(folder.is_dir() for folder in three.values())
+    assert f"removed {three['cut']}" in call("gc", "cut", "--yes")[1]
+    assert {name: folder.is_dir() for name, folder in three.items()} == {"done": False, "cut": False, "busy": True}
 
 
 def test_parse_changes__reads_values_as_params_yaml_does():

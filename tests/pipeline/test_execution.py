@@ -10,8 +10,8 @@ import pytest
 from pipeline import execution, slots
 from pipeline.execution import CACHED, CANCELLED, FAILED, RAN, UNCHANGED, Outcome, execute, progress_of
 from pipeline.slots import CPU, GPU, Needs, held_slots
-from tests.conftest import ROOT
-from tests.pipeline.conftest import make_small, marked, runs, wait_until
+from tests.conftest import ROOT, wait_until
+from tests.pipeline.conftest import make_small, marked, runs
 
 ONE_CORE = Needs(CPU, 1)
 STAGES = """

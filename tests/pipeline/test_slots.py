@@ -116,6 +116,20 @@ def test_occupy__who_wants_many_holds_nothing_while_it_waits_and_its_wait_can_be
     end(process)
 
 
+def test_occupy__repositories_share_the_slots_of_one_machine_where_they_are_told_to(machine, monkeypatch):
+    for name in ("one", "other"):
+        (machine / name).mkdir()
+    monkeypatch.setenv("SEMMAE_SLOTS", str(machine / "shared"))
+    process = holder(machine / "one", GPU)
+    monkeypatch.chdir(machine / "other")
+    with occupy(Needs(GPU, 1)) as names:
+        assert names == ["7"]
+    monkeypatch.delenv("SEMMAE_SLOTS")
+    with occupy(Needs(GPU, 1)) as names:
+        assert names == ["2"], "without it each has its own"
+    end(process)
+
+
 def test_occupy__an_error_inside_frees_the_slot(machine):
     with pytest.raises(RuntimeError), occupy(Needs(GPU, 1)) as names:
         assert names == ["2"] and held_slots() == ["gpu-2"]

@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from pipeline.supervision import end_command, end_tree, follow, identity, is_alive
-from tests.conftest import ROOT
-from tests.pipeline.conftest import marked, runs, wait_until
+from tests.conftest import ROOT, wait_until
+from tests.pipeline.conftest import marked, runs
 
 # A process that nobody can end but with SIGKILL.
 STUBBORN = ["sh", "-c", "trap '' TERM; exec sleep 600"]

@@ -163,6 +163,27 @@ def test_replay__the_report_and_all_its_figures_go_to_the_run_of_the_comparison(
     assert kept == {"report.html", "image_0.png", "parts.png"}
 
 
+def test_replay__without_asking_a_state_that_was_written_costs_no_connection(repository, monkeypatch):
+    written = tracking.replay()
+    connect = tracking.client
+
+    def refuse():
+        raise AssertionError("connected")
+
+    monkeypatch.setattr(tracking, "client", refuse)
+    assert tracking.replay(ask=False) == written
+    assert not tracking.replay().runs, "it would have asked"
+    monkeypatch.setattr(tracking, "client", connect)
+    write_record("pretrain@mae-0", status="KILLED", started=2e9)
+    assert tracking.replay(ask=False) == written
+    assert runs()[1]["pretrain@mae-0"].info.status == "KILLED", "what was terminated is told all the same"
+    write_lock("ddd")
+    assert tracking.replay(ask=False).pipeline != written.pipeline
+    (repository / "tracking" / "mlflow.db").unlink()
+    assert tracking.replay(ask=False).pipeline, "a database that is gone is written again"
+    assert len(runs()[1]) == 3
+
+
 def test_replay__a_lost_server_is_one_warning(repository, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert not tracking.replay().runs

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from dvc.repo import Repo
 
 from pipeline.files import read_json
 from pipeline.presets import read_document, write_params
-from tests.conftest import run_stage
+from tests.conftest import run_stage, wait_until
 
 SEMMAE = [sys.executable, "-c", "from pipeline.cli import main; main()"]
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -72,17 +71,6 @@ def served(world, tmp_path_factory):
     semmae(folder, "up", "--prefect-port", prefect, "--mlflow-port", mlflow)
     yield folder, f"http://127.0.0.1:{prefect}", f"http://127.0.0.1:{mlflow}"
     semmae(folder, "down")
-
-
-def wait_until(condition, seconds):
-    """What the condition gives when it gives something; fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"not within {seconds} s")
 
 
 def ask(prefect, path, question=None, method="POST"):

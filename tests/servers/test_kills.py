@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.graph import stage_entries
 from pipeline.supervision import is_alive
+from tests.conftest import wait_until
 from tests.servers.conftest import (
     FLOW,
     STAGE,
@@ -26,7 +27,6 @@ from tests.servers.conftest import (
     service,
     state_of,
     submit_by_api,
-    wait_until,
 )
 
 pytestmark = pytest.mark.slow

@@ -73,7 +73,10 @@ def pixels_of(count):
 
 def test_register__the_version_is_of_the_run_that_pretrained_and_says_what_it_is(inside, registered):
     found, run = version()
-    assert registered[1].startswith(f"models:/{NAME}/1: semmae-{best()}, best linear_accuracy") and "\n" not in registered[1]
+    assert (
+        registered[1].startswith(f"models:/{NAME}/1: semmae-{best()}, best linear_accuracy")
+        and "\n" not in registered[1]
+    )
     assert run.info.run_name == f"pretrain@semmae-{best()}" and found.run_id in registered[1]
     assert run.data.params["pretrain.batch_size"] == "8" and "loss" in run.data.metrics
     assert {given.dataset.name for given in run.inputs.dataset_inputs} == {"data/shards", "arms/semmae"}
@@ -145,7 +148,9 @@ def test_register__weights_or_parameters_that_dvc_lock_does_not_record_are_refus
     registry.check_recorded(choice)
     whole = weights.read_bytes()
     weights.write_bytes(b"")
-    with pytest.raises(ValueError, match="pretrain@mae-0: .*pretrained/mae-0 modified.*`semmae run probe@mae-0 probe@mae-1`"):
+    with pytest.raises(
+        ValueError, match="pretrain@mae-0: .*pretrained/mae-0 modified.*`semmae run probe@mae-0 probe@mae-1`"
+    ):
         registry.check_recorded(choice)
     weights.write_bytes(whole)
     text = (folder / "params.yaml").read_text()
