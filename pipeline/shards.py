@@ -7,6 +7,7 @@ hold the header that explains them. No pickle, and nothing but pyarrow is needed
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.columns import values_of
 from pipeline.files import distrust, link_or_copy, read_json, sha256_of, whole_file, whole_folder, write_json
 from pipeline.parquet_files import find, keep, opened
-from pipeline.storage import size_of
+from pipeline.storage import REQUESTS, size_of
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -177,7 +178,10 @@ class ArrayShards:
     @property
     def _index(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if not hasattr(self, "_index_arrays"):
-            parts = [values_of(self._read(i, ("id",))["id"]) for i in range(self.num_shards)]
+            # Several at once, because a store answers slowly and to many.
+            with ThreadPoolExecutor(REQUESTS) as pool:
+                tables = pool.map(lambda index: self._read(index, ("id",)), range(self.num_shards))
+                parts = [values_of(table["id"]) for table in tables]
             ids = np.concatenate(parts) if parts else np.empty(0, np.uint64)
             starts = np.cumsum([0, *(len(part) for part in parts)])[:-1]
             self._index_arrays = ids, np.argsort(ids, kind="stable"), starts
