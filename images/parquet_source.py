@@ -140,10 +140,11 @@ class ParquetSource:
             ):  # Of an object the footer is believed: its pages are not fetched to be measured.
                 file = stack.enter_context(self._root.open(path))
                 data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            for row_group in range(metadata.num_row_groups):
+                group = metadata.row_group(row_group)
                 for column in map(group.column, range(group.num_columns)):
                     packed, whole = column.total_compressed_size, column.total_uncompressed_size
-                    place = f"{name}: column {column.path_in_schema}"
+                    place = f"{name}: {column.path_in_schema} of row group {row_group}"
                     try:
                         whole = whole if data is None else max(whole, inflated_size(data, column))
                     except ValueError as error:

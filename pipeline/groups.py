@@ -52,7 +52,9 @@ class DataParams(Group):
     test_share: OpenShare = Field(description="share that becomes test where the source has none")
     split_seed: Seed
     shard_mib: Positive = Field(description="upper bound of an image shard, MiB of encoded bytes")
-    store: str = Field(description="URL that those of the image shards begin with; empty: they lie in the out")
+    store: str = Field(
+        description="URL that those of the shards of images and of attention begin with; empty: they lie in the outs"
+    )
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = Field(
         description="larger images are refused before they are decoded; the upper bound is Pillow's own"
     )
