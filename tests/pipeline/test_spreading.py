@@ -19,8 +19,7 @@ from pipeline.params import load_runtime
 from pipeline.ray_workers import OWN, _room
 from pipeline.spreading import Task, Work, make_missing
 from pipeline.stage import Meter, noted
-from tests.conftest import ROOT
-from tests.pipeline.conftest import wait_until
+from tests.conftest import ROOT, wait_until
 from tests.pipeline.shard_maker import make, making
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
