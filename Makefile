@@ -28,7 +28,7 @@ bench: $(VENV)/ready
 # Every fault on every artefact, and the table of it; then kill every training stage at twenty moments, and thirty runs of the whole walk
 # at one, and compare the bits of what they make when run again.
 chaos: $(VENV)/ready
-	pytest tests/chaos --chaos 20 --table chaos.md
+	pytest tests/chaos --chaos 20 --table .semmae/chaos.md
 	pytest tests/test_resume.py --kills 20
 	pytest tests/servers/test_kills.py --walks 30 -s
 
