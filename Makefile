@@ -29,8 +29,10 @@ bench: $(VENV)/ready
 	pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,bench]'
 	@for name in masking input pretraining_step processes extraction cache_memory; do python -m benchmarks.$$name || exit 1; echo; done
 
-# Kill every training stage at twenty moments, and thirty runs of the whole walk at one, and compare the bits of what they make when run again.
+# Every fault on every artefact, and the table of it; then kill every training stage at twenty moments, and thirty runs of the whole walk
+# at one, and compare the bits of what they make when run again.
 chaos: $(VENV)/ready
+	pytest tests/chaos --chaos 20 --table .semmae/chaos.md
 	pytest tests/test_resume.py --kills 20
 	pytest tests/servers/test_kills.py --walks 30 -s
 

@@ -148,5 +148,5 @@ def test_known_version__a_broken_database_is_one_line(repository):
     database = repository / "tracking" / "mlflow.db"
     database.parent.mkdir()
     database.write_bytes(b"not a database" * 100)
-    with pytest.raises(ValueError, match="mlflow.db: .*not a database.*; nothing was registered"):
+    with pytest.raises(ValueError, match="mlflow.db: damaged .*not a database.*semmae doctor --repair"):
         registry.known_version(CHOICE, "a" * 64)
