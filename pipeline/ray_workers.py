@@ -111,7 +111,7 @@ class RayWorkers:
         except SystemExit:
             # Ray's own handler of SIGTERM, which `init` puts in the place of ours.
             raise Terminated from None
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
             name = f"no Ray cluster at {self.address}" if self.address else "no Ray cluster could be started"
             raise ValueError(f"runtime.yaml: ray_address: {name}: {_line(error)}") from error
         finally:
