@@ -24,7 +24,7 @@ from pipeline.columns import values_of
 from pipeline.files import whole_folder
 from pipeline.image_shard_file import LENGTH_BYTES, ShardFile, image_schema
 from pipeline.parquet_files import Place, faulty, find, keep, opened, read_range
-from pipeline.row_index import INDEX, SPLITS, Group, read_index, write_index
+from pipeline.row_index import GROUPS, INDEX, SPLITS, read_index, write_index
 from pipeline.seals import MANIFEST, read_sealed, write_sealed
 
 VERSION = 2
@@ -55,7 +55,7 @@ class ImageShardWriter:
         self._target = whole_folder(folder)
         self._shards: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
         self._keys: dict[str, bytearray] = {split: bytearray() for split in SPLITS}
-        self._groups: dict[str, list[Group]] = {split: [] for split in SPLITS}
+        self._groups: dict[str, bytearray] = {split: bytearray() for split in SPLITS}
         self._open: ShardFile | None = None
         self._split = ""
         self._num_part_labels: int | None = None
@@ -114,7 +114,7 @@ class ImageShardWriter:
         if self._open is not None:
             path, groups = self._open.close()
             self._shards[self._split].append({"rows": sum(group.rows for group in groups), **keep(path, self.store)})
-            self._groups[self._split].extend(groups)
+            self._groups[self._split] += np.array(groups, dtype=GROUPS).tobytes()
             self._open = None
 
     def _manifest(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class ImageShardWriter:
             self.folder / INDEX,
             ids={split: rows["id"].astype(np.uint64) for split, rows in keys.items()},
             labels={split: rows["label"].astype(np.int64) for split, rows in keys.items()},
-            groups=self._groups,
+            groups={split: np.frombuffer(groups, dtype=GROUPS) for split, groups in self._groups.items()},
         )
         return {
             "version": VERSION,

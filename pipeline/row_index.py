@@ -3,14 +3,14 @@
 An Arrow IPC file with one record batch a split, in the order of `SPLITS`. A batch has one row of lists, so that their lengths
 may differ. Of the rows, ordered by id: id, label, and position, the place of the row in the order of the files; row, the row
 at each position. Of the row groups in the order of the files: how many rows; and where in its file the column of images
-lies, uncompressed in one page, each image behind its length: start, bytes, and their CRC-32. Some 24 bytes an image, which
-stay on the disk: processes of one machine share the pages that they touch.
+lies, uncompressed in one page, each image behind its length: start, bytes, and their CRC-32. 24 bytes an image and
+24 a row group, which stay on the disk: processes of one machine share the pages that they touch.
 
 Without it, opening would read the ids out of every shard, a request for each of its row groups, and reading would need every
 footer, which takes twelve times its size in memory.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,10 @@ class Group(NamedTuple):
     crc32: int
 
 
+# Of many of them.
+GROUPS = np.dtype([("rows", "<i4"), ("start", "<i8"), ("bytes", "<i8"), ("crc32", "<u4")])
+
+
 class RowIndex(NamedTuple):
     """The index of one split, N rows in G row groups; read-only.
 
@@ -66,15 +70,18 @@ class RowIndex(NamedTuple):
 
 
 def write_index(
-    path: Path, ids: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], groups: Mapping[str, Sequence[Group]]
+    path: Path, ids: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], groups: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Write the index of ids, labels and row groups as they lie in the files, by split; its entry in the manifest."""
+    """Write the index of ids (N,), labels (N,) and row groups (G,) `GROUPS` as they lie in the files, by split.
+
+    Returns its entry in the manifest.
+    """
     with whole_file(path) as file, pa.ipc.new_file(file, _SCHEMA) as writer:
         for split in SPLITS:
             order = np.argsort(ids[split], kind="stable").astype(np.int32)
             rows = np.empty_like(order)
             rows[order] = np.arange(len(order), dtype=np.int32)
-            of_groups = zip(*groups[split], strict=True) if groups[split] else ((), (), (), ())
+            of_groups = (np.ascontiguousarray(groups[split][name]) for name in Group._fields)
             columns = (ids[split][order], labels[split][order], order, rows, *of_groups)
             arrays = [_list_of(kind, values) for kind, values in zip(_TYPES.values(), columns, strict=True)]
             writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
@@ -91,5 +98,5 @@ def read_index(folder: Path, entry: Mapping[str, Any], split: str) -> RowIndex:
     return RowIndex(*(values_of(pa.chunked_array([batch.column(name).values])) for name in _TYPES))
 
 
-def _list_of(kind: pa.DataType, values: np.ndarray | Sequence[int]) -> pa.Array:
+def _list_of(kind: pa.DataType, values: np.ndarray) -> pa.Array:
     return pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), pa.array(values, kind))

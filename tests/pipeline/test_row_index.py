@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.row_index import SPLITS, Group, read_index, write_index
+from pipeline.row_index import GROUPS, SPLITS, Group, read_index, write_index
 
 COUNTS = {"train": 300, "val": 0, "test": 7}
 
@@ -17,7 +17,8 @@ def written(tmp_path):
         "val": [],
         "test": [Group(7, 4, 5, 6)],
     }
-    return ids, labels, groups, write_index(tmp_path / "index.arrow", ids, labels, groups)
+    packed = {split: np.array(values, dtype=GROUPS) for split, values in groups.items()}
+    return ids, labels, groups, write_index(tmp_path / "index.arrow", ids, labels, packed)
 
 
 def test_index__rows_ascend_by_id_and_lead_to_the_files_and_back(written, tmp_path):
@@ -54,4 +55,5 @@ def test_index__that_is_not_what_was_written_is_named(written, tmp_path, damage)
 
 def test_index__equal_rows_give_equal_bytes(written, tmp_path):
     ids, labels, groups, entry = written
-    assert write_index(tmp_path / "again.arrow", ids, labels, groups)["sha256"] == entry["sha256"]
+    packed = {split: np.array(values, dtype=GROUPS) for split, values in groups.items()}
+    assert write_index(tmp_path / "again.arrow", ids, labels, packed)["sha256"] == entry["sha256"]

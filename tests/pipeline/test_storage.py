@@ -2,6 +2,8 @@ import concurrent.futures
 import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 
 import fsspec
 import pytest
@@ -9,6 +11,7 @@ from s3fs import S3FileSystem
 
 from pipeline import storage
 from pipeline.storage import ObjectFile, list_objects, send, size_of, sizes_of
+from tests.conftest import ROOT
 
 DATA = os.urandom(300_000)
 
@@ -107,6 +110,15 @@ def test_object__a_forked_process_reads_after_its_parent_has(bucket):
 def test_object__that_is_gone_is_named(bucket):
     with pytest.raises(FileNotFoundError, match=rf"^{bucket.url}/gone: there is no such object"):
         ObjectFile(f"{bucket.url}/gone", 10).read()
+
+
+def test_store__is_found_by_the_configuration_of_fsspec_too(bucket):
+    bucket.put("a", b"12345")
+    environment = {**os.environ, "FSSPEC_S3_ENDPOINT_URL": bucket.server.url, "PYTHONPATH": str(ROOT)}
+    del environment["AWS_ENDPOINT_URL"]
+    command = [sys.executable, "-c", f"from pipeline.storage import size_of; print(size_of('{bucket.url}/a'))"]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (answer.stdout, answer.stderr) == ("5\n", "")
 
 
 def test_store__that_does_not_answer_is_one_line_with_the_url(bucket, monkeypatch):
