@@ -7,9 +7,12 @@ one uncompressed page, so that a row is found by its number: a lookup among mill
 """
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,8 +30,6 @@ from pipeline.storage import REQUESTS
 VERSION = 2
 # Rows and bytes of a column that stand in one Parquet page: Arrow cuts off at 20,000 rows, and a page holds less than 2 GiB.
 PAGE_ROWS, PAGE_BYTES = 16384, 2**28
-# Shards whose files are open at once.
-HELD_SHARDS = 128
 
 
 def shard_name(number: int) -> str:
@@ -141,7 +142,6 @@ class ArrayShards:
         self._offsets: dict[int, dict[str, int]] = {}
         self._load = lru_cache(maxsize=4)(self._read)
         self._sound: set[int] = set()
-        self._map = lru_cache(maxsize=HELD_SHARDS)(self._map_file)
 
     def __len__(self) -> int:
         return sum(shard["rows"] for shard in self._shards)
@@ -166,16 +166,24 @@ class ArrayShards:
             return np.concatenate([np.empty(0, np.uint64), *(values_of(table["id"]) for table in tables)])
 
     def rows(self, ids: np.ndarray, name: str) -> np.ndarray:
-        """Column `name` at `ids` (N,), in their order: (N, *shape). KeyError names the first unknown id."""
-        numbers = self.find(ids)
+        """Column `name` at `ids` (N,), in their order: (N, *shape). KeyError names the first unknown id.
+
+        The rows are read in the order of the files and nothing else is, neighbours at once; no file stays open.
+        """
+        numbers, spec = self.find(ids), self.header["columns"][name]
+        order = np.argsort(numbers)
+        numbers = numbers[order]
         shards = np.searchsorted(self._starts, numbers, side="right") - 1
-        spec = self.header["columns"][name]
-        out = np.empty((len(ids), *spec["shape"]), dtype=spec["dtype"])
-        by_shard = np.argsort(shards, kind="stable")
-        for chosen in np.split(by_shard, np.flatnonzero(np.diff(shards[by_shard])) + 1):
-            if len(chosen):
-                index = int(shards[chosen[0]])
-                out[chosen] = self._map(index)[name][numbers[chosen] - self._starts[index]]
+        places = numbers - self._starts[shards]
+        first = np.flatnonzero(np.append(True, (np.diff(numbers) != 1) | (np.diff(shards) != 0))[: len(numbers)])
+        counts = np.diff(np.append(first, len(numbers)))
+        runs = zip(shards[first].tolist(), places[first].tolist(), counts.tolist(), strict=True)
+        read: list[bytes] = []
+        for index, some in groupby(runs, key=itemgetter(0)):
+            read += self._read_rows(index, name, some)
+        values = np.frombuffer(b"".join(read), dtype=spec["dtype"]).reshape(len(ids), *spec["shape"])
+        out = np.empty_like(values)
+        out[order] = values
         return out
 
     def find(self, ids: np.ndarray) -> np.ndarray:
@@ -197,24 +205,21 @@ class ArrayShards:
         order = np.argsort(ids).astype(np.uint32)
         return ids[order], order
 
-    def _map_file(self, index: int) -> Mapping[str, np.ndarray]:
-        """Every column (N, *shape) of one shard where it lies in the file, so that only what is asked for is read.
-
-        An object of a store is read whole.
-        """
-        place, shard = self._places[index], self._shards[index]
-        if not isinstance(place, Path):
-            return self.shard(index)[1]
+    def _read_rows(self, index: int, name: str, runs: Iterable[tuple[int, int, int]]) -> list[bytes]:
+        """The bytes of runs (shard, first row, rows) of one column of one shard; an object of a store is read whole."""
+        path = self._places[index]
+        if not isinstance(path, Path):
+            values = self.shard(index)[1][name]
+            return [values[place : place + count].tobytes() for _, place, count in runs]
         self._check(index)
         if index not in self._offsets:
-            self._offsets[index] = self._offsets_of(place)
-        data = np.asarray(np.memmap(place, dtype=np.uint8, mode="r"))
-        found = {}
-        for name, spec in self.header["columns"].items():
-            first = self._offsets[index][name]
-            size = shard["rows"] * self._row_bytes(name)
-            found[name] = data[first : first + size].view(spec["dtype"]).reshape(shard["rows"], *spec["shape"])
-        return found
+            self._offsets[index] = self._offsets_of(path)
+        start, width = self._offsets[index][name], self._row_bytes(name)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            return [os.pread(descriptor, count * width, start + place * width) for _, place, count in runs]
+        finally:
+            os.close(descriptor)
 
     def _offsets_of(self, path: Path) -> dict[str, int]:
         """Column -> where its values begin: one page of plain values without nulls ends where the column does."""

@@ -298,7 +298,9 @@ def test_ray__a_cluster_that_loses_a_node_goes_on_with_the_other(folder, expecte
     """Two nodes on this machine, with room for a worker each: when one is killed, there is place for one worker only."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **OWN, "RAY_AUTH_TOKEN": "0" * 64}
     command = [sys.executable, "-c", NODES]
-    ended = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        command, cwd=folder, env=environment, check=False, capture_output=True, text=True, timeout=120
+    )
     assert ended.returncode == 0, ended.stderr
     assert "shard_workers: got 3, but the Ray cluster has room for 2 with 1 CPU each" in ended.stdout
     assert re.search(r"refused: Ray node \S+ does not see the folder \S+/\.semmae of this machine", ended.stdout)
