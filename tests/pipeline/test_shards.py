@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.seals import read_sealed, write_sealed
 from pipeline.shard_folders import bind_folders, is_intact, join_shards
 from pipeline.shards import PAGE_ROWS, VERSION, ArrayShards, ArrayShardWriter, MaskCache, MaskCacheWriter
 
@@ -236,6 +237,6 @@ def test_rows__keep_no_file_open(tmp_path):
 def test_array_shards__of_another_version_are_refused(tmp_path):
     write_masks(tmp_path / "m", random_ids(3), np.zeros((3, 14, 14), np.uint8))
     path = tmp_path / "m" / "manifest.json"
-    path.write_text(path.read_text().replace(f'"version": {VERSION}', f'"version": {VERSION - 1}'))
+    write_sealed(path, {**read_sealed(path), "version": VERSION - 1})
     with pytest.raises(ValueError, match=f"shards of version {VERSION - 1}, expected {VERSION}; run `dvc repro` again"):
         MaskCache(tmp_path / "m")
