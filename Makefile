@@ -27,7 +27,7 @@ audit: $(VENV)/ready
 # Measure on this machine what the requirements bound; prints tables and writes nothing.
 bench: $(VENV)/ready
 	pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,bench]'
-	@for name in masking input pretraining_step processes extraction cache_memory; do python -m benchmarks.$$name || exit 1; echo; done
+	@for name in masking input pretraining_step processes extraction cache_memory spreading; do python -m benchmarks.$$name || exit 1; echo; done
 
 # Every fault on every artefact, and the table of it; then kill every training stage at twenty moments, and thirty runs of the whole walk
 # at one, and compare the bits of what they make when run again.
