@@ -1,7 +1,8 @@
 """Extraction by one and by two workers, of this machine and of Ray: `python -m benchmarks.spreading`.
 
 The stage itself on random pictures in a temporary repository, with one thread a worker. The settings take turns; a ratio is that
-of neighbours. `steady` is from the first image that is done to the last, `whole` is the stage with the start of all processes.
+of neighbours. `steady` is from a quarter of the images to the last, when all workers are there; `whole` is the stage with the start
+of all processes.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from pipeline.presets import check, compose, write_params
 from training.teacher import write_teacher
 
 ROOT = Path(__file__).parents[1]
-SIZE, SHARD_BYTES, BATCH = 96, 2**21, 16
+SIZE, SHARD_BYTES, BATCH = 96, 2**19, 8
 ARCHITECTURE = {"img_size": SIZE, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3}
 SETTINGS = {
     "this process": ("local", 1),
@@ -72,7 +73,8 @@ def extract(folder: Path, engine: str, workers: int) -> tuple[float, float, str]
             if found := re.match(r"extract_attention: (\d+)/\d+ images", line):
                 seen.append((time.monotonic(), int(found[1])))
     assert process.returncode == 0
-    (first, before), (last, done) = seen[0], seen[-1]
+    last, done = seen[-1]
+    first, before = next((moment, images) for moment, images in seen if images >= done / 4)
     digest = hashlib.sha256()
     for path in sorted(path for out in ("attention", "masks") for path in (folder / out).rglob("*.*")):
         digest.update(path.read_bytes())
@@ -84,34 +86,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--settings", nargs="*", choices=SETTINGS, default=list(SETTINGS))
     chosen = parser.parse_args()
-    steady: dict[str, list[float]] = {name: [] for name in SETTINGS}
-    whole: dict[str, list[float]] = {name: [] for name in SETTINGS}
+    steady: dict[str, list[float]] = {name: [] for name in chosen.settings}
+    whole: dict[str, list[float]] = {name: [] for name in chosen.settings}
     digests: set[str] = set()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_repository(folder, chosen.images)
         shards = len(list_shards(folder / "data" / "shards"))
         for _ in range(chosen.rounds):
-            for setting, (engine, workers) in SETTINGS.items():
-                one, other, digest = extract(folder, engine, workers)
+            for setting in chosen.settings:
+                one, other, digest = extract(folder, *SETTINGS[setting])
                 steady[setting].append(one)
                 whole[setting].append(other)
                 digests.add(digest)
+    first = chosen.settings[0]
     print(
         f"{chosen.images} images of {SIZE} px in {shards} shards, 1 thread a worker, medians of {chosen.rounds} rounds"
     )
-    print(
-        f"{'':16s}{'steady images/s':>17s}{'whole images/s':>16s}   steady ratio to this process, to one worker of Ray"
-    )
-    for setting in SETTINGS:
-        ratios = [
-            statistics.median(a / b for a, b in zip(steady[setting], steady[other], strict=True))
-            for other in ("this process", "Ray, 1 worker")
-        ]
+    print(f"{'':16s}{'steady images/s':>17s}{'whole images/s':>16s}   ratio of steady to {first}: median, least, most")
+    for setting in chosen.settings:
+        ratios = sorted(a / b for a, b in zip(steady[setting], steady[first], strict=True))
         rates = f"{statistics.median(steady[setting]):17.1f}{statistics.median(whole[setting]):16.1f}"
-        print(f"{setting:16s}{rates}   {ratios[0]:.2f} {ratios[1]:.2f}")
-    print(f"{len(digests)} different outs in {chosen.rounds * len(SETTINGS)} runs")
+        print(f"{setting:16s}{rates}   {statistics.median(ratios):.2f} {ratios[0]:.2f} {ratios[-1]:.2f}")
+    print(f"outs: {'the same bytes in all runs' if len(digests) == 1 else f'{len(digests)} different ones'}")
 
 
 if __name__ == "__main__":
