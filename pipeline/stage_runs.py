@@ -50,9 +50,9 @@ def log_stage(client: Any, run_id: str, entry: Mapping[str, Any], record: Mappin
     """Write what DVC recorded of a stage (`entry` of dvc.lock) and what its execution noted into the run."""
     from mlflow.entities import Dataset, DatasetInput, Metric
 
-    if changed := changed_outs(entry):
+    if changed := [path for path in changed_outs(entry) if path.exists()]:
         # Its numbers would stand under the key of others.
-        raise ValueError(f"{changed[0]}: missing, damaged, or changed since dvc.lock recorded it; {mend(changed[0])}")
+        raise ValueError(f"{changed[0]}: damaged, or changed since dvc.lock recorded it; {mend(changed[0])}")
     now = int(1000 * time.time())
     metrics = [Metric(metric, float(value), now, 0) for metric, value in _final_metrics(entry)]
     if record:

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import signal
+import subprocess
 
 import pytest
 
@@ -218,3 +219,36 @@ def test_clock__that_jumps_by_a_day_changes_no_bit_and_no_duration(case, tell, s
     record = json.loads((one.folder / ".semmae/records/pretrain.json").read_text())
     assert 0 < record["seconds"] < 100
     tell(f"clock jumps by {seconds // 86400:+d} day", f"outs of {one.name}", "the same bits" if same else SILENT)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mount a tmpfs of a size at a folder, or change its size; where this user may not mount, the test is left out."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def sized(size, option="size"):
+        command = ["mount", "-t", "tmpfs", "-o", f"{option}={size}", "none", str(folder)]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        if answer.returncode:
+            pytest.skip(f"no mount here: a disk that is really full was not tried ({answer.stderr.strip()})")
+        return folder
+
+    yield sized
+    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("words", [("pretrain", "semmae", "0"), ("cache_masks",)], ids="-".join)
+def test_disk__that_is_really_full_ends_the_stage_in_one_line(zygote, recorded, small_disk, tell, words):
+    folder = small_disk(2**28)
+    one = Case(zygote, recorded, folder / "world", words)
+    one.save_always()
+    taken = shutil.disk_usage(folder).used
+    small_disk(taken + 2**14, "remount,size")
+    ended = one.run()
+    lines = error_lines(ended)
+    assert ended["code"] == 1 and len(lines) == 1 and "No space left on device" in lines[0], ended["output"]
+    assert one.is_whole()
+    small_disk(2**28, "remount,size")
+    _, is_same = one.ends()
+    tell("a tmpfs that is full", f"outs of {one.name}", "named, recomputed" if is_same else SILENT)

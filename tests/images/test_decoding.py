@@ -3,7 +3,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from images.decoding import (
     HEAD_BYTES,
@@ -214,3 +214,17 @@ def test_mask__already_upright_stays():
     inspect_mask(encoded(upright), inspect(image, max_pixels=LIMIT), max_pixels=LIMIT)
     expected = np.asarray(upright.resize((8, 8), Image.Resampling.NEAREST))
     assert np.array_equal(decode_mask_square(encoded(upright), 8, image=image), expected)
+
+
+@pytest.mark.parametrize("call", ["open", "load", "getexif"])
+def test_inspect__a_lack_of_memory_says_nothing_of_the_picture(monkeypatch, call):
+    """Refused, it would be left out of the data, and what is prepared would depend on the memory that was free."""
+
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    monkeypatch.setattr(Image if call == "open" else PngImagePlugin.PngImageFile, call, fail)
+    with pytest.raises(MemoryError):
+        inspect(buffer.getvalue(), max_pixels=1000)
