@@ -64,7 +64,7 @@ class ShuffledOrder:
         groups = self._epoch(epoch)[0][window]
         spans = [self.storage[self._ends[group] - self._sizes[group] : self._ends[group]] for group in groups]
         # Sorted first, so that a window that holds everything does not depend on the files.
-        rows = np.sort(np.concatenate(spans))
+        rows = np.sort(np.concatenate(spans)).astype(np.int64)
         return self._generator("epoch", epoch, "window", window).permutation(rows)
 
     def _generator(self, *more: int | str) -> np.random.Generator:

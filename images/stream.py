@@ -37,10 +37,15 @@ class TrainingImages:
 
     def __init__(self, shards: ImageShards, size: int, *, window: int, ram_gib: float) -> None:
         self.shards, self.size, self.window = shards, size, window
-        self.ids, self.labels = shards.ids, shards.labels
+        self.ids = shards.ids
         self._room = int(ram_gib * 2**30)
         self._kept: dict[int, Decoded] = {}
         self._guard = threading.Lock()
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Those of the shards, which read them when they are first asked for: pretraining never does."""
+        return self.shards.labels
 
     def __len__(self) -> int:
         return len(self.ids)

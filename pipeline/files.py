@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -102,6 +103,17 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def distrust(path: str | Path) -> None:
+    """Have DVC compare a damaged file with its hash before it uses it again.
+
+    Outs are hard links to DVC's own objects, which it takes for whole while they are write-protected and as old as they were.
+    Without this, it would bring the damaged one back after the out was deleted.
+    """
+    with contextlib.suppress(OSError):
+        os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | stat.S_IWUSR)
+        os.utime(path)
 
 
 def main_worktree() -> Path:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipeline.urls import check_url, is_url
+
 Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -27,7 +29,7 @@ class Group(BaseModel):
 class DataParams(Group):
     """Which images are read, how they are split, and how many may be refused."""
 
-    path: str = Field(description="folder of images or Parquet shards")
+    path: str = Field(description="folder of images or Parquet shards, or the URL of one in a store")
     watch: str = Field(description="what DVC hashes for it: the same folder, or a listing made by `semmae use`")
     generate: list[Literal["creatures"]] = Field(max_length=1, description="built-in data set to draw first, or []")
     part_truth: list[Literal["masks"]] = Field(
@@ -39,10 +41,23 @@ class DataParams(Group):
     test_share: OpenShare = Field(description="share that becomes test where the source has none")
     split_seed: Seed
     shard_mib: Positive = Field(description="upper bound of an image shard, MiB of encoded bytes")
+    store: str = Field(
+        description="URL that those of the shards of images and of attention begin with; empty: they lie in the outs"
+    )
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = Field(
         description="larger images are refused before they are decoded; the upper bound is Pillow's own"
     )
     max_rejected_share: Share = Field(description="the run stops when more than this share of the entries is refused")
+
+    @model_validator(mode="after")
+    def _check(self) -> "DataParams":
+        if self.store:
+            check_url(self.store, "store")
+        if is_url(self.path):
+            check_url(self.path, "path")
+            if self.watch == self.path:
+                raise ValueError("watch: DVC cannot watch a URL; `semmae use URL` makes a listing of it")
+        return self
 
 
 class CreaturesParams(Group):

@@ -2,14 +2,17 @@
 
 `<split>-NNNNN.parquet` with the columns image {bytes, path}, label, id, sha256 and, where the data has part labels,
 mask {bytes, path}. Bytes are those of the source files. pandas, pyarrow, duckdb and `datasets` read them as they are.
+With a store the same files lie there, each under its hash, and the folder holds the manifest and the index alone.
 """
 
 import hashlib
-import json
 import threading
+import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,33 +20,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.columns import values_of
-from pipeline.files import read_json, sha256_of, whole_file, whole_folder, write_json
+from pipeline.files import read_json, whole_folder, write_json
+from pipeline.image_shard_file import LENGTH_BYTES, ShardFile, image_schema
+from pipeline.parquet_files import Place, faulty, find, keep, opened, read_range
+from pipeline.row_index import GROUPS, INDEX, SPLITS, read_index, write_index
 
 MANIFEST = "manifest.json"
-VERSION = 1
-SPLITS = ("train", "val", "test")
-# Reading one image reads its row group, so a group is small in rows and in bytes.
-GROUP_ROWS, GROUP_BYTES = 64, 2**19
+VERSION = 2
 HELD_GROUPS = 16
+# Footers that are kept for the paths and masks of images; one takes half a megabyte and more.
+HELD_FOOTERS = 64
+# What a pass through a shard reads at once: of a store few requests, and little that is held.
+SPAN_BYTES = 8 * 2**20
 # `ImageShards` has a method of this name.
 Encoded = bytes
-
-
-def image_schema(classes: list[str], *, has_masks: bool) -> pa.Schema:
-    """Arrow schema of the shards, with the metadata by which `datasets` knows images and class names."""
-    encoded = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    columns = {"image": encoded, "label": pa.int64(), "id": pa.uint64(), "sha256": pa.binary(32)}
-    features: dict[str, Any] = {
-        "image": {"_type": "Image"},
-        "label": {"_type": "ClassLabel", "names": classes},
-        "id": {"_type": "Value", "dtype": "uint64"},
-        "sha256": {"_type": "Value", "dtype": "binary"},
-    }
-    if has_masks:
-        columns["mask"], features["mask"] = encoded, {"_type": "Image"}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    return pa.schema(list(columns.items()), metadata=metadata)
+_KEY = np.dtype([("id", ">u8"), ("sha256", "V32"), ("label", ">i8")])
 
 
 class ImageShardWriter:
@@ -51,15 +42,20 @@ class ImageShardWriter:
 
     A shard closes before the image that would take it past `shard_bytes` of encoded bytes, so its rows follow from
     those before it alone: what is appended to the same rows leaves every full shard as it was, byte for byte.
+    store: the URL that those of the shards begin with, or empty. With one, each shard goes there as soon as it is full, and
+    the disk holds one at a time.
     """
 
-    def __init__(self, folder: str | Path, *, classes: list[str], has_masks: bool, shard_bytes: int) -> None:
-        self.classes, self.has_masks, self.shard_bytes = classes, has_masks, shard_bytes
+    def __init__(
+        self, folder: str | Path, *, classes: list[str], has_masks: bool, shard_bytes: int, store: str = ""
+    ) -> None:
+        self.classes, self.has_masks, self.shard_bytes, self.store = classes, has_masks, shard_bytes, store
         self.schema = image_schema(classes, has_masks=has_masks)
         self._target = whole_folder(folder)
         self._shards: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
         self._keys: dict[str, bytearray] = {split: bytearray() for split in SPLITS}
-        self._open: _ShardFile | None = None
+        self._groups: dict[str, bytearray] = {split: bytearray() for split in SPLITS}
+        self._open: ShardFile | None = None
         self._split = ""
         self._num_part_labels: int | None = None
 
@@ -68,12 +64,16 @@ class ImageShardWriter:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if error[0] is None:
+        if error[0] is not None:
+            if self._open is not None:
+                self._open.abandon(*error)
+            self._target.__exit__(*error)
+            return
+        with ExitStack() as stack:
+            # What fails from here on leaves no folder either.
+            stack.push(self._target)
             self._close_shard()
             write_json(self.folder / MANIFEST, self._manifest())
-        elif self._open is not None:
-            self._open.abandon(*error)
-        self._target.__exit__(*error)
 
     def add(
         self,
@@ -100,7 +100,7 @@ class ImageShardWriter:
             self._split = split
         if self._open is None:
             name = f"{split}-{len(self._shards[split]):05d}.parquet"
-            self._open = _ShardFile(self.folder / name, self.schema)
+            self._open = ShardFile(self.folder / name, self.schema)
         row = {"image": {"bytes": image, "path": path}, "label": label, "id": image_id, "sha256": sha256}
         if self.has_masks:
             row["mask"] = None if mask is None else {"bytes": mask, "path": mask_path}
@@ -111,12 +111,19 @@ class ImageShardWriter:
 
     def _close_shard(self) -> None:
         if self._open is not None:
-            path, rows = self._open.close()
-            entry = {"file": path.name, "rows": rows, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
-            self._shards[self._split].append(entry)
+            path, groups = self._open.close()
+            self._shards[self._split].append({"rows": sum(group.rows for group in groups), **keep(path, self.store)})
+            self._groups[self._split] += np.array(groups, dtype=GROUPS).tobytes()
             self._open = None
 
     def _manifest(self) -> dict[str, Any]:
+        keys = {split: np.frombuffer(self._keys[split], dtype=_KEY) for split in SPLITS}
+        index = write_index(
+            self.folder / INDEX,
+            ids={split: rows["id"].astype(np.uint64) for split, rows in keys.items()},
+            labels={split: rows["label"].astype(np.int64) for split, rows in keys.items()},
+            groups={split: np.frombuffer(groups, dtype=GROUPS) for split, groups in self._groups.items()},
+        )
         return {
             "version": VERSION,
             "classes": self.classes,
@@ -124,66 +131,27 @@ class ImageShardWriter:
                 split: {"shards": shards, "rows": sum(shard["rows"] for shard in shards)}
                 for split, shards in self._shards.items()
             },
+            "index": index,
             "has_masks": self.has_masks,
             "num_part_labels": self._num_part_labels,
-            "data_digest": self._digest(),
+            "data_digest": _digest(keys),
         }
 
-    def _digest(self) -> str:
-        """SHA-256 over (split, id, sha256, label) by split and ascending id: the data, however it is sharded."""
-        digest = hashlib.sha256()
-        for split in sorted(self._keys):
-            rows = np.frombuffer(self._keys[split], dtype=[("id", ">u8"), ("rest", "V40")])
-            digest.update(split.encode() + b"\n")
-            digest.update(rows[np.argsort(rows["id"], kind="stable")].tobytes())
-        return digest.hexdigest()
 
-
-class _ShardFile:
-    """One shard while it is written: holds the rows of one row group at most."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path, self.schema = path, schema
-        self.rows = self.bytes = self._group_bytes = 0
-        self._group: list[dict[str, Any]] = []
-        self._stack = ExitStack()
-        file = self._stack.enter_context(whole_file(path))
-        # Encoded images do not compress; without compression and dictionaries one row is found without decoding.
-        writer = pq.ParquetWriter(
-            file,
-            schema,
-            compression="NONE",
-            use_dictionary=False,
-            write_statistics=["label", "id"],
-            write_page_checksum=True,
-        )
-        self._writer = self._stack.enter_context(writer)
-
-    def add(self, row: dict[str, Any], size: int) -> None:
-        if self._group and (len(self._group) == GROUP_ROWS or self._group_bytes + size > GROUP_BYTES):
-            self._flush()
-        self._group.append(row)
-        self._group_bytes += size
-        self.bytes += size
-
-    def close(self) -> tuple[Path, int]:
-        self._flush()
-        self._stack.close()
-        return self.path, self.rows
-
-    def abandon(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
-
-    def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._group, schema=self.schema))
-        self.rows += len(self._group)
-        self._group, self._group_bytes = [], 0
+def _digest(keys: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over (split, id, sha256, label) by split and ascending id: the data, however it is sharded."""
+    digest = hashlib.sha256()
+    for split in sorted(keys):
+        rows = keys[split]
+        digest.update(split.encode() + b"\n")
+        digest.update(rows[np.argsort(rows["id"], kind="stable")].tobytes())
+    return digest.hexdigest()
 
 
 class Shard(NamedTuple):
-    """One file of a folder of image shards, as its manifest states it."""
+    """One file of a folder of image shards, or one object of its store, as the manifest states it."""
 
-    path: Path
+    path: Place
     rows: int
     sha256: str
 
@@ -193,31 +161,28 @@ def list_shards(folder: str | Path) -> list[Shard]:
 
     Costs nothing an image: no shard is opened.
     """
-    manifest = _read_manifest(Path(folder))
-    return [
-        Shard(_present(Path(folder), shard), shard["rows"], shard["sha256"])
-        for split in SPLITS
-        for shard in manifest["splits"][split]["shards"]
-    ]
+    splits = _read_manifest(Path(folder))["splits"]
+    shards = [shard for split in SPLITS for shard in splits[split]["shards"]]
+    places = find(Path(folder), shards)
+    return [Shard(place, shard["rows"], shard["sha256"]) for place, shard in zip(places, shards, strict=True)]
 
 
-def read_shard(path: str | Path, batch_size: int) -> Iterator[tuple[np.ndarray, list[Encoded]]]:
+def read_shard(path: Place, batch_size: int) -> Iterator[tuple[np.ndarray, list[Encoded]]]:
     """Ids (B,) uint64 and B encoded images of one shard, in the order of the file; only the last batch is smaller.
 
-    Holds one row group and one batch. A damaged file is a ValueError that names it.
+    Holds one batch and some mebibytes of neighbouring row groups, which are one request where the shard lies in a store. A
+    damaged file is a ValueError that names it.
     """
     waiting: list[tuple[int, Encoded]] = []
-    try:
-        with pq.ParquetFile(path, memory_map=True, pre_buffer=False, page_checksum_verification=True) as file:
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=["id", "image"], use_threads=False)
-                images = _fields(table["image"])["bytes"].to_pylist()
-                waiting.extend(zip(table["id"].to_pylist(), images, strict=True))
-                while len(waiting) >= batch_size:
-                    yield _batch(waiting[:batch_size])
-                    del waiting[:batch_size]
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(Path(path), error) from None
+    with opened(path) as file:
+        for groups in _spans(file.metadata):
+            table = file.read_row_groups(groups, columns=["id", "image"], use_threads=False)
+            images = _fields(table["image"])["bytes"].to_pylist()
+            waiting.extend(zip(table["id"].to_pylist(), images, strict=True))
+            del table
+            while len(waiting) >= batch_size:
+                yield _batch(waiting[:batch_size])
+                del waiting[:batch_size]
     if waiting:
         yield _batch(waiting)
 
@@ -225,12 +190,14 @@ def read_shard(path: str | Path, batch_size: int) -> Iterator[tuple[np.ndarray, 
 class ImageShards:
     """One split of a folder of image shards. Rows are numbered by ascending id, whatever shard they lie in.
 
-    So nothing that is computed from row numbers depends on the order in which the images were prepared. `storage` lists
-    the row numbers in the order of the files, for a pass that reads each byte once; `group_sizes` are those of its row
-    groups, the least that is read at a time.
+    So nothing that is computed from row numbers depends on the order in which the images were prepared, or on where the
+    shards lie. `ids` (N,) uint64 and `labels` (N,) int64 go by row. `storage` (N,) int32 lists the row numbers in the order
+    of the files, for a pass that reads each byte once; `group_sizes` are those of its row groups, the least that is read at
+    a time. All but the labels are read-only, and mapped from the folder's index rather than held.
 
-    Opening checks the presence and size of every shard of the split; a missing, truncated or damaged one is a
-    ValueError that names it. Files are memory-mapped, and threads may read at once.
+    Opening checks the presence and size of every shard of the split, and the index; a missing, truncated or damaged one is
+    a ValueError that names it. Threads may read at once, and then as many row groups are under way; so may processes, each
+    with its own `ImageShards`.
     """
 
     def __init__(self, folder: str | Path, split: str) -> None:
@@ -242,31 +209,24 @@ class ImageShards:
         self.has_masks: bool = self.manifest["has_masks"]
         # How many row groups are kept: as many as threads read at once, or as a shuffling reader comes back to.
         self.held_groups = HELD_GROUPS
-        self._held: OrderedDict[tuple[int, int], dict[str, dict[str, pa.Array]]] = OrderedDict()
-        self._files: dict[int, pq.ParquetFile] = {}
+        self._held: OrderedDict[int, Future[list[Encoded]]] = OrderedDict()
         self._lock = threading.Lock()
-        self._paths: list[Path] = []
-        self._footers: list[pq.FileMetaData] = []
-        ids, labels, places, counts = [], [], [], []
-        for number, shard in enumerate(self.manifest["splits"][split]["shards"]):
-            path = _present(self.folder, shard)
-            table, footer = _index_of(path)
-            ids.append(values_of(table["id"]))
-            labels.append(values_of(table["label"]))
-            sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
-            counts.extend(sizes)
-            rows = np.concatenate([np.arange(size) for size in sizes])
-            groups = np.repeat(np.arange(len(sizes)), sizes)
-            places.append(np.stack([np.full(len(rows), number), groups, rows], axis=1))
-            self._paths.append(path)
-            self._footers.append(footer)
-        all_ids = np.concatenate([np.empty(0, np.uint64), *ids])
-        order = np.argsort(all_ids, kind="stable")
-        self.ids: np.ndarray = all_ids[order]
-        self.labels: np.ndarray = np.concatenate([np.empty(0, np.int64), *labels])[order]
-        self.group_sizes: np.ndarray = np.array(counts, dtype=np.int64)
-        self.storage: np.ndarray = np.argsort(order, kind="stable")
-        self._places = np.concatenate([np.empty((0, 3), np.int64), *places])[order]
+        self._shards = self.manifest["splits"][split]["shards"]
+        self._places = find(self.folder, self._shards)
+        self._index = index = read_index(self.folder, self.manifest["index"], split)
+        self.ids, self.storage, self.group_sizes = index.ids, index.rows, index.group_rows
+        self._group_ends = np.cumsum(self.group_sizes, dtype=np.int64)
+        self._shard_ends = np.cumsum([shard["rows"] for shard in self._shards], dtype=np.int64)
+        # The number of the first row group of each shard.
+        self._first_groups = np.searchsorted(self._group_ends, [0, *self._shard_ends[:-1]], side="right")
+        self._footer = lru_cache(maxsize=HELD_FOOTERS)(self._read_footer)
+        self._described = lru_cache(maxsize=HELD_GROUPS)(self._read_described)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Class labels (N,) int64 by row."""
+        # A copy: torch takes no memory that it may not write to.
+        return self._index.labels.copy()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -276,15 +236,20 @@ class ImageShards:
 
     def bytes(self, row: int) -> Encoded:
         """The encoded image of one row."""
-        return self._value(row, "image", "bytes")
+        group, place = self._locate(row)
+        return self._group(group)[place]
 
     def mask_bytes(self, row: int) -> Encoded | None:
         """The encoded mask of one row; None where it has none."""
-        return self._value(row, "mask", "bytes") if self.has_masks else None
+        if not self.has_masks:
+            return None
+        group, place = self._locate(row)
+        return self._described(group)["mask"]["bytes"][place].as_py()
 
     def path(self, row: int) -> str:
         """Path of the image in its source, percent-encoded where it is not UTF-8."""
-        return self._value(row, "image", "path")
+        group, place = self._locate(row)
+        return self._described(group)["image"]["path"][place].as_py()
 
     def iter_batches(self, size: int) -> Iterator[tuple[np.ndarray, list[Encoded]]]:
         """Row numbers (at most `size`) and their encoded images, every row once, in the order of the files."""
@@ -292,40 +257,60 @@ class ImageShards:
             rows = self.storage[start : start + size]
             yield rows, [self.bytes(row) for row in rows]
 
-    def _value(self, row: int, column: str, field: str) -> Any:
-        shard, group, place = self._places[row]
-        return self._group(int(shard), int(group))[column][field][int(place)].as_py()
+    def _locate(self, row: int) -> tuple[int, int]:
+        """Row group and place in it."""
+        position = int(self._index.positions[row])
+        group = int(np.searchsorted(self._group_ends, position, side="right"))
+        return group, position - int(self._group_ends[group]) + int(self.group_sizes[group])
 
-    def _group(self, shard: int, group: int) -> dict[str, dict[str, pa.Array]]:
-        """The columns of one row group; those that were used last are kept."""
+    def _group(self, group: int) -> list[Encoded]:
+        """The images of one row group. Those that were used last are kept, and one that is being read is waited for."""
         with self._lock:
-            held = self._held.get((shard, group))
+            held = self._held.get(group)
+            is_mine = held is None
             if held is None:
-                held = self._held[shard, group] = self._read(shard, group)
-            self._held.move_to_end((shard, group))
+                held = self._held[group] = Future()
+            self._held.move_to_end(group)
             while len(self._held) > self.held_groups:
                 self._held.popitem(last=False)
-            return held
+        if is_mine:
+            try:
+                held.set_result(self._read(group))
+            except BaseException as error:
+                # The next one tries again.
+                with self._lock:
+                    self._held.pop(group, None)
+                held.set_exception(error)
+        return held.result()
 
-    def _read(self, shard: int, group: int) -> dict[str, dict[str, pa.Array]]:
-        path = self._paths[shard]
-        columns = ["image", "mask"] if self.has_masks else ["image"]
-        try:
-            if shard not in self._files:
-                self._files[shard] = pq.ParquetFile(
-                    path,
-                    metadata=self._footers[shard],
-                    memory_map=True,
-                    pre_buffer=False,
-                    page_checksum_verification=True,
-                )
-            table = self._files[shard].read_row_group(group, columns=columns, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise _damaged(path, error) from None
-        return {name: _fields(table[name].combine_chunks()) for name in columns}
+    def _read(self, number: int) -> list[Encoded]:
+        """The images of a row group, from the bytes of their column: one request, and no footer."""
+        shard, group = self._shard_of(number), self._index.group(number)
+        data = read_range(self._places[shard], group.start, group.bytes)
+        if zlib.crc32(data) != group.crc32:
+            raise faulty(self._places[shard], f"damaged (row group {number - int(self._first_groups[shard])})")
+        images, at = [], 0
+        for _ in range(group.rows):
+            start = at + LENGTH_BYTES
+            at = start + int.from_bytes(data[at:start], "little")
+            images.append(data[start:at])
+        return images
 
+    def _read_described(self, number: int) -> dict[str, dict[str, pa.Array]]:
+        """What goes with the images of a row group: the fields of its struct columns without their bytes."""
+        shard = self._shard_of(number)
+        columns = ["image.path", "mask"] if self.has_masks else ["image.path"]
+        place, size = self._places[shard], self._shards[shard]["bytes"]
+        with opened(place, size=size, metadata=self._footer(shard)) as file:
+            table = file.read_row_group(number - int(self._first_groups[shard]), columns=columns, use_threads=False)
+        return {name: _fields(table[name].combine_chunks()) for name in table.column_names}
 
-_MEND = "delete the folder and run `dvc repro`"
+    def _shard_of(self, group: int) -> int:
+        return int(np.searchsorted(self._first_groups, group, side="right")) - 1
+
+    def _read_footer(self, shard: int) -> pq.FileMetaData:
+        with opened(self._places[shard], size=self._shards[shard]["bytes"]) as file:
+            return file.metadata
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -336,31 +321,26 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _present(folder: Path, shard: dict[str, Any]) -> Path:
-    path = folder / shard["file"]
-    size = path.stat().st_size if path.is_file() else None
-    if size != shard["bytes"]:
-        raise ValueError(f"{path}: {size} bytes, the manifest says {shard['bytes']}; {_MEND}")
-    return path
+def _spans(footer: pq.FileMetaData) -> Iterator[list[int]]:
+    """The row groups of a file, in order, as many at a time as are not more than `SPAN_BYTES` together."""
+    span: list[int] = []
+    size = 0
+    for group in range(footer.num_row_groups):
+        more = footer.row_group(group).total_byte_size
+        if span and size + more > SPAN_BYTES:
+            yield span
+            span, size = [], 0
+        span.append(group)
+        size += more
+    if span:
+        yield span
 
 
 def _batch(rows: list[tuple[int, Encoded]]) -> tuple[np.ndarray, list[Encoded]]:
     return np.array([image_id for image_id, _ in rows], dtype=np.uint64), [image for _, image in rows]
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path}: damaged ({' '.join(str(error).split())}); {_MEND}")
-
-
-def _index_of(path: Path) -> tuple[pa.Table, pq.FileMetaData]:
-    try:
-        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
-            return file.read(columns=["id", "label"], use_threads=False), file.metadata
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, error) from None
-
-
 def _fields(column: pa.ChunkedArray | pa.StructArray) -> dict[str, pa.Array]:
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     # `flatten` carries the nulls of the struct over to its fields, `field` does not.
-    return dict(zip(("bytes", "path"), array.flatten(), strict=True))
+    return dict(zip((field.name for field in whole.type), whole.flatten(), strict=True))

@@ -7,6 +7,7 @@ hold the header that explains them. No pickle, and nothing but pyarrow is needed
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.columns import values_of
-from pipeline.files import link_or_copy, read_json, sha256_of, whole_file, whole_folder, write_json
+from pipeline.files import distrust, link_or_copy, read_json, sha256_of, whole_file, whole_folder, write_json
+from pipeline.parquet_files import find, keep, opened
+from pipeline.storage import REQUESTS, size_of
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -35,6 +38,7 @@ class ArrayShardWriter:
 
     `columns` maps a name to (NumPy dtype, shape of a row). Rows keep the order in which they are added; a shard closes
     at `shard_rows` rows, so the memory held is one shard's.
+    store: the URL that those of the shards begin with, or empty: they lie in the folder.
     """
 
     def __init__(
@@ -44,11 +48,12 @@ class ArrayShardWriter:
         columns: Mapping[str, tuple[str, tuple[int, ...]]],
         header: Mapping[str, Any],
         shard_rows: int,
+        store: str = "",
     ) -> None:
         self.columns = {name: (np.dtype(kind), tuple(shape)) for name, (kind, shape) in columns.items()}
         described = {name: {"dtype": kind.str, "shape": list(shape)} for name, (kind, shape) in self.columns.items()}
         self.header = {**header, "columns": described}
-        self.shard_rows = shard_rows
+        self.shard_rows, self.store = shard_rows, store
         fields = [pa.field("id", pa.uint64(), nullable=False)]
         for name, (kind, shape) in self.columns.items():
             fields.append(pa.field(name, pa.binary(kind.itemsize * int(np.prod(shape))), nullable=False))
@@ -103,7 +108,7 @@ class ArrayShardWriter:
                 write_page_checksum=True,
                 row_group_size=self.shard_rows,
             )
-        self._shards.append({"file": path.name, "rows": count, "bytes": path.stat().st_size, "sha256": sha256_of(path)})
+        self._shards.append({"rows": count, **keep(path, self.store)})
         self._waiting = [(ids[count:], {name: values[count:] for name, values in arrays.items()})]
         self._rows -= count
 
@@ -124,13 +129,7 @@ class ArrayShards:
             )
         self.header: dict[str, Any] = manifest["header"]
         self._shards: list[dict[str, Any]] = manifest["shards"]
-        for shard in self._shards:
-            path = self.folder / shard["file"]
-            size = path.stat().st_size if path.is_file() else None
-            if size != shard["bytes"]:
-                raise ValueError(
-                    f"{path}: {size} bytes, the manifest says {shard['bytes']}; delete the folder and run `dvc repro`"
-                )
+        self._places = find(self.folder, self._shards)
         self._load = lru_cache(maxsize=4)(self._read)
 
     def __len__(self) -> int:
@@ -179,32 +178,33 @@ class ArrayShards:
     @property
     def _index(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if not hasattr(self, "_index_arrays"):
-            parts = [values_of(self._read(i, ("id",))["id"]) for i in range(self.num_shards)]
+            # Several at once, because a store answers slowly and to many.
+            with ThreadPoolExecutor(REQUESTS) as pool:
+                tables = pool.map(lambda index: self._read(index, ("id",)), range(self.num_shards))
+                parts = [values_of(table["id"]) for table in tables]
             ids = np.concatenate(parts) if parts else np.empty(0, np.uint64)
             starts = np.cumsum([0, *(len(part) for part in parts)])[:-1]
             self._index_arrays = ids, np.argsort(ids, kind="stable"), starts
         return self._index_arrays
 
     def _read(self, index: int, columns: tuple[str, ...] | None = None) -> pa.Table:
-        path = self.folder / self._shards[index]["file"]
-        try:
-            with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
-                return file.read(columns=None if columns is None else list(columns)).combine_chunks()
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(
-                f"{path}: damaged ({' '.join(str(error).split())}); delete the folder and run `dvc repro`"
-            ) from None
+        with opened(self._places[index], size=self._shards[index]["bytes"]) as file:
+            return file.read(columns=None if columns is None else list(columns)).combine_chunks()
 
 
 def is_intact(folder: str | Path) -> bool:
     """Whether a folder of array shards is there, complete, and byte for byte what was written.
 
     The hash vouches for each shard, and the shards' own metadata for the manifest.
+    Of an object the name is the hash, and the store says how large it is.
     """
     try:
         manifest = read_json(Path(folder) / MANIFEST)
         return manifest["version"] == VERSION and all(
-            _is_as_written(Path(folder) / shard["file"], shard, manifest["header"]) for shard in manifest["shards"]
+            size_of(shard["url"]) == shard["bytes"]
+            if "url" in shard
+            else _is_as_written(Path(folder) / shard["file"], shard, manifest["header"])
+            for shard in manifest["shards"]
         )
     except (ValueError, OSError, KeyError, TypeError):
         return False
@@ -212,6 +212,7 @@ def is_intact(folder: str | Path) -> bool:
 
 def _is_as_written(path: Path, shard: Mapping[str, Any], header: Mapping[str, Any]) -> bool:
     if sha256_of(path) != shard["sha256"]:
+        distrust(path)
         return False
     footer = pq.read_metadata(path)
     sizes = {"rows": footer.num_rows, "bytes": path.stat().st_size}
@@ -221,6 +222,7 @@ def _is_as_written(path: Path, shard: Mapping[str, Any], header: Mapping[str, An
 def join_shards(folders: Sequence[str | Path], target: str | Path) -> None:
     """Write `target` from the shards of `folders`, in that order: hard links, or copies where links are impossible.
 
+    Objects of a store stay where they are.
     What is read as one folder afterwards has the bytes of one that was written in one go, shard for shard.
     """
     manifests = [read_json(Path(folder) / MANIFEST) for folder in folders]
@@ -230,6 +232,9 @@ def join_shards(folders: Sequence[str | Path], target: str | Path) -> None:
     with whole_folder(target) as place:
         for folder, manifest in zip(folders, manifests, strict=True):
             for shard in manifest["shards"]:
+                if "url" in shard:
+                    shards.append(shard)
+                    continue
                 name = shard_name(len(shards))
                 link_or_copy(Path(folder) / shard["file"], place / name)
                 shards.append({**shard, "file": name})

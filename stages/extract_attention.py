@@ -37,7 +37,9 @@ def main() -> None:
                   seconds=runtime.log_seconds)  # fmt: skip
     with (
         whole_folder("attention") as folder,
-        ArrayShardWriter(folder / "all", columns=columns, header=header, shard_rows=ATTENTION_ROWS) as everything,
+        ArrayShardWriter(
+            folder / "all", columns=columns, header=header, shard_rows=ATTENTION_ROWS, store=params.data.store
+        ) as everything,
         ArrayShardWriter(
             folder / "tokens", columns={"tokens": ("<f2", (length, width))}, header=header, shard_rows=TOKEN_ROWS
         ) as tokens,

@@ -30,7 +30,11 @@ def main() -> None:
     assign_splits(source.items, seed=group.split_seed, val_share=group.val_share, test_share=group.test_share)
     order = order_file(path)
     writer = ImageShardWriter(
-        shards, classes=source.classes, has_masks=source.has_masks, shard_bytes=int(group.shard_mib * 2**20)
+        shards,
+        classes=source.classes,
+        has_masks=source.has_masks,
+        shard_bytes=int(group.shard_mib * 2**20),
+        store=group.store,
     )
     meter = Meter(len(source.items), label=f"prepare_data {name}".strip(), seconds=runtime.log_seconds)
     with writer:

@@ -135,3 +135,29 @@ def world(tmp_path_factory):
 def copied_world(world, tmp_path):
     """A copy of the tiny world that a test may change."""
     return Path(shutil.copytree(world, tmp_path / "world", symlinks=True))
+
+
+@pytest.fixture(scope="session")
+def object_server():
+    """An S3 server on loopback."""
+    from tests.object_store import ObjectServer
+
+    server = ObjectServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(object_server, monkeypatch):
+    """An empty bucket, and the environment in which this process and its children find its server."""
+    from s3fs import S3FileSystem
+
+    from pipeline import storage
+    from tests.object_store import ENVIRONMENT, Bucket
+
+    for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": object_server.url}.items():
+        monkeypatch.setenv(name, value)
+    yield Bucket(object_server)
+    # The next test may be about another server.
+    storage._file_system.cache_clear()
+    S3FileSystem.clear_instance_cache()

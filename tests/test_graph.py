@@ -21,6 +21,7 @@ TABLE = {
     "creatures.seed": (5, ["generate_creatures@creatures"]),
     "data.val_share": (0.2, ["prepare_data"]),
     "data.max_pixels": (10_000, ["prepare_data"]),
+    "data.store": ("s3://bucket/prefix", ["prepare_data", "extract_attention"]),
     "teacher.lr": (0.01, ["train_teacher"]),
     "extract.token_layer": (0, ["extract_attention"]),
     "refine.diversity_weight": (0.7, ["refine_parts"]),

@@ -1,0 +1,100 @@
+"""The Parquet files that a manifest names, in its folder or in a store: put there, found whole, and opened."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.files import distrust, sha256_of
+from pipeline.storage import ObjectFile, fetch, send, size_of, sizes_of
+from pipeline.urls import is_url
+
+# Where a file lies: a path, or a URL as text.
+Place = Path | str
+
+
+def keep(path: Path, store: str) -> dict[str, Any]:
+    """The entry of a finished file in its manifest: file or url, bytes, sha256.
+
+    With a store, the URL that its objects begin with, the file moves there under its hash. What has been sent once is not
+    sent again, so that a run which was interrupted goes on where it stopped.
+    """
+    entry = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    if not store:
+        return {"file": path.name, **entry}
+    url = f"{store.rstrip('/')}/{entry['sha256']}.parquet"
+    send(path, url)
+    path.unlink()
+    return {"url": url, **entry}
+
+
+def find(folder: Path, entries: Sequence[Mapping[str, Any]]) -> list[Place]:
+    """Where every file of a manifest in `folder` lies; ValueError names the first that is missing or not of its size."""
+    places: list[Place] = [entry["url"] if "url" in entry else folder / entry["file"] for entry in entries]
+    remote = iter(sizes_of([place for place in places if isinstance(place, str)]))
+    for place, entry in zip(places, entries, strict=True):
+        size = next(remote) if isinstance(place, str) else place.stat().st_size if place.is_file() else None
+        if size != entry["bytes"]:
+            raise faulty(place, f"{size} bytes, the manifest says {entry['bytes']}")
+    return places
+
+
+@contextlib.contextmanager
+def opened(
+    place: Place, *, size: int | None = None, metadata: pq.FileMetaData | None = None
+) -> Iterator[pq.ParquetFile]:
+    """A Parquet file to read, its page checksums verified; damage is a ValueError that names it.
+
+    A path is memory-mapped. Of a URL the footer is fetched and what is read, neighbouring columns and row groups in one
+    request, and nothing ahead of it. size: of an object, where it is known; otherwise the store is asked. metadata: the
+    footer, where it has been read.
+    """
+    with _telling(place):
+        if is_url(place):
+            url = str(place)
+            known = size_of(url) if size is None else size
+            if known is None:
+                raise FileNotFoundError(f"{url}: there is no such object")
+            with (
+                ObjectFile(url, known) as source,
+                pq.ParquetFile(source, metadata=metadata, pre_buffer=True, page_checksum_verification=True) as file,
+            ):
+                yield file
+        else:
+            with pq.ParquetFile(
+                place, metadata=metadata, memory_map=True, pre_buffer=False, page_checksum_verification=True
+            ) as file:
+                yield file
+
+
+def read_range(place: Place, start: int, size: int) -> bytes:
+    """`size` bytes of a file from `start` on, fewer where it ends before: one request where it lies in a store."""
+    with _telling(place):
+        if is_url(place):
+            return fetch(str(place), start, start + size)
+        with open(place, "rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+
+@contextlib.contextmanager
+def _telling(place: Place) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:  # Says nothing of the file.
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise faulty(place, f"damaged ({' '.join(str(error).split())})") from None
+
+
+def faulty(place: Place, what: str) -> ValueError:
+    """The error of a file that is not what the manifest says, with what to do."""
+    if is_url(place):
+        mend = "run the stage that made it again with `dvc repro --force`, which sends what is not there"
+    else:
+        distrust(place)
+        mend = "delete the folder and run `dvc repro`"
+    return ValueError(f"{place}: {what}; {mend}")
