@@ -7,11 +7,11 @@ below a class folder belong to the class. A mask stands at the same place below 
 import os
 from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path
 
 from images.decoding import HEAD_BYTES, Refused, may_be_image
-from images.entries import Entry, shown, subfolders
+from images.entries import Entry, shown
 from images.items import Encoded, Item, Rejection, id_of
+from images.roots import Root
 
 SPLIT_FOLDERS = {b"train": "train", b"val": "val", b"validation": "val", b"test": "test"}
 ONE_CLASS = "all"
@@ -49,25 +49,25 @@ class Layout:
         return split, shown(rest[0]), ""
 
 
-def layout_of(root: str | Path) -> Layout:
-    """The layout of a folder of image files; ValueError where it has val or test folders alone."""
-    top = subfolders(root)
+def layout_of(root: Root) -> Layout:
+    """The layout of a tree of image files; ValueError where it has val or test folders alone."""
+    top = root.subfolders()
     has_images = b"images" in top and (b"masks" in top or top == {b"images"})
     images = (b"images",) if has_images else ()
     masks = (b"masks",) if has_images and b"masks" in top else ()
-    base = os.path.join(os.fsencode(root), *images)
-    names = subfolders(base)
+    base = b"/".join(images)
+    names = root.subfolders(base)
     splits = names & SPLIT_FOLDERS.keys()
     if splits and b"train" not in splits and splits == names:
         found = ", ".join(sorted(map(shown, splits)))
-        raise ValueError(f"{os.fsdecode(base)}: folders {found} and no folder train; add it, or use <class>/* alone")
+        raise ValueError(f"{root.name}: folders {found} and no folder train; add it, or use <class>/* alone")
     # A class may be called train, as the vehicle is: then other classes stand beside it, and it holds no folders.
     beside = names - SPLIT_FOLDERS.keys()
     has_splits = b"train" in splits and (
-        len(splits) > 1 or not beside or bool(subfolders(os.path.join(base, b"train")))
+        len(splits) > 1 or not beside or bool(root.subfolders(b"/".join((*images, b"train"))))
     )
-    groups = [os.path.join(base, name) for name in splits] if has_splits else [base]
-    return Layout(images, masks, has_splits, any(subfolders(group) for group in groups))
+    groups = [b"/".join((*images, name)) for name in splits] if has_splits else [base]
+    return Layout(images, masks, has_splits, any(root.subfolders(group) for group in groups))
 
 
 class FolderSource:
@@ -75,8 +75,8 @@ class FolderSource:
 
     read_in_order = False
 
-    def __init__(self, root: str | Path, entries: list[Entry]) -> None:
-        self._root = os.fsencode(root)
+    def __init__(self, root: Root, entries: list[Entry]) -> None:
+        self._root = root
         self.layout = layout_of(root)
         self.items: list[Item] = []
         self.rejected: list[Rejection] = []
@@ -152,10 +152,11 @@ class FolderSource:
 
     def _bytes(self, path: bytes, most: int = -1) -> bytes:
         try:
-            with open(os.path.join(self._root, path), "rb") as file:
-                size = os.fstat(file.fileno()).st_size
+            with self._root.open(path) as file:
+                size = file.seek(0, os.SEEK_END)
                 if not size:
                     raise Refused("empty", "0 bytes")
+                file.seek(0)
                 if not may_be_image(file.read(HEAD_BYTES)):
                     raise Refused("not an image", f"{size} bytes of no known format")
                 if size > _MOST_BYTES:

@@ -11,8 +11,8 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 from images.decoding import Refused
 from images.entries import Entry, shown
 from images.items import Encoded, Item, Rejection, id_of
+from images.roots import Root
+from pipeline.storage import AHEAD_BYTES
 
 SUFFIX = b".parquet"
 ONE_CLASS = "all"
@@ -29,6 +31,7 @@ _SPLIT_WORDS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 _BATCH_ROWS = 64
+_LISTED_AT_ONCE = 16
 
 
 class ParquetSource:
@@ -40,25 +43,27 @@ class ParquetSource:
 
     read_in_order = True
 
-    def __init__(self, root: str | Path, entries: list[Entry], *, image_column: str, label_column: str) -> None:
-        self._root, self._image, self._label = os.fsencode(root), image_column, label_column
+    def __init__(self, root: Root, entries: list[Entry], *, image_column: str, label_column: str) -> None:
+        self._root, self._image, self._label = root, image_column, label_column
         self._shards = [entry.path for entry in entries if is_shard(entry)]
         self._lock = threading.Lock()
         self._current: _ShardReader | None = None
         self.rejected = [_rejection(entry) for entry in entries if not is_shard(entry)]
-        schemas = [self._check(number) for number in range(len(self._shards))]
-        self.has_masks = all(_is_encoded(schema, "mask") for schema in schemas)
-        names = _class_names(schemas[0], label_column)
-        values = [self._labels_of(number, names) for number in range(len(self._shards))]
+        # Several at once, because a store answers slowly and to many.
+        with ThreadPoolExecutor(_LISTED_AT_ONCE) as pool:
+            listed = list(pool.map(self._list, range(len(self._shards))))
+        self.has_masks = all(_is_encoded(shard.schema, "mask") for shard in listed)
+        names = _class_names(listed[0].schema, label_column)
+        values = [self._labels_of(shard, names) for shard in listed]
         if names is None:
             # Numbers sort by value, text by letters; a source holds one of them.
             names = sorted({value for shard in values for value in shard if value is not None}, key=_natural)
         self.classes = names
         labels = {name: label for label, name in enumerate(names)}
         self.items = []
-        paths = self._paths([len(shard) for shard in values])
+        paths = self._paths(listed)
         for number, shard in enumerate(values):
-            split, ids = split_of(self._shards[number]), self._ids(number, schemas[number])
+            split, ids = split_of(self._shards[number]), listed[number].ids
             for row, value in enumerate(shard):
                 path = next(paths)
                 if value is None:
@@ -73,7 +78,7 @@ class ParquetSource:
         with self._lock:
             if self._current is None or self._current.number != number:
                 columns = [self._image, "mask"] if self.has_masks else [self._image]
-                self._current = _ShardReader(number, self._file(number), columns)
+                self._current = _ShardReader(number, self._file(number, in_order=True), columns)
             values = self._current.row(row)
         image, mask = values[self._image], values.get("mask")
         if isinstance(image, dict):
@@ -84,23 +89,36 @@ class ParquetSource:
             return Encoded(image)
         return Encoded(image, mask["bytes"], mask["path"])
 
-    def _file(self, number: int) -> pq.ParquetFile:
-        path = os.path.join(self._root, self._shards[number])
+    def _file(self, number: int, *, in_order: bool) -> pq.ParquetFile:
+        """in_order: its images are read from front to back; otherwise some of its columns, and a store sends no others."""
+        path = self._shards[number]
         try:
             # Opened here, because Arrow's own opening takes no name that is not UTF-8.
-            return pq.ParquetFile(open(path, "rb"))
+            file = self._root.open(path, ahead=AHEAD_BYTES if in_order else 0)
+            return pq.ParquetFile(file, pre_buffer=not in_order)
         except (OSError, pa.ArrowException) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{os.fsdecode(path)}: not a readable Parquet file ({reason}); fetch it again") from None
+            reason, name = " ".join(str(error).split()), f"{self._root.name}/{os.fsdecode(path)}"
+            raise ValueError(f"{name}: not a readable Parquet file ({reason}); fetch it again") from None
 
-    def _read(self, number: int, columns: list[str]) -> pa.Table:
-        with self._file(number) as file:
-            return file.read(columns=columns)
+    def _list(self, number: int) -> "_Listed":
+        """All of a shard but its images: one pass over its small columns."""
+        with self._file(number, in_order=False) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+            self._check(number, schema)
+            is_own = "sha256" in schema.names and "id" in schema.names and schema.field("id").type == pa.uint64()
+            has_paths = _is_encoded(schema, self._image)
+            # One leaf of the struct: the images themselves are not read.
+            leaves = [*([f"{self._image}.path"] if has_paths else []), *([self._label] if self._label else [])]
+            table = file.read(columns=[*leaves, *(["id"] if is_own else [])])
+        paths: list[bytes | None] = [None] * rows
+        if has_paths:
+            stored = table[self._image].combine_chunks().field("path").to_pylist()
+            paths = [path.encode() if path else None for path in stored]
+        labels = table[self._label].to_pylist() if self._label else None
+        return _Listed(schema, rows, labels, paths, table["id"].to_numpy() if is_own else None)
 
-    def _check(self, number: int) -> pa.Schema:
-        """Schema of a shard that holds the columns; ValueError names what is missing and what there is."""
-        with self._file(number) as file:
-            schema = file.schema_arrow
+    def _check(self, number: int, schema: pa.Schema) -> None:
+        """ValueError where a shard lacks the columns; it names what is missing and what there is."""
         name, found = shown(self._shards[number]), ", ".join(schema.names)
         if not _is_encoded(schema, self._image) and not _is_binary(schema, self._image):
             raise ValueError(f"data.image_column: {name} has no column {self._image!r} of encoded images, only {found}")
@@ -110,40 +128,31 @@ class ParquetSource:
             )
         if self._label and pa.types.is_nested(schema.field(self._label).type):
             raise ValueError(f"data.label_column: {self._label!r} of {name} is {schema.field(self._label).type}")
-        return schema
 
-    def _labels_of(self, number: int, names: list[str] | None) -> list[str | None]:
+    def _labels_of(self, shard: "_Listed", names: list[str] | None) -> list[str | None]:
         """Class name of every row of a shard, None where it has none."""
-        if not self._label:
-            with self._file(number) as file:
-                return [ONE_CLASS] * file.metadata.num_rows
-        values = self._read(number, [self._label])[self._label].to_pylist()
-        return [_class_name(value, names) for value in values]
+        if shard.labels is None:
+            return [ONE_CLASS] * shard.rows
+        return [_class_name(value, names) for value in shard.labels]
 
-    def _paths(self, counts: list[int]) -> Iterator[bytes]:
+    def _paths(self, listed: list["_Listed"]) -> Iterator[bytes]:
         """Path of every row, in order."""
-        own: list[bytes] = []
-        for number in range(len(counts)):
-            own += self._stored_paths(number)
-        if None not in own and len(set(own)) == sum(counts):
+        own = [path for shard in listed for path in shard.paths]
+        if None not in own and len(set(own)) == len(own):
             return iter(own)
-        places = (range(count) for count in counts)
-        return (shard + b"/%08d" % row for shard, rows in zip(self._shards, places, strict=True) for row in rows)
+        return (
+            name + b"/%08d" % row for name, shard in zip(self._shards, listed, strict=True) for row in range(shard.rows)
+        )
 
-    def _stored_paths(self, number: int) -> list[bytes | None]:
-        with self._file(number) as file:
-            if not _is_encoded(file.schema_arrow, self._image):
-                return [None] * file.metadata.num_rows
-            # One leaf of the struct: the images themselves are not read.
-            table = file.read(columns=[f"{self._image}.path"])
-        paths = table[self._image].combine_chunks().field("path").to_pylist()
-        return [path.encode() if path else None for path in paths]
 
-    def _ids(self, number: int, schema: pa.Schema) -> np.ndarray | None:
-        """Ids (rows,) uint64 of a shard of our own, None for others."""
-        if "sha256" not in schema.names or "id" not in schema.names or schema.field("id").type != pa.uint64():
-            return None
-        return self._read(number, ["id"])["id"].to_numpy()
+class _Listed(NamedTuple):
+    """What is read of a shard before its images. labels: None for one class. ids: of a shard of our own, else None."""
+
+    schema: pa.Schema
+    rows: int
+    labels: list[Any] | None
+    paths: list[bytes | None]
+    ids: np.ndarray | None
 
 
 class _ShardReader:

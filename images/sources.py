@@ -1,4 +1,4 @@
-"""A folder of the user's as a source of images, and what DVC can make of it."""
+"""A user's images as a source: a folder or a URL, as image files or as Parquet shards, and what DVC can make of it."""
 
 import os
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from images.entries import Entry, shown, walk
 from images.folder_source import FolderSource
 from images.items import Source
 from images.parquet_source import ParquetSource, is_shard
+from images.roots import Root, root_of
 from pipeline.files import whole_file
 
 # Of image files, as far as names tell: a folder of Parquet files without one can only be shards.
@@ -21,14 +22,13 @@ SUFFIXES = (
 )  # fmt: skip
 
 
-def open_source(root: str | Path, *, image_column: str, label_column: str) -> Source:
-    """List a folder as image files, or as Parquet shards where a Parquet file in it has the column `image_column`.
+def open_source(place: str | Path, *, image_column: str, label_column: str) -> Source:
+    """List a folder or a URL as image files, or as Parquet shards where a Parquet file has the column `image_column`.
 
-    Raises ValueError where there is no folder or nothing that can be an image, and for two paths of one id.
+    Raises ValueError where there is no such place or nothing that can be an image, and for two paths of one id.
     """
-    if not os.path.isdir(root):
-        raise ValueError(f"data.path: no folder {root}; put the images there, or run `semmae use FOLDER`")
-    entries = sorted(walk(root), key=lambda entry: entry.path)
+    root = root_of(place)
+    entries = sorted(root.walk(), key=lambda entry: entry.path)
     shards = [entry for entry in entries if is_shard(entry)]
     has_files = any(entry.path.lower().endswith(SUFFIXES) for entry in entries)
     if shards and (not has_files or any(_has_column(root, shard, image_column) for shard in shards)):
@@ -36,25 +36,25 @@ def open_source(root: str | Path, *, image_column: str, label_column: str) -> So
     else:
         source = FolderSource(root, entries)
     if not source.items:
-        raise ValueError(f"data.path: no image among the {len(entries)} entries of {root}")
+        raise ValueError(f"data.path: no image among the {len(entries)} entries of {place}")
     _check_ids(source)
     return source
 
 
-def list_entries(root: str | Path) -> Iterator[tuple[bytes, int, int]]:
-    """(raw relative path, size in bytes, modification time in ns) of everything below `root`, files and faults."""
-    for entry in walk(root):
-        yield entry.path, entry.size, entry.mtime_ns
+def list_entries(root: Root) -> Iterator[tuple[bytes, int, str]]:
+    """(raw relative path, size in bytes, version) of everything below a root, files and faults."""
+    for entry in root.walk():
+        yield entry.path, entry.size, entry.version
 
 
-def write_listing(root: str | Path, out: str | Path) -> None:
-    """Write a text file that changes when an entry below `root` does: what DVC watches in place of the folder.
+def write_listing(root: Root, out: str | Path) -> None:
+    """Write a text file that changes when an entry below `root` does: what DVC watches in its place.
 
-    A line an entry, sorted: percent-encoded path, size, modification time in ns, between tabs.
+    A line an entry, sorted: percent-encoded path, size, and modification time in ns or ETag, between tabs.
     """
     with whole_file(out, "w") as file:
-        for path, size, mtime_ns in sorted(list_entries(root)):
-            file.write(f"{quote_from_bytes(path, safe='/')}\t{size}\t{mtime_ns}\n")
+        for path, size, version in sorted(list_entries(root)):
+            file.write(f"{quote_from_bytes(path, safe='/')}\t{size}\t{version}\n")
 
 
 def unhashable_entries(root: str | Path) -> list[tuple[str, str]]:
@@ -91,9 +91,9 @@ def _is_utf8(path: bytes) -> bool:
     return True
 
 
-def _has_column(root: str | Path, entry: Entry, column: str) -> bool:
+def _has_column(root: Root, entry: Entry, column: str) -> bool:
     try:
-        with open(os.path.join(os.fsencode(root), entry.path), "rb") as file:
+        with root.open(entry.path) as file:
             return column in pq.read_schema(file).names
     except (OSError, pa.ArrowException):
         return False  # Among image files it is one more thing that is not an image.

@@ -33,27 +33,34 @@ def preset(
 
 @app.command()
 def use(
-    folder: Annotated[Path, typer.Argument(help="your images: <class>/*, train|val|test/<class>/* or Parquet shards")],
+    folder: Annotated[
+        str, typer.Argument(help="your images: <class>/*, train|val|test/<class>/* or Parquet shards; a path or a URL")
+    ],
 ) -> None:
-    """Point params.yaml at a folder of your own images."""
+    """Point params.yaml at a folder of your own images, here or in a store (s3://BUCKET/PREFIX)."""
+    from images.roots import root_of
     from images.sources import unhashable_entries, write_listing
     from pipeline.presets import check, read_document, write_params
+    from pipeline.urls import check_url, is_url
 
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: not a folder; name the folder that holds your images")
+    if is_url(folder):
+        check_url(folder, "the folder")
+    elif not Path(folder).is_dir():
+        raise ValueError(f"{folder}: not a folder; name the folder that holds your images, or a URL")
+    else:
+        folder = str(Path(folder))
+    root = root_of(folder)
     document = read_document()
     data = document["data"]
-    data["path"] = data["watch"] = str(folder)
+    data["path"] = data["watch"] = folder
     data["generate"] = []
-    data["part_truth"] = ["masks"] if (folder / "masks").is_dir() else []
-    odd = list(unhashable_entries(folder))
-    if odd:
-        write_listing(folder, LISTING)
+    data["part_truth"] = ["masks"] if b"masks" in root.subfolders() else []
+    odd = [] if is_url(folder) else unhashable_entries(folder)
+    if odd or is_url(folder):
+        write_listing(root, LISTING)
         data["watch"] = str(LISTING)
-        print(
-            f"{len(odd)} entries that DVC cannot hash, for example {odd[0][0]} ({odd[0][1]}): it watches {LISTING}; "
-            "`semmae check` brings that up to date"
-        )
+        why = f"{len(odd)} entries that DVC cannot hash, for example {odd[0][0]} ({odd[0][1]})" if odd else "a store"
+        print(f"{why}: DVC watches {LISTING}; `semmae check` brings that up to date")
     write_params(check(document, "params.yaml"))
     print(f"params.yaml: data.path {folder}; next: dvc repro")
 
@@ -114,16 +121,16 @@ def start(checkpoint: Annotated[Path, typer.Argument(help="a file of MAE, SemMAE
 @app.command()
 def check() -> None:
     """Check parameters and data folder before any work."""
+    from images.roots import root_of
     from images.sources import unhashable_entries, write_listing
     from pipeline.params import load_params, load_runtime
 
     params, _ = load_params(), load_runtime()
     data = params.data
     if not data.generate:
-        if not Path(data.path).is_dir():
-            raise ValueError(f"data.path: no folder {data.path}; put the images there, or run `semmae use FOLDER`")
+        root = root_of(data.path)
         if data.watch == str(LISTING):
-            write_listing(data.path, LISTING)
+            write_listing(root, LISTING)
         odd = next(iter(unhashable_entries(data.path)), None) if data.watch == data.path else None
         if odd is not None:
             raise ValueError(

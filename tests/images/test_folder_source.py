@@ -5,6 +5,7 @@ from images.decoding import Refused
 from images.entries import walk
 from images.folder_source import FolderSource
 from images.items import id_of
+from images.roots import FolderRoot
 
 NUMBER = iter(range(10**6))
 
@@ -18,7 +19,7 @@ def draw(root, *paths):
 
 
 def source_of(root):
-    return FolderSource(root, sorted(walk(root), key=lambda entry: entry.path))
+    return FolderSource(FolderRoot(root), sorted(walk(root), key=lambda entry: entry.path))
 
 
 def found(source):
@@ -124,7 +125,7 @@ def test_read__gives_the_bytes_of_the_file_or_the_reason(tmp_path, monkeypatch):
     def refuse(path, mode):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr("images.folder_source.open", refuse, raising=False)
+    monkeypatch.setattr("images.roots.open", refuse, raising=False)
     with pytest.raises(Refused) as caught:
         source.read(closed)
     assert (caught.value.reason, caught.value.detail) == ("unreadable", "Permission denied")

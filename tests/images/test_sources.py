@@ -3,6 +3,7 @@ import os
 import pytest
 
 from images.items import Item
+from images.roots import FolderRoot
 from images.sources import _check_ids, list_entries, open_source, unhashable_entries, write_listing
 from tests.images.test_folder_source import draw
 from tests.images.test_parquet_source import rows, write
@@ -48,17 +49,17 @@ def test_listing__changes_when_an_entry_does(tmp_path):
     with open(os.fsencode(root) + b"/cat/caf\xe9.png", "wb"):
         pass
     (root / "broken").symlink_to("nowhere")
-    write_listing(root, out)
+    write_listing(FolderRoot(root), out)
     first = out.read_text()
     assert [line.split("\t")[0] for line in first.splitlines()] == [
         "broken", "cat/1.png", "cat/caf%E9.png", "dog/2%203.png"
     ]  # fmt: skip
-    write_listing(root, out)
+    write_listing(FolderRoot(root), out)
     assert out.read_text() == first
     os.utime(root / "cat/1.png", ns=(1, 1))
-    write_listing(root, out)
+    write_listing(FolderRoot(root), out)
     assert out.read_text() != first
-    assert {path for path, _, _ in list_entries(root)} >= {b"cat/caf\xe9.png", b"broken"}
+    assert {path for path, _, _ in list_entries(FolderRoot(root))} >= {b"cat/caf\xe9.png", b"broken"}
 
 
 def test_unhashable_entries__names_what_dvc_stops_at(tmp_path, monkeypatch):

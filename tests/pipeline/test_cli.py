@@ -125,3 +125,27 @@ def test_teacher__a_file_without_its_architecture_is_refused(project, monkeypatc
     (project / "published.pth").write_bytes(b"weights")
     assert call(monkeypatch, "teacher", "published.pth") == 1
     assert capsys.readouterr().err.startswith("error: published.pth: name its timm model")
+
+
+def test_use__a_store_is_watched_by_a_listing_that_check_renews(project, monkeypatch, capsys, bucket):
+    bucket.put_folder(project / "mine", "photos/images")
+    bucket.put("photos/masks/cats/a.png", b"mask")
+    assert call(monkeypatch, "use", f"{bucket.url}/photos") == 0
+    data = load_params().data
+    assert (data.path, data.watch, data.part_truth) == (f"{bucket.url}/photos", "data/listing.txt", ["masks"])
+    listing = project / "data/listing.txt"
+    first = listing.read_text()
+    assert [line.split("\t")[0] for line in first.splitlines()] == [
+        "images/cats/a.png", "images/dogs/a.png", "masks/cats/a.png"
+    ]  # fmt: skip
+    bucket.put("photos/images/dogs/b.png", b"more")
+    assert call(monkeypatch, "check") == 0
+    assert "images/dogs/b.png" in listing.read_text()
+
+
+def test_use__a_url_with_a_password_is_refused_and_nothing_is_written(project, monkeypatch, capsys):
+    before = (project / "params.yaml").read_bytes()
+    assert call(monkeypatch, "use", "s3://key:secret@bucket/photos") == 1
+    told = capsys.readouterr()
+    assert told.err.startswith("error: the folder: the URL holds a user or a password") and "secret" not in told.err
+    assert (project / "params.yaml").read_bytes() == before

@@ -149,7 +149,7 @@ def refuse_opening(monkeypatch, name):
             raise PermissionError(13, "Permission denied", path)
         return open(path, mode)
 
-    monkeypatch.setattr("images.folder_source.open", opener, raising=False)
+    monkeypatch.setattr("images.roots.open", opener, raising=False)
 
 
 def test_prepare_data__every_bad_input_is_accounted_for(bad_inputs, monkeypatch):
@@ -266,4 +266,4 @@ def test_prepare_data__its_own_shards_are_a_source_with_the_same_ids(folder):
     run_stage(folder, "stages.prepare_data")
     second = read_json(folder / "data/shards/manifest.json")
     assert (second["data_digest"], second["classes"]) == (first["data_digest"], first["classes"])
-    assert set(rejected(folder)) == {"manifest.json"}
+    assert set(rejected(folder)) == {"index.arrow", "manifest.json"}

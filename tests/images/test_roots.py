@@ -1,0 +1,117 @@
+"""The same images as a folder of this machine and in a store are the same source."""
+
+import pytest
+
+from images.decoding import Refused
+from images.entries import Entry
+from images.roots import FolderRoot, StoreRoot, root_of
+from images.sources import open_source, write_listing
+from tests.images.test_folder_source import draw
+from tests.images.test_parquet_source import rows, write
+
+COLUMNS = {"image_column": "image", "label_column": "label"}
+
+
+def same_source(here, there):
+    assert (here.classes, here.has_masks, here.read_in_order) == (there.classes, there.has_masks, there.read_in_order)
+    assert sorted(here.rejected) == sorted(there.rejected)
+    assert here.items == there.items and here.items
+    assert [read(here, item) for item in here.items] == [read(there, item) for item in there.items]
+
+
+def read(source, item):
+    try:
+        return source.read(item)
+    except Refused as refused:
+        return refused.reason, refused.detail
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["cat/1.png", "dog/2.png", "dog/deep/er/3.png"],
+        ["train/cat/1.png", "validation/cat/2.png", "test/dog ä/3 4.png", "LICENSE.png", ".hidden/x.png"],
+        ["images/train/cat/1.png", "images/test/cat/2.png", "masks/train/cat/1.png", "masks/train/cat/9.png"],
+        ["1.png", "2.png"],
+        ["train/1.png", "plane/2.png"],
+    ],
+)
+def test_source__of_image_files_is_the_same_in_a_store(bucket, tmp_path, paths):
+    draw(tmp_path, *paths)
+    (tmp_path / paths[0]).with_name("text.txt").write_text("no image")
+    (tmp_path / paths[0]).with_name("empty.png").write_bytes(b"")
+    bucket.put_folder(tmp_path, "photos")
+    same_source(open_source(tmp_path, **COLUMNS), open_source(f"{bucket.url}/photos", **COLUMNS))
+
+
+def test_source__of_parquet_files_is_the_same_in_a_store(bucket, tmp_path):
+    for name, count, labels in (("train-0", 30, [n % 3 for n in range(30)]), ("test-0", 5, [0, 1, 2, None, -1])):
+        write(tmp_path / f"data/{name}.parquet", rows(count, name), labels, names=["a", "b", "c"], group=7)
+    (tmp_path / "README.md").write_text("about")
+    bucket.put_folder(tmp_path, "set")
+    same_source(open_source(tmp_path, **COLUMNS), open_source(f"{bucket.url}/set/", **COLUMNS))
+
+
+def test_source__a_picture_takes_one_request(bucket, tmp_path):
+    draw(tmp_path, *(f"cat/{number}.png" for number in range(10)))
+    bucket.put_folder(tmp_path, "photos")
+    bucket.asked()
+    source = open_source(f"{bucket.url}/photos", **COLUMNS)
+    assert len(bucket.asked()) <= 2, "a listing, and the head of a class's first file"
+    for item in source.items:
+        source.read(item)
+    assert [request.method for request in bucket.asked()] == ["GET"] * 10
+
+
+def test_source__listing_parquet_files_fetches_no_images(bucket, tmp_path):
+    images = [(bytes(100_000) + b"%d" % number, f"{number}.png") for number in range(100)]
+    write(tmp_path / "train.parquet", images, [0] * 100, group=10)
+    bucket.put_folder(tmp_path, "set")
+    bucket.asked()
+    assert len(open_source(f"{bucket.url}/set", **COLUMNS).items) == 100
+    assert sum(request.bytes for request in bucket.asked()) < 500_000
+
+
+def test_source__an_object_that_is_gone_is_refused_and_the_rest_is_read(bucket, tmp_path):
+    draw(tmp_path, "cat/1.png", "cat/2.png")
+    bucket.put_folder(tmp_path, "photos")
+    source = open_source(f"{bucket.url}/photos", **COLUMNS)
+    bucket.delete("photos/cat/1.png")
+    with pytest.raises(Refused, match="unreadable: .*photos/cat/1.png: there is no such object"):
+        source.read(source.items[0])
+    assert source.read(source.items[1]).image == (tmp_path / "cat/2.png").read_bytes()
+
+
+def test_root__without_anything_is_one_line(bucket, tmp_path):
+    with pytest.raises(ValueError, match=rf"^data\.path: nothing below {bucket.url}/none; put the images there"):
+        root_of(f"{bucket.url}/none")
+    with pytest.raises(ValueError, match=rf"^data\.path: no folder {tmp_path}/none"):
+        root_of(tmp_path / "none")
+    with pytest.raises(OSError, match=r"^s3://no-such-bucket/x: there is no such object"):
+        root_of("s3://no-such-bucket/x")
+
+
+def test_listing__of_a_store_changes_when_an_object_does(bucket, tmp_path):
+    out = tmp_path / "listing.txt"
+    bucket.put("photos/b 1.png", b"one")
+    bucket.put("photos/a.png", b"two")
+    write_listing(StoreRoot(f"{bucket.url}/photos"), out)
+    first = out.read_text()
+    assert [line.split("\t")[:2] for line in first.splitlines()] == [["a.png", "3"], ["b%201.png", "3"]]
+    write_listing(StoreRoot(f"{bucket.url}/photos"), out)
+    assert out.read_text() == first
+    bucket.put("photos/a.png", b"owt")
+    write_listing(StoreRoot(f"{bucket.url}/photos"), out)
+    assert out.read_text() != first
+
+
+def test_roots__of_a_folder_is_what_lies_there(tmp_path):
+    draw(tmp_path, "cat/1.png")
+    (tmp_path / ".hidden").mkdir()
+    root = FolderRoot(tmp_path)
+    assert root.subfolders() == {b"cat"} and root.subfolders(b"cat") == set()
+    entries = {entry.path: entry for entry in root.walk()}
+    status = (tmp_path / "cat/1.png").stat()
+    assert entries[b"cat/1.png"] == Entry(b"cat/1.png", status.st_size, str(status.st_mtime_ns))
+    with root.open(b"cat/1.png") as file:
+        assert file.read() == (tmp_path / "cat/1.png").read_bytes()
