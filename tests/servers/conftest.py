@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -82,8 +83,17 @@ def ask(prefect, path, question=None, method="POST"):
         headers |= {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": client}
     data = None if method == "GET" else json.dumps(question or {}).encode()
     request = urllib.request.Request(f"{prefect}/api/{path}", data=data, headers=headers, method=method)
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
+
+    def answer():
+        try:
+            with urllib.request.urlopen(request, timeout=60) as found:
+                return [json.load(found)]
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise
+            return []
+
+    return wait_until(answer, 60, every=0.5)[0]
 
 
 def submit_by_api(prefect, form):
