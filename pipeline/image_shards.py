@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.columns import values_of
-from pipeline.files import sha256_of, whole_file, whole_folder
+from pipeline.files import is_lack_of_memory, sha256_of, whole_file, whole_folder
 from pipeline.seals import MANIFEST, read_sealed, write_sealed
 
 VERSION = 1
@@ -361,7 +361,7 @@ def _batch(rows: list[tuple[int, Encoded]]) -> tuple[np.ndarray, list[Encoded]]:
 
 
 def _damaged(path: Path, error: Exception) -> Exception:
-    if isinstance(error, MemoryError):  # Says nothing of the file.
+    if is_lack_of_memory(error):
         return error
     return ValueError(f"{path}: damaged ({' '.join(str(error).split())}); {_MEND}")
 

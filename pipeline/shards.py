@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.columns import values_of
-from pipeline.files import link_or_copy, sha256_of, whole_file, whole_folder
+from pipeline.files import is_lack_of_memory, link_or_copy, sha256_of, whole_file, whole_folder
 from pipeline.seals import MANIFEST, read_sealed, write_sealed
 
 VERSION = 1
@@ -197,9 +197,9 @@ class ArrayShards:
         try:
             with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
                 return file.read(columns=None if columns is None else list(columns)).combine_chunks()
-        except MemoryError:  # Says nothing of the file.
-            raise
         except (OSError, pa.ArrowException) as error:
+            if is_lack_of_memory(error):
+                raise
             raise ValueError(
                 f"{path}: damaged ({' '.join(str(error).split())}); delete the folder and run `dvc repro`"
             ) from None
