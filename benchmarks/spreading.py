@@ -1,8 +1,8 @@
 """Extraction by one and by two workers, of this machine and of Ray: `python -m benchmarks.spreading`.
 
-The stage itself on random pictures in a temporary repository, with one thread a worker. The settings take turns; a ratio is
-that of neighbours. `steady` is from a quarter of the images to the last, when all workers are there; `whole` is the stage
-with the start of all processes.
+The stage itself on random pictures in a temporary repository, with one thread a worker. The settings take turns; a ratio is that
+of neighbours. `steady` is from a quarter of the images to the last, when all workers are there; `whole` is the stage with the
+start of all processes.
 """
 
 import argparse
