@@ -134,7 +134,7 @@ def lookups(cache: Path, count: int) -> Facts:
     opened.find(random[:1])
     found: list[np.ndarray] = []
     facts = timed("1M lookups in one call", lambda: found.append(opened.rows(random)))
-    facts |= timed("again", lambda: opened.rows(random))
+    facts |= timed("1M lookups in one call, again", lambda: opened.rows(random))
     assert np.array_equal(found[0][::997], labels_of(random[::997]))
     starts = range(0, min(count, BATCHES * BATCH), BATCH)
     batches = [ids_of(np.arange(start, min(start + BATCH, count))) for start in starts]
@@ -151,7 +151,7 @@ def pretraining(cache: Path, count: int) -> Facts:
     facts = timed("an arm opens", lambda: arms.append(ArmMasks(cache, ids=ids, **ARM)))
     rows = [order.rows(number * BATCH % (count - BATCH), BATCH) for number in range(BATCHES)]
     facts |= timed("1M lookups in the order of training", lambda: [arms[0].maps(batch) for batch in rows])
-    facts |= timed("again", lambda: [arms[0].maps(batch) for batch in rows])
+    facts |= timed("1M lookups in the order of training, again", lambda: [arms[0].maps(batch) for batch in rows])
     maps = arms[0].maps(rows[-1])
     assert maps is not None and np.array_equal(maps.numpy(), labels_of(ids[rows[-1]]))
     return facts

@@ -72,8 +72,9 @@ def document(record: Mapping[str, Any]) -> str:
             paragraph(
                 f"`python -m benchmarks.rows --rows {' '.join(map(str, counts))}`: a mask cache of synthetic labels from the "
                 "real writer, each step in a process of its own. Seconds, in brackets those of the processor, whose growth the "
-                "last column has; peak memory in MiB, of which Python and its libraries take 65, with torch (`pretraining`) "
-                "some hundred more. Lookups go in batches of 1,024 where nothing else is said."
+                "last column has; peak memory in MiB, of which Python and its libraries take 65, with torch (`pretraining`) some "
+                "five hundred more. The first lookups in a process compare each file with its hash. They go in batches of "
+                "1,024 where nothing else is said."
             ),
             _rows(record["rows"]),
         ]
@@ -210,7 +211,7 @@ def _mended(figures: Figures, before: Mapping[str, Any]) -> str:
         (
             "lookups among 1M rows, in the order of training",
             f"{shown_count(BATCHED / old['lookup_seconds'])} rows/s, since each batch decoded whole shards",
-            f"{shown_count(BATCHED / figures['lookup_seconds'])} rows/s: the rows alone, from mapped files",
+            f"{shown_count(BATCHED / figures['lookup_seconds'])} rows/s: the rows alone are read",
         ),
         (
             "exact linear probe, 1,000 classes",
