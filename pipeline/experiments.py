@@ -134,11 +134,7 @@ def _make(folder: Path, document: Any, preset: str) -> None:
     if (here / "dvc.lock").is_file():
         shutil.copyfile(here / "dvc.lock", folder / "dvc.lock")
     write_params(document, folder / "params.yaml", preset=preset)
-    # Links: what the cache has lies on the disk once.
-    write_text(
-        folder / ".dvc" / "config.local",
-        f'[cache]\n    dir = "{_cache_of(here)}"\n    type = "reflink,hardlink,copy"\n',
-    )
+    write_text(folder / ".dvc" / "config.local", f'[cache]\n    dir = "{_cache_of(here)}"\n')
     _link_inputs(folder, here, str(document["data"]["path"]))
 
 
