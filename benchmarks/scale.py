@@ -184,12 +184,11 @@ def small_files(folder: Path, count: int) -> None:
 
 def sharded(folder: Path, count: int) -> None:
     """Image shards without images, as many rows a group and groups a shard as photographs have at 512 MiB."""
-    from pipeline import image_shards
+    from pipeline import image_shard_file
+    from pipeline.image_shards import ImageShardWriter
 
-    image_shards.GROUP_ROWS = GROUP_IMAGES
-    with image_shards.ImageShardWriter(
-        folder, classes=["a"], has_masks=False, shard_bytes=1024 * GROUP_IMAGES
-    ) as writer:
+    image_shard_file.GROUP_ROWS = GROUP_IMAGES
+    with ImageShardWriter(folder, classes=["a"], has_masks=False, shard_bytes=1024 * GROUP_IMAGES) as writer:
         for number, image_id in enumerate(rows.ids_of(np.arange(count)).tolist()):
             digest = hashlib.sha256(number.to_bytes(8, "big")).digest()
             writer.add("train", image_id=image_id, label=0, sha256=digest, image=b"x", path=f"{number:08d}.jpg")

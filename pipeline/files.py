@@ -99,6 +99,7 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise ValueError(f"{path}: not found; run the stage that makes it (dvc repro)") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        distrust(path)
         raise ValueError(f"{path}: damaged JSON ({error}); delete it and run `dvc repro` again") from None
 
 

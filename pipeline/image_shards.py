@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.columns import values_of
 from pipeline.files import whole_folder
 from pipeline.image_shard_file import LENGTH_BYTES, ShardFile, image_schema
 from pipeline.parquet_files import Place, faulty, find, keep, opened, read_range
@@ -184,12 +183,6 @@ def _shards(folder: Path, entries: Sequence[Mapping[str, Any]]) -> list[Shard]:
     ]
 
 
-def shard_ids(shard: Shard) -> np.ndarray:
-    """Ids (N,) uint64 of one shard, in the order of the file; no image is read. A damaged file is a ValueError that names it."""
-    with shard.open() as file:
-        return values_of(file.read(columns=["id"], use_threads=False)["id"])
-
-
 def read_shard(shard: Shard, batch_size: int) -> Iterator[tuple[np.ndarray, list[Encoded]]]:
     """Ids (B,) uint64 and B encoded images of one shard, in the order of the file; only the last batch is smaller.
 
@@ -272,6 +265,13 @@ class ImageShards:
         """Path of the image in its source, percent-encoded where it is not UTF-8."""
         group, place = self._locate(row)
         return self._described(group)["image"]["path"][place].as_py()
+
+    def smallest_ids(self, count: int) -> dict[Place, np.ndarray]:
+        """Of each shard, by its path, the ids, ascending, that are among the `count` smallest of all. From the index alone."""
+        rows = np.split(self.storage, self._shard_ends[:-1])
+        return {
+            shard.path: self.ids[np.sort(some[some < count])] for shard, some in zip(self._shards, rows, strict=True)
+        }
 
     def iter_batches(self, size: int) -> Iterator[tuple[np.ndarray, list[Encoded]]]:
         """Row numbers (at most `size`) and their encoded images, every row once, in the order of the files."""

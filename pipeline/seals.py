@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.files import read_json, sha256_of, sync, whole_file, write_json
+from pipeline.files import distrust, read_json, sha256_of, sync, whole_file, write_json
 
 MANIFEST = "manifest.json"
 SEAL = "sha256"
@@ -31,6 +31,7 @@ def read_sealed(path: str | Path) -> dict[str, Any]:
     document = read_json(path)
     said = document.pop(SEAL, None) if isinstance(document, dict) else None
     if not isinstance(document, dict) or said != _digest_of(document):
+        distrust(path)
         raise ValueError(f"{path}: damaged: it is not what its sha256 says; {mend(Path(path).parent)}")
     return document
 
@@ -50,6 +51,7 @@ def check_files(folder: str | Path, *names: str) -> None:
         path, expected = Path(folder) / name, listed.get(name)
         found = sha256_of(path) if path.is_file() else None
         if expected is None or found != expected:
+            distrust(path)
             told = "missing" if found is None else f"damaged: its sha256 is {found}, the manifest says {expected}"
             raise ValueError(f"{path}: {told}; {mend(Path(folder))}")
 
@@ -80,6 +82,7 @@ def read_sealed_bytes(path: str | Path) -> bytes:
     with open(path, "rb") as file:
         content = file.read(max(0, size))
         if size < 0 or file.read() != hashlib.sha256(content).digest():
+            distrust(path)
             raise ValueError(f"{path}: damaged: its last {BYTES} bytes are not the sha256 of those before")
     return content
 

@@ -9,14 +9,14 @@ import numpy as np
 
 from pipeline.files import whole_folder
 from pipeline.fingerprint import fingerprint
-from pipeline.image_shards import list_shards
+from pipeline.image_shards import ImageShards, list_shards
 from pipeline.kept_shards import KeptShards
 from pipeline.params import load_params, load_runtime
 from pipeline.shard_folders import join_shards
 from pipeline.spreading import Task, Work, make_missing
 from pipeline.stage import run
 from training.compute import device_type
-from training.extraction import ALL, RAW, TOKENS, extracting, extraction_key, smallest_ids
+from training.extraction import ALL, RAW, TOKENS, extracting, extraction_key
 
 
 def main() -> None:
@@ -55,9 +55,7 @@ def main() -> None:
 
 def tasks_of(folder: str, part_images: int) -> list[Task]:
     """A task for every image shard; part learning wants the `part_images` training images of the smallest ids."""
-    training = list_shards(folder, ["train"])
-    paths = (shard.path for shard in training)
-    wanted = dict(zip(paths, smallest_ids(training, part_images), strict=True))
+    wanted = ImageShards(folder, "train").smallest_ids(part_images)
     tasks = []
     for shard in list_shards(folder):
         ids = wanted.get(shard.path, np.empty(0, dtype=np.uint64))

@@ -1,7 +1,7 @@
 """What part learning needs of the teacher, from encoded images: attention, class tokens, patch tokens, a shard at a time."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 
 from parts.attention import extract_all
 from pipeline.files import whole_folder
-from pipeline.image_shards import Shard, shard_ids
+from pipeline.image_shards import Shard
 from pipeline.shard_folders import bind_folders
 from pipeline.shards import ArrayShardWriter, MaskCacheWriter
 from pipeline.spreading import Make
@@ -96,20 +96,6 @@ def extracting(
     """What a worker runs: `extract_shard` with a teacher that is loaded once."""
     extractor = Extractor(teacher, set_up(**compute).device, token_layer=token_layer, store=store)
     return partial(extract_shard, extractor, batch_size=batch_size, workers=workers, prefetch=prefetch)
-
-
-def smallest_ids(shards: Sequence[Shard], count: int) -> list[np.ndarray]:
-    """Of each shard the ids, ascending, that are among the `count` smallest of all: ids are hashes, so these are any images.
-
-    One pass over the ids. What is held is little more than `count` of them, since the bound only falls.
-    """
-    smallest = np.empty(0, dtype=np.uint64)
-    found: list[np.ndarray] = []
-    for shard in shards:
-        ids = np.sort(shard_ids(shard))
-        smallest = np.sort(np.concatenate([smallest, ids]))[:count]
-        found.append(ids[ids <= smallest[-1]])
-    return [ids[ids <= smallest[-1]] for ids in found]
 
 
 def extraction_key(shard: Shard, wanted_ids: np.ndarray) -> str:

@@ -5,6 +5,7 @@ import os
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -23,7 +24,6 @@ from tests.stages.streaming import (
     write_job_params,
     write_job_teacher,
 )
-from training.extraction import smallest_ids
 from training.refining import load_part_tokens
 from training.teacher import FrozenTeacher
 
@@ -97,6 +97,10 @@ def test_outs__are_what_the_teacher_says_of_each_image_alone(job, run):
     assert everything.num_shards == raw.num_shards == len(names(job)) > 6
 
 
+def ids_of(shard):
+    return pq.read_table(shard.path, columns=["id"])["id"].to_numpy()
+
+
 def test_more_images__cost_the_last_shard_new_ones_and_those_whose_wanted_images_changed(job, run):
     run()
     before, old = names(job), set(wanted(job, 12).tolist())
@@ -104,11 +108,7 @@ def test_more_images__cost_the_last_shard_new_ones_and_those_whose_wanted_images
     last = [name for name in before if name.startswith("train")][-1]
     displaced = old - set(wanted(job, 12).tolist())
     assert displaced, "the new images hold a smaller id"
-    holding = [
-        shard.path.name
-        for shard in list_shards(job / "data/shards")
-        if displaced & set(training.extraction.shard_ids(shard).tolist())
-    ]
+    holding = [shard.path.name for shard in list_shards(job / "data/shards") if displaced & set(ids_of(shard).tolist())]
     expected = {last, *holding, *(name for name in names(job) if name not in before)}
     assert len(expected) < len(names(job))
     assert run() == [name for name in names(job) if name in expected]
@@ -166,11 +166,12 @@ def test_reuse__ends_where_anything_else_changes(job, run, change):
 @pytest.mark.parametrize("count", [1, 7, 40, 1000])
 def test_smallest_ids__are_those_of_a_sort_of_all(job, count):
     shards = list_shards(job / "data/shards", ["train"])
-    ids = [training.extraction.shard_ids(shard) for shard in shards]
+    ids = [ids_of(shard) for shard in shards]
     assert len(ids) > 3
     smallest = np.sort(np.concatenate(ids))[:count]
-    for some, found in zip(ids, smallest_ids(shards, count), strict=True):
-        assert np.array_equal(found, np.sort(some[np.isin(some, smallest)]))
+    found = ImageShards(job / "data/shards", "train").smallest_ids(count)
+    for shard, some in zip(shards, ids, strict=True):
+        assert np.array_equal(found[shard.path], np.sort(some[np.isin(some, smallest)]))
 
 
 def test_part_tokens__are_in_the_order_of_ids_whatever_that_of_the_shards(job, run):
