@@ -48,8 +48,10 @@ class Agent(LocalElasticAgent):
             if first.exitcode in (MISTAKE, SAVED):
                 self._remaining_restarts = 0
             elif self._remaining_restarts:
+                nodes = worker_group.group_world_size
+                when = f" when all {nodes} nodes are there" if nodes > 1 else ""
                 tell(
-                    f"{described(first)}; all processes begin again from the last checkpoint "
+                    f"{described(first)}; all processes begin again from the last checkpoint{when} "
                     f"({self._remaining_restarts - 1} restarts left)"
                 )
         return result

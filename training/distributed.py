@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -149,7 +150,7 @@ def _lost_is_an_error() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = next(iter(str(error).splitlines()), "")
+        said = textwrap.shorten(next(iter(str(error).splitlines()), ""), 120)
         raise ConnectionError(
             f"lost the other processes ({said}); what the first of them to end says is why"
         ) from error

@@ -193,3 +193,18 @@ def test_two_nodes__each_that_is_killed_and_comes_back_loses_no_step_after_the_c
     assert sorted(resumed) == sorted(f"pretrain {JOB}: resumes at step {step} of {steps}" for step in done)
     assert done[0] < done[1] < steps
     assert_same_bits(two_processes, outcome(job))
+
+
+@pytest.mark.slow
+def test_two_nodes__sigterm_on_one_ends_both_when_they_have_saved(job):
+    port = two_nodes(job)
+    nodes = [start(job)]
+    wait_for_port(port, nodes[0])
+    nodes.append(start(job))
+    wait_for_checkpoint(nodes[0], job)
+    nodes[1].send_signal(signal.SIGTERM)
+    told = [process.communicate(timeout=120)[1] for process in nodes]
+    assert [process.returncode for process in nodes] == [1, 143], told
+    assert "error: pretrain: SIGTERM ended one of the processes, and all have saved" in told[0]
+    assert "begin again" not in told[0] + told[1] and "Traceback" not in told[0] + told[1]
+    assert checkpoint(job) is not None and not (job / "pretrained" / JOB).exists()
