@@ -37,8 +37,8 @@ def test_check_url__a_path_is_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"store": "s3://k:secret@b/p"}, "data: store: the URL holds a user or a password"),
-        ({"path": "s3://k:secret@b/p"}, "data: path: the URL holds a user or a password"),
+        ({"store": "s3://k:secret@b/p"}, "data.store: got 's3://***@b/p'; holds the credentials of an address"),
+        ({"path": "s3://k:secret@b/p"}, "data.path: got 's3://***@b/p'; holds the credentials of an address"),
         ({"store": "shards"}, "data: store 'shards' is no URL"),
         ({"path": "s3://b/p", "watch": "s3://b/p"}, "data: watch: DVC cannot watch a URL"),
     ],
