@@ -1,5 +1,4 @@
 import concurrent.futures
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -92,19 +91,27 @@ def test_object__threads_share_the_connection(bucket):
     assert len(S3FileSystem._cache) == 1
 
 
-def read_in_child(url, answers):
-    answers.put(ObjectFile(url, len(DATA)).read(50))
+FORKED = """
+import multiprocessing, sys
+from pipeline.storage import ObjectFile
+
+def read():
+    print(ObjectFile(sys.argv[1], 100_000).read(5).decode(), flush=True)
+
+read()
+child = multiprocessing.get_context("fork").Process(target=read)
+child.start()
+child.join(60)
+sys.exit(child.exitcode)
+"""
 
 
 def test_object__a_forked_process_reads_after_its_parent_has(bucket):
-    bucket.put("a", DATA)
-    assert ObjectFile(f"{bucket.url}/a", len(DATA)).read(50) == DATA[:50]
-    context = multiprocessing.get_context("fork")
-    answers = context.SimpleQueue()
-    child = context.Process(target=read_in_child, args=(f"{bucket.url}/a", answers))
-    child.start()
-    child.join(60)
-    assert child.exitcode == 0 and answers.get() == DATA[:50]
+    bucket.put("a", b"12345" * 20_000)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", FORKED, f"{bucket.url}/a"]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stdout) == (0, "12345\n12345\n"), answer.stderr
 
 
 def test_object__that_is_gone_is_named(bucket):
