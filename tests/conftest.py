@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+# Its logger keeps the stdout of the first import, which is not to be that of one test.
+import dvc.repo  # noqa: F401
 import pytest
 
 from pipeline.imports import PACKAGES, module_of
