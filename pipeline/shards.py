@@ -240,7 +240,7 @@ class ArrayShards:
         self._check(index)
         place, shard = self._places[index], self._shards[index]
         with opened(place, size=shard["bytes"], footer=shard["footer"]) as file:
-            return file.read(columns=None if columns is None else list(columns)).combine_chunks()
+            return file.read(columns=None if columns is None else list(columns), use_threads=False).combine_chunks()
 
     def _check(self, index: int) -> None:
         """Compare a file with its hash, once in this process: page checksums cover no headers, and pages are read in part.
