@@ -38,7 +38,7 @@ def tree_of(folder):
 @pytest.fixture
 def page(browser):
     opened = browser.new_page(viewport={"width": 1280, "height": 1000})
-    opened.set_default_timeout(MINUTE)
+    opened.set_default_timeout(2 * MINUTE)
     yield opened
     opened.close()
 
@@ -89,7 +89,7 @@ def test_pages__started_watched_cancelled_and_gone_on_with_beside_another(page, 
     first = submit(page, prefect, Name="long", Epochs=400)
     open_run(page, prefect, first)
     # Watched: a stage's own lines are there while it runs.
-    page.get_by_text(re.compile(r"pretrain (semmae|mae)-0: \d+/\d+ images")).first.wait_for(timeout=2 * MINUTE)
+    page.get_by_text(re.compile(r"pretrain (semmae|mae)-0: \d+/\d+ images")).first.wait_for()
     page.get_by_role("button", name="Cancel", exact=True).first.click()
     clicked = time.monotonic()
     page.get_by_role("button", name="Confirm").click()
