@@ -121,10 +121,11 @@ def unreplayed_records(tree: Path, *, repair: bool) -> Iterator[str]:
 
 def _untold(tree: Path) -> list[str]:
     """The records of a tree that a replay takes up."""
-    recorded = stage_entries(tree / "dvc.lock").keys() - {tracking.REPLAY_STAGE}
-    return [
-        path.stem for path in _records(tree) if path.stem in recorded or read_json(path)["status"] != tracking.FINISHED
-    ]
+    entries = {name: entry for name, entry in stage_entries(tree / "dvc.lock").items() if name != tracking.REPLAY_STAGE}
+    records = {path.stem: read_json(path) for path in _records(tree)}
+    with contextlib.chdir(tree):
+        known = tracking.recorded(records, entries)
+    return [name for name, record in records.items() if name in known or record["status"] != tracking.FINISHED]
 
 
 def _records(tree: Path) -> list[Path]:

@@ -50,7 +50,7 @@ def log_stage(client: Any, run_id: str, entry: Mapping[str, Any], record: Mappin
     """Write what DVC recorded of a stage (`entry` of dvc.lock) and what its execution noted into the run."""
     from mlflow.entities import Dataset, DatasetInput, Metric
 
-    if changed := [path for path in changed_outs(entry) if path.exists()]:
+    if changed := other_outs(entry):
         # Its numbers would stand under the key of others.
         raise ValueError(f"{changed[0]}: damaged, or changed since dvc.lock recorded it; {mend(changed[0])}")
     now = int(1000 * time.time())
@@ -83,6 +83,11 @@ def log_params(client: Any, run_id: str, parameters: Mapping[str, Any]) -> None:
     params = [Param(part, redacted(str(value))[:6000]) for part, value in flatten(parameters)]
     for start in range(0, len(params), 100):
         client.log_batch(run_id, params=params[start : start + 100])
+
+
+def other_outs(entry: Mapping[str, Any]) -> list[Path]:
+    """What lies where the outs of a stage are to be, and is not what DVC recorded of them."""
+    return [path for path in changed_outs(entry) if path.exists()]
 
 
 def changed_outs(entry: Mapping[str, Any]) -> list[Path]:

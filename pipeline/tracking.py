@@ -25,7 +25,7 @@ from pipeline.graph import stage_entries
 from pipeline.params import read_yaml
 from pipeline.presets import preset_of
 from pipeline.redaction import one_line, redacted
-from pipeline.stage_runs import changed_outs, git_tags, log_params, log_stage, numbers_of, tags_of
+from pipeline.stage_runs import changed_outs, git_tags, log_params, log_stage, numbers_of, other_outs, tags_of
 from pipeline.supervision import identity, is_alive
 
 EXPERIMENT = "semmae"
@@ -101,7 +101,7 @@ def replay(lock_file: str | Path = "dvc.lock", *, status: str = FINISHED, ask: b
 def _replay(lock_file: Path, status: str, ask: bool) -> Replayed:
     entries = _entries(lock_file)
     records = {path.stem: read_json(path) for path in sorted(_records().glob("*.json"))}
-    done = {name: record for name, record in records.items() if record["status"] == FINISHED and name in entries}
+    done = {name: records[name] for name in recorded(records, entries)}
     broken = {name: record for name, record in records.items() if record["status"] != FINISHED}
     keys, state = _keys(entries)
     if not ask and not records and status == FINISHED and (before := _noted(state)):
@@ -139,6 +139,15 @@ def _noted(state: str) -> Replayed | None:
     note, uri = read_json(_note()), tracking_uri()
     is_there = not uri.startswith("sqlite:///") or database() is not None
     return Replayed(**note["written"]) if (note["state"], note["uri"]) == (state, uri) and is_there else None
+
+
+def recorded(records: Mapping[str, Mapping[str, Any]], entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The executions that ended well and that DVC recorded too.
+
+    Where it was killed before, dvc.lock has an older result, or none: the next execution takes their place.
+    """
+    finished = [name for name, record in records.items() if record["status"] == FINISHED and name in entries]
+    return [name for name in finished if not other_outs(entries[name])]
 
 
 def _entries(lock_file: Path) -> dict[str, Mapping[str, Any]]:

@@ -185,6 +185,18 @@ def test_replay__without_asking_a_state_that_was_written_costs_no_connection(rep
     assert len(runs()[1]) == 3
 
 
+def test_replay__an_execution_that_dvc_did_not_come_to_record_waits_for_the_next_one(repository, capsys):
+    """A DVC that is killed behind its stage leaves other outs than dvc.lock has; they are not damaged, and not its numbers."""
+    write_record("pretrain@mae-0")
+    write_json("metrics/pretrain/mae-0.json", {"loss": 0.25, "images": 640})
+    write_record("prepare_data", status="KILLED")
+    written = tracking.replay(status="KILLED")
+    assert set(written.runs) == {"prepare_data"} and capsys.readouterr().out == ""
+    assert [path.stem for path in tracking._records().glob("*.json")] == ["pretrain@mae-0"]
+    write_json("metrics/pretrain/mae-0.json", {"loss": 0.5, "images": 640})
+    assert set(tracking.replay(status="KILLED").runs) == {"pretrain@mae-0"}, "as it is recorded it is told"
+
+
 def test_replay__a_lost_server_is_one_warning(repository, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert not tracking.replay().runs
