@@ -108,9 +108,10 @@ def unreplayed_records(tree: Path, *, repair: bool) -> Iterator[str]:
 
     Those that DVC never recorded have no result to tell of; the next execution takes their place.
     """
-    if not _records(tree) or _fault(tree / "dvc.lock") or not _untold(tree) or dvc_locks.is_at_work(tree):
+    untold = [] if not _records(tree) or _fault(tree / "dvc.lock") else _untold(tree)
+    if not untold or dvc_locks.is_at_work(tree):
         return
-    told = f"{tree}: executions that MLflow does not know: {', '.join(_untold(tree))}"
+    told = f"{tree}: executions that MLflow does not know: {', '.join(untold)}"
     if not repair:
         yield f"{told}; repair replays them"
         return

@@ -55,32 +55,29 @@ def opened(
     """A Parquet file to read, its page checksums verified; damage is a ValueError that names it.
 
     A path is memory-mapped. Of a URL the footer is fetched and what is read, neighbouring columns and row groups in one
-    request, and nothing ahead of it. size: of an object, where it is known; otherwise the store is asked. metadata: the
+    request, and nothing ahead of it. size: of the file, where it is known; otherwise it is asked for. metadata: the
     footer, where it has been read. footer: what the manifest says of it; no page checksum covers it, and it says where the
     rows are and of what type.
     """
+    is_object = is_url(place)
     with _telling(place):
-        if is_url(place):
-            url = str(place)
-            known = size_of(url) if size is None else size
-            if known is None:
-                raise FileNotFoundError(f"{url}: there is no such object")
-        else:
-            known = Path(place).stat().st_size
+        if size is None:
+            size = size_of(str(place)) if is_object else Path(place).stat().st_size
+        if size is None:
+            raise FileNotFoundError(f"{place}: there is no such object")
         if footer is not None:
-            metadata = _checked_footer(place, known, footer)
-        if is_url(place):
-            url = str(place)
-            with (
-                ObjectFile(url, known) as source,
-                pq.ParquetFile(source, metadata=metadata, pre_buffer=True, page_checksum_verification=True) as file,
-            ):
-                yield file
-        else:
-            with pq.ParquetFile(
-                place, metadata=metadata, memory_map=True, pre_buffer=False, page_checksum_verification=True
-            ) as file:
-                yield file
+            metadata = _checked_footer(place, size, footer)
+        with (
+            ObjectFile(str(place), size) if is_object else contextlib.nullcontext(place) as source,
+            pq.ParquetFile(
+                source,
+                metadata=metadata,
+                memory_map=not is_object,
+                pre_buffer=is_object,
+                page_checksum_verification=True,
+            ) as file,
+        ):
+            yield file
 
 
 def read_range(place: Place, start: int, size: int) -> bytes:

@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.columns import values_of
-from pipeline.files import distrust, sha256_of, whole_file
+from pipeline.files import sha256_of, whole_file
+from pipeline.parquet_files import faulty
 
 INDEX = "index.arrow"
 SPLITS = ("train", "val", "test")
@@ -92,8 +93,7 @@ def read_index(folder: Path, entry: Mapping[str, Any], split: str) -> RowIndex:
     """The index of a split as the manifest names it; one that is not byte for byte what was written is a ValueError."""
     path = folder / entry["file"]
     if not path.is_file() or sha256_of(path) != entry["sha256"]:
-        distrust(path)
-        raise ValueError(f"{path}: missing or damaged; delete the folder and run `dvc repro`")
+        raise faulty(path, "missing or damaged")
     batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(SPLITS.index(split))
     return RowIndex(*(values_of(pa.chunked_array([batch.column(name).values])) for name in _TYPES))
 

@@ -22,6 +22,8 @@ Item = TypeVar("Item")
 NOTES = Path(STATE_FOLDER) / "written"
 # Exit code of a process that torchrun started and that ended by what a user must mend: to begin again cannot help.
 MISTAKE = 65
+# Exit code of a process that saved what it could at SIGTERM, and of a torchrun whose processes did.
+SAVED = 128 + signal.SIGTERM
 # What this execution alone knows, for its record.
 _facts: dict[str, Any] = {}
 
@@ -30,7 +32,22 @@ class Terminated(SystemExit):
     """SIGTERM arrived: the stage has saved what it can and ends with 128 + 15."""
 
     def __init__(self) -> None:
-        super().__init__(128 + signal.SIGTERM)
+        super().__init__(SAVED)
+
+
+class Termination:
+    """SIGTERM as a flag while the block runs, so that nothing in it is cut short."""
+
+    def __enter__(self) -> "Termination":
+        self.requested = False
+        self._previous = signal.signal(signal.SIGTERM, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._previous)
+
+    def _request(self, *_: object) -> None:
+        self.requested = True
 
 
 def run(main: Callable[[], Any]) -> None:

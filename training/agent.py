@@ -25,10 +25,8 @@ from torch.distributed.elastic.rendezvous.api import (
 )
 from torch.distributed.launcher import api as launcher
 
-from pipeline.stage import MISTAKE
+from pipeline.stage import MISTAKE, SAVED
 
-# Exit code of a process that saved at SIGTERM and ended, on this node or on another.
-SAVED = 128 + signal.SIGTERM
 FAILED = 1
 # The others look at the rendezvous once a second, and its host must not be gone before they saw how it ended.
 LINGER_SECONDS = 3.0

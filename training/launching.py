@@ -8,11 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from pipeline.params import Runtime
-from pipeline.stage import MISTAKE, Terminated, torchrun_rank
+from pipeline.stage import MISTAKE, SAVED, Terminated, torchrun_rank
 from training.distributed import WRITER, die_with_parent
-
-# What torchrun returns where the processes have saved at SIGTERM.
-SAVED = 128 + signal.SIGTERM
 
 
 def launched(module: str, arguments: Sequence[str], *, world_size: int, runtime: Runtime) -> bool:

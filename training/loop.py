@@ -1,14 +1,13 @@
 """The one training loop: order only. What a step computes belongs to the task."""
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
 
-from pipeline.stage import Meter, Terminated
+from pipeline.stage import Meter, Terminated, Termination
 from training.adamw import AdamW
 from training.distributed import ALONE, Processes
 from training.randomness import seed_of
@@ -75,7 +74,7 @@ def train(
     every = max(1, steps // HISTORY_POINTS)
     meter = Meter(steps * batch_size, label=label, done=start * batch_size, seconds=log_seconds)
     saved_at = time.monotonic()
-    with _Termination() as termination:
+    with Termination() as termination:
         for number in range(start, steps):
             torch.manual_seed(seed_of(seed, label, number))
             pending.append({name: float(torch.as_tensor(value).detach()) for name, value in step(number).items()})
@@ -145,18 +144,3 @@ def _average(rows: list[dict[str, float]]) -> dict[str, float]:
 
 def _is_finite(row: Mapping[str, float]) -> bool:
     return all(math.isfinite(value) for value in row.values())
-
-
-class _Termination:
-    """SIGTERM as a flag while the loop runs, so that a checkpoint is never cut short."""
-
-    def __enter__(self) -> "_Termination":
-        self.requested = False
-        self._previous = signal.signal(signal.SIGTERM, self._request)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
-
-    def _request(self, *_: object) -> None:
-        self.requested = True

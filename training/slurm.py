@@ -8,7 +8,6 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import sys
 import time
 from collections import deque
@@ -21,8 +20,8 @@ import submitit
 
 from pipeline.files import own_state
 from pipeline.params import Runtime, SlurmRuntime
-from pipeline.stage import Terminated
-from training.launching import SAVED, Child, torchrun
+from pipeline.stage import SAVED, Terminated, Termination
+from training.launching import Child, torchrun
 
 LOOK_SECONDS = 1.0
 # Between questions to SLURM, which serves everybody, and between lines about a job that waits: a walk ends silent stages.
@@ -119,7 +118,7 @@ def run_job(
         runtime.join_seconds,
         cancelled=str(folder.resolve() / "cancelled"),
     )
-    with _Cancelling() as cancelling:
+    with Termination() as cancelling:
         submitted = _submit(node, folder, runtime.nodes, runtime.slurm, cluster)
         print(f"{job}: job {submitted.job_id} of {cluster}, {runtime.nodes} nodes, logs in {folder}", flush=True)
         last = _follow(submitted, node, cancelling, job=job)
@@ -166,7 +165,7 @@ def _submit(node: Node, folder: Path, nodes: int, options: SlurmRuntime, cluster
         raise ValueError(f"sbatch refused the job: {error}; see `slurm` in runtime.yaml") from None
 
 
-def _follow(submitted: submitit.Job, node: Node, cancelling: "_Cancelling", *, job: str) -> deque[str]:
+def _follow(submitted: submitit.Job, node: Node, cancelling: Termination, *, job: str) -> deque[str]:
     """Pass on what the tasks print until the job has ended, and cancel it when asked to; returns the last lines."""
     last: deque[str] = deque(maxlen=LAST_LINES)
     tasks = [submitted.task(number).paths for number in range(submitted.num_tasks)]
@@ -228,18 +227,3 @@ class _Tail:
             self._read += len(found)
             *complete, self._rest = (self._rest + found).split(b"\n")
             yield from (line.decode("utf-8", errors="replace") for line in complete)
-
-
-class _Cancelling:
-    """SIGTERM as a flag while a job is followed."""
-
-    def __enter__(self) -> "_Cancelling":
-        self.requested = False
-        self._previous = signal.signal(signal.SIGTERM, self._request)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
-
-    def _request(self, *_: object) -> None:
-        self.requested = True
