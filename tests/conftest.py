@@ -1,5 +1,6 @@
 """The tiny world: a git and DVC repository with the project's code, tiny parameters, and the outs of every stage."""
 
+import contextlib
 import importlib
 import itertools
 import os
@@ -9,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-# Its logger keeps the stdout of the first import, which is not to be that of one test.
-import dvc.repo  # noqa: F401
+# Not within a test: its logger keeps the stdout that it finds at its first import.
+import dvc.repo
 import pytest
 
 from pipeline.imports import PACKAGES, module_of
@@ -51,6 +52,14 @@ def pytest_addoption(parser):
         "--chaos", type=int, default=1, help="cases in each cell of fault and artefact in tests/chaos; 0 is all"
     )
     parser.addoption("--table", help="file that the table of these cells is written to")
+
+
+def recorded_copy(world, folder):
+    """A copy of a world at `folder` whose outs DVC has committed."""
+    shutil.copytree(world, folder, symlinks=True)
+    with contextlib.chdir(folder), dvc.repo.Repo() as repo:
+        repo.commit(force=True)
+    return folder
 
 
 def wait_until(condition, seconds=30, every=0.02):

@@ -1,7 +1,6 @@
 """Which stages run again when something changes: asked of DVC itself, in a world whose outs are all recorded."""
 
 import contextlib
-import shutil
 
 import pytest
 from dvc.repo import Repo
@@ -9,7 +8,7 @@ from dvc.repo import Repo
 from pipeline.imports import module_of
 from pipeline.params import load_params
 from pipeline.presets import compose, preset_names, read_document, write_params
-from tests.conftest import ROOT, expand, make_world
+from tests.conftest import ROOT, expand, make_world, recorded_copy
 
 ARMS, SEEDS = ("semmae", "mae", "raw_attention"), (0, 1)
 JOBS = [f"{arm}-{seed}" for arm in ARMS for seed in SEEDS]
@@ -50,11 +49,7 @@ TABLE = {
 @pytest.fixture(scope="module")
 def recorded(world, tmp_path_factory):
     """A copy of the world whose outs DVC has committed."""
-    folder = tmp_path_factory.mktemp("graph") / "world"
-    shutil.copytree(world, folder, symlinks=True)
-    with contextlib.chdir(folder), Repo() as repo:
-        repo.commit(force=True)
-    return folder
+    return recorded_copy(world, tmp_path_factory.mktemp("graph") / "world")
 
 
 def changed_stages(folder):

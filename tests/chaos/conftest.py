@@ -1,6 +1,5 @@
 """A finished tiny world that DVC has recorded, a process that runs stages in forks, and the table of what was tried."""
 
-import contextlib
 import json
 import random
 import shutil
@@ -10,10 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from dvc.repo import Repo
 
 from pipeline.files import write_text
-from tests.conftest import ROOT
+from tests.conftest import ROOT, recorded_copy
 
 # Outcome of a case that must not be: damaged bytes were used, or results became others, and nothing was said.
 SILENT = "SILENT CORRUPTION"
@@ -23,11 +21,7 @@ CASES = Counter()
 @pytest.fixture(scope="session")
 def recorded(world, tmp_path_factory):
     """A copy of the world whose outs DVC has committed."""
-    folder = tmp_path_factory.mktemp("recorded") / "world"
-    shutil.copytree(world, folder, symlinks=True)
-    with contextlib.chdir(folder), Repo() as repo:
-        repo.commit(force=True)
-    return folder
+    return recorded_copy(world, tmp_path_factory.mktemp("recorded") / "world")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from models.teachers import build
 from pipeline.files import write_text
 from pipeline.image_shards import SPLITS, ImageShardWriter, list_shards
 from pipeline.presets import compose, write_params
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, run_stage
 from training.encoders import save_model
 from training.teacher import write_teacher
 
@@ -76,6 +76,24 @@ def write_job(folder, stage):
     shutil.copyfile(ROOT / "runtime.yaml", folder / "runtime.yaml")
     write_text(folder / f"stages/{stage}.py", "VERSION = 1\n")
     return folder
+
+
+def counted_run(job, monkeypatch, module, function):
+    """What runs the job's stage, and gives the names of the image shards that `function` of `module` was called for."""
+    work, done = getattr(module, function), []
+    (stage,) = (path.stem for path in (job / "stages").glob("*.py"))
+
+    def counted(worker, image_shard, *arguments, **options):
+        done.append(image_shard.name)
+        yield from work(worker, image_shard, *arguments, **options)
+
+    def start():
+        done.clear()
+        run_stage(job, f"stages.{stage}")
+        return list(done)
+
+    monkeypatch.setattr(module, function, counted)
+    return start
 
 
 def names(job):

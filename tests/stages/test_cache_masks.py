@@ -22,6 +22,7 @@ from tests.conftest import ROOT, run_stage
 from tests.stages.streaming import (
     LEARNER,
     SPLIT_IMAGES,
+    counted_run,
     flip,
     names,
     write_images,
@@ -41,20 +42,7 @@ def job(tmp_path):
 @pytest.fixture
 def run(job, monkeypatch):
     """Run the stage; returns the names of the image shards that were labelled."""
-    label = training.part_labels.label_shard
-
-    def counted(labeller, image_shard, target, **options):
-        done.append(image_shard.name)
-        yield from label(labeller, image_shard, target, **options)
-
-    def start():
-        done.clear()
-        run_stage(job, "stages.cache_masks")
-        return list(done)
-
-    done = []
-    monkeypatch.setattr(training.part_labels, "label_shard", counted)
-    return start
+    return counted_run(job, monkeypatch, training.part_labels, "label_shard")
 
 
 def outs(job):

@@ -17,6 +17,7 @@ from pipeline.shards import ArrayShards, MaskCache
 from tests.conftest import run_stage
 from tests.stages.streaming import (
     SPLIT_IMAGES,
+    counted_run,
     flip,
     names,
     write_images,
@@ -36,20 +37,7 @@ def job(tmp_path):
 @pytest.fixture
 def run(job, monkeypatch):
     """Run the stage; returns the names of the image shards that the teacher saw."""
-    extract = training.extraction.extract_shard
-
-    def counted(extractor, image_shard, *arguments, **options):
-        done.append(image_shard.name)
-        yield from extract(extractor, image_shard, *arguments, **options)
-
-    def start():
-        done.clear()
-        run_stage(job, "stages.extract_attention")
-        return list(done)
-
-    done = []
-    monkeypatch.setattr(training.extraction, "extract_shard", counted)
-    return start
+    return counted_run(job, monkeypatch, training.extraction, "extract_shard")
 
 
 def outs(job):

@@ -7,13 +7,13 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.params import Runtime, load_runtime
 from pipeline.stage import Terminated
+from tests.conftest import wait_until
 from tests.training import fake_slurm
 from tests.training.conftest import (
     JOB,
@@ -83,13 +83,6 @@ def runtime(**changes):
     return Runtime(
         **{**load_runtime(ROOT / "runtime.yaml").model_dump(), "launcher": "slurm", "slurm": OPTIONS, **changes}
     )
-
-
-def wait_until(is_so):
-    deadline = time.monotonic() + 100
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def logs(folder):
@@ -169,7 +162,7 @@ def test_run_job__sigterm_cancels_the_job_which_saves_and_ends_at_once(cluster, 
         run()
     termination.check()
     number = only_job(cluster)
-    wait_until(lambda: (cluster / f"{number}.state").read_text() == "CANCELLED")
+    wait_until(lambda: (cluster / f"{number}.state").read_text() == "CANCELLED", 100)
     assert not (cluster / f"{number}.killed").exists(), "it ended by itself"
     assert (work / "saved").exists()
     assert not any(Path(f"/proc/{pid}").exists() for pid in (cluster / f"{number}.tasks").read_text().split())
@@ -199,7 +192,7 @@ def test_run_job__one_that_fails_ends_with_its_last_lines_and_the_place_of_the_l
     with pytest.raises(ValueError, match=rf"failed on node \d with exit code \d+: {told}"):
         run("mistake")
     state = cluster / f"{only_job(cluster)}.state"
-    wait_until(lambda: state.read_text() not in ("PENDING", "RUNNING"))
+    wait_until(lambda: state.read_text() not in ("PENDING", "RUNNING"), 100)
     assert state.read_text() == "COMPLETED", "a mistake is no reason to queue it again"
 
 
