@@ -53,8 +53,8 @@ class ParquetSource:
 
     def __init__(self, root: Root, entries: list[Entry], *, image_column: str, label_column: str) -> None:
         self._root, self._image, self._label = root, image_column, label_column
-        self._shards = [entry.path for entry in entries if is_shard(entry)]
-        self._sizes = [entry.size for entry in entries if is_shard(entry)]
+        shards = [entry for entry in entries if is_shard(entry)]
+        self._shards, self._sizes = [entry.path for entry in shards], [entry.size for entry in shards]
         self._lock = threading.Lock()
         self._current: _ShardReader | None = None
         self.rejected = [_rejection(entry) for entry in entries if not is_shard(entry)]
@@ -129,31 +129,34 @@ class ParquetSource:
 
     def _refuse_bomb(self, number: int, metadata: pq.FileMetaData) -> None:
         """ValueError where a small file holds what no memory does, before any page of it is read."""
-        path, size = self._shards[number], self._sizes[number]
-        name = f"{self._root.name}/{shown(path)}"
+        name, size = f"{self._root.name}/{shown(self._shards[number])}", self._sizes[number]
         if metadata.num_rows > size:
             raise ValueError(f"{name}: {metadata.num_rows} rows in {size} bytes; no row of it can be an image")
-        with contextlib.ExitStack() as stack:
-            data = None
-            if not is_url(
-                self._root.name
-            ):  # Of an object the footer is believed: its pages are not fetched to be measured.
-                file = stack.enter_context(self._root.open(path))
-                data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            for row_group in range(metadata.num_row_groups):
-                group = metadata.row_group(row_group)
-                for column in map(group.column, range(group.num_columns)):
-                    packed, whole = column.total_compressed_size, column.total_uncompressed_size
-                    place = f"{name}: {column.path_in_schema} of row group {row_group}"
-                    try:
-                        whole = whole if data is None else max(whole, inflated_size(data, column))
-                    except ValueError as error:
-                        raise ValueError(f"{place}: {error}; fetch it again") from None
-                    if whole > max(_HARMLESS_BYTES, _MOST_INFLATION * packed):
-                        raise ValueError(
-                            f"{place} inflates from {packed} to {whole} bytes, more than {_MOST_INFLATION} times; "
-                            "encoded images do not"
-                        )
+        with self._mapped(number) as data:
+            for row_group, column in _column_chunks(metadata):
+                packed, whole = column.total_compressed_size, column.total_uncompressed_size
+                place = f"{name}: {column.path_in_schema} of row group {row_group}"
+                try:
+                    whole = whole if data is None else max(whole, inflated_size(data, column))
+                except ValueError as error:
+                    raise ValueError(f"{place}: {error}; fetch it again") from None
+                if whole > max(_HARMLESS_BYTES, _MOST_INFLATION * packed):
+                    raise ValueError(
+                        f"{place} inflates from {packed} to {whole} bytes, more than {_MOST_INFLATION} times; "
+                        "encoded images do not"
+                    )
+
+    @contextlib.contextmanager
+    def _mapped(self, number: int) -> Iterator[mmap.mmap | None]:
+        """The bytes of a file; None for an object: its footer is believed, and its pages are not fetched to be measured."""
+        if is_url(self._root.name):
+            yield None
+            return
+        with (
+            self._root.open(self._shards[number]) as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            yield data
 
     def _check(self, number: int, schema: pa.Schema) -> None:
         """ValueError where a shard lacks the columns; it names what is missing and what there is."""
@@ -221,6 +224,13 @@ class _ShardReader:
         )
         self._first = self._starts[group]
         self._batch = next(self._batches)
+
+
+def _column_chunks(metadata: pq.FileMetaData) -> Iterator[tuple[int, pq.ColumnChunkMetaData]]:
+    """(number of the row group, column chunk) of a whole file."""
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        yield from ((number, group.column(place)) for place in range(group.num_columns))
 
 
 def is_shard(entry: Entry) -> bool:
