@@ -29,7 +29,7 @@ from pipeline.stage import peak_mib
 
 RECORD, PAGE = Path("docs/scale.json"), Path("docs/scale.md")
 # Images of a measurement, and the two sizes of those of memory: small files, image shards, features.
-PHOTOGRAPHS, BATCH, FILES, SHARDED, FEATURES = 256, 16, (20_000, 60_000), (50_000, 250_000), (8_000, 20_000)
+PHOTOGRAPHS, BATCH, FILES, SHARDED, FEATURES = 256, 16, (20_000, 60_000), (50_000, 250_000), (20_000, 80_000)
 WIDTH, GRID_LENGTH, HEADS, TEACHER_WIDTH, DECODE_SIZE = 768, 196, 6, 384, 512
 MASKED = {"image_size": 224, "patch_size": 16, "width": WIDTH, "depth": 12, "num_heads": 12}
 DECODER = {"decoder_width": 512, "decoder_depth": 8, "decoder_num_heads": 16}
