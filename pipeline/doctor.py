@@ -17,10 +17,11 @@ from pathlib import Path
 import psutil
 
 from pipeline import dvc_locks, flow_runs, tracking
-from pipeline.experiments import FINISHED, experiments, hold
-from pipeline.files import STATE_FOLDER, main_worktree, read_json, state_folder, whole_file, write_json
+from pipeline.experiments import FINISHED, damaged_experiments, experiments, hold, worktrees
+from pipeline.files import STATE_FOLDER, main_worktree, state_folder, whole_file
 from pipeline.graph import Graph, stage_entries
 from pipeline.locks import lock
+from pipeline.notes import damaged_notes, read_note, write_note
 from pipeline.processes import with_variable
 from pipeline.redaction import redacted
 from pipeline.running import at
@@ -52,8 +53,22 @@ def examine(*, repair: bool) -> list[str]:
 def trees() -> dict[Path, str]:
     """Where pipelines run: the main worktree, the one we are in, and those of experiments; each with its experiment's name."""
     found = {main_worktree().resolve(): "", Path.cwd(): ""}
-    found |= {experiment.folder.resolve(): experiment.name for experiment in experiments()}
+    found |= {folder.resolve(): folder.name for folder in worktrees()}
     return {tree: name for tree, name in found.items() if (tree / ".dvc").is_dir()}
+
+
+def damaged_state(tree: Path, *, repair: bool) -> Iterator[str]:
+    """Notes of one process for the next that are not what was written. Without them MLflow knows less, and no result changes."""
+    for path in damaged_notes(tree):
+        if repair:
+            path.unlink(missing_ok=True)
+        yield f"{path}: damaged; {'removed' if repair else 'repair removes it'}"
+
+
+def damaged_experiment_notes(*, repair: bool) -> Iterator[str]:
+    """The same for what is noted of an experiment."""
+    for path in damaged_experiments(repair=repair):
+        yield f"{path}: damaged; {'written again' if repair else 'repair writes it again'}"
 
 
 def dead_dvc_locks(tree: Path, *, repair: bool) -> Iterator[str]:
@@ -123,7 +138,7 @@ def unreplayed_records(tree: Path, *, repair: bool) -> Iterator[str]:
 def _untold(tree: Path) -> list[str]:
     """The records of a tree that a replay takes up."""
     entries = {name: entry for name, entry in stage_entries(tree / "dvc.lock").items() if name != tracking.REPLAY_STAGE}
-    records = {path.stem: read_json(path) for path in _records(tree)}
+    records = {path.stem: read_note(path) for path in _records(tree)}
     with contextlib.chdir(tree):
         known = tracking.recorded(records, entries)
     return [name for name, record in records.items() if name in known or record["status"] != tracking.FINISHED]
@@ -215,7 +230,7 @@ def dead_services(*, repair: bool) -> Iterator[str]:
     path, found = state_folder() / "services" / "services.json", state()
     dead = [name for name, noted in found.items() if not is_alive(noted["process"])]
     if repair and dead:
-        write_json(path, {name: noted for name, noted in found.items() if name not in dead})
+        write_note(path, {name: noted for name, noted in found.items() if name not in dead})
     for name in dead:
         done = "forgotten, `semmae down` and `semmae up` start it again" if repair else "repair forgets it"
         yield f"{path}: {name} is gone ({found[name]['process']}); {done}"
@@ -259,7 +274,8 @@ def leaked_slots(*, repair: bool) -> Iterator[str]:
             yield f"{api_url()}: {slots} slots of {limit} taken by nobody; {'freed' if repair else 'repair frees them'}"
 
 
-OF_A_TREE = (dead_dvc_locks, damaged_dvc_lock, unreplayed_records, changed_runs, half_written_files)
+OF_A_TREE = (damaged_state, dead_dvc_locks, damaged_dvc_lock, unreplayed_records, changed_runs, half_written_files)
 OF_THE_MACHINE = (
-    damaged_database, half_written_runs, old_scratch, dead_services, abandoned_stages, dead_flow_runs, leaked_slots,
+    damaged_experiment_notes, damaged_database, half_written_runs, old_scratch, dead_services, abandoned_stages,
+    dead_flow_runs, leaked_slots,
 )  # fmt: skip

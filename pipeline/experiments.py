@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import STATE_FOLDER, main_worktree, read_json, state_folder, write_json, write_text
+from pipeline.files import STATE_FOLDER, main_worktree, state_folder, write_text
 from pipeline.imports import PACKAGES
 from pipeline.locks import lock
 from pipeline.names import EXPERIMENT, shown
+from pipeline.notes import is_sound, read_note, write_note
 from pipeline.presets import check, compose, preset_of, read_document, write_params
 from pipeline.redaction import redacted
 
@@ -201,14 +202,31 @@ def save(name: str) -> None:
         _note(name, finished=time.time())
 
 
+def worktrees() -> list[Path]:
+    """The worktrees of experiments; each is called as its experiment."""
+    return [path.parent for path in sorted(_folder().glob("[!.]*/.git"))]
+
+
 def experiments() -> list[Experiment]:
     """All whose worktrees are here, the oldest first."""
     found = []
-    for path in sorted(_folder().glob("[!.]*/.git")):
-        folder, noted = path.parent, _read(path.parent.name)
+    for folder in worktrees():
+        noted = _read(folder.name)
         status = RUNNING if is_walked(folder) else FINISHED if noted.get("finished") else STOPPED
         found.append(Experiment(folder.name, folder, status, noted.get("started", 0.0)))
     return sorted(found, key=lambda one: one.started)
+
+
+def damaged_experiments(*, repair: bool) -> Iterator[Path]:
+    """The notes of experiments that cannot be read. repair: write them anew, for a worktree without one counts as half-made."""
+    for path in sorted((state_folder() / "experiments").glob("*.json")):
+        with _lock():
+            if is_sound(path):
+                continue
+            if repair:
+                written = path.stat().st_mtime
+                write_note(path, {"started": written, **({"finished": written} if path.stem in _saved() else {})})
+        yield path
 
 
 def remove(experiment: Experiment) -> None:
@@ -279,11 +297,11 @@ def _note_path(name: str) -> Path:
 
 
 def _read(name: str) -> dict[str, Any]:
-    return read_json(_note_path(name)) if _note_path(name).is_file() else {}
+    return read_note(_note_path(name))
 
 
 def _note(name: str, **facts: Any) -> None:
-    write_json(_note_path(name), {**_read(name), **facts})
+    write_note(_note_path(name), {**_read(name), **facts})
 
 
 @contextlib.contextmanager

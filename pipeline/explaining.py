@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import read_json
 from pipeline.graph import Graph, explain, kind_of, leaves, stage_entries
+from pipeline.notes import read_note
 from pipeline.tracking import executions
 
 
@@ -31,7 +31,7 @@ def lines_about(stage: str, root: Path = Path()) -> list[str]:
     ]
     if lines:
         return lines
-    noted = read_json(path) if (path := root / executions() / f"{stage}.json").is_file() else {}
+    noted = read_note(root / executions() / f"{stage}.json")
     if "previous" not in noted:
         return [f"{stage}: would not run; why it ran the last time is not known here"]
     if noted["entry"] != json.loads(json.dumps(entry)):

@@ -16,8 +16,9 @@ from typing import Any
 
 import psutil
 
-from pipeline.files import main_worktree, read_json, state_folder, write_json
+from pipeline.files import main_worktree, state_folder
 from pipeline.names import shown
+from pipeline.notes import read_note, write_note
 from pipeline.redaction import redacted, without_user
 from pipeline.slots import CPU, GPU, available
 from pipeline.supervision import end_tree, identity, is_alive
@@ -49,8 +50,7 @@ QUIET = {
 
 def state() -> dict[str, Any]:
     """What `semmae up` started: name -> process, address. Empty where nothing was."""
-    path = _folder() / "services.json"
-    return read_json(path) if path.is_file() else {}
+    return read_note(_folder() / "services.json")
 
 
 def api_url() -> str:
@@ -205,7 +205,7 @@ def _start(name: str, words: list[str], url: str, *, health: str, settings: Mapp
             [sys.executable, "-m", *words], cwd=main_worktree(), env=environment, stdin=subprocess.DEVNULL, stdout=log,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    write_json(_folder() / "services.json", {**state(), name: {"process": identity(process.pid), "url": url}})
+    write_note(_folder() / "services.json", {**state(), name: {"process": identity(process.pid), "url": url}})
     deadline = time.monotonic() + START_SECONDS
     while health and not _answers(health):
         if process.poll() is not None or time.monotonic() > deadline:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from pipeline.files import STATE_FOLDER, is_lack_of_memory, md5_of, own_state, write_json, write_text, written
 from pipeline.names import stage_name
+from pipeline.notes import write_note
 from pipeline.redaction import one_line, redacted
 from pipeline.supervision import SLOT, SUPERVISOR, follow
 
@@ -155,7 +156,7 @@ def _write_record(name: str, started: float, seconds: float, status: str) -> Non
         **_facts,
     }
     try:
-        write_json(own_state() / "records" / f"{name}.json", record)
+        write_note(own_state() / "records" / f"{name}.json", record)
     except OSError as error:
         print(f"warning: {name}: MLflow will not know of this execution: {error}", file=sys.stderr)
 

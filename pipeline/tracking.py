@@ -20,8 +20,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import main_worktree, own_state, read_json, state_folder, write_json
+from pipeline.files import main_worktree, own_state, state_folder
 from pipeline.graph import stage_entries
+from pipeline.notes import read_note, write_note
 from pipeline.params import read_yaml
 from pipeline.presets import preset_of
 from pipeline.redaction import one_line, redacted
@@ -100,7 +101,7 @@ def replay(lock_file: str | Path = "dvc.lock", *, status: str = FINISHED, ask: b
 
 def _replay(lock_file: Path, status: str, ask: bool) -> Replayed:
     entries = _entries(lock_file)
-    records = {path.stem: read_json(path) for path in sorted(_records().glob("*.json"))}
+    records = {path.stem: read_note(path) for path in sorted(_records().glob("*.json"))}
     done = {name: records[name] for name in recorded(records, entries)}
     broken = {name: record for name, record in records.items() if record["status"] != FINISHED}
     keys, state = _keys(entries)
@@ -117,16 +118,16 @@ def _replay(lock_file: Path, status: str, ask: bool) -> Replayed:
             told = writer.write("", ended if status == FINISHED else status, ran, keys, done, broken)
             written = written if written.pipeline else told
     if status == FINISHED and written.pipeline:
-        write_json(_note(), {"state": state, "uri": tracking_uri(), "written": asdict(written)})
+        write_note(_note(), {"state": state, "uri": tracking_uri(), "written": asdict(written)})
     for name, entry in entries.items():
         path = executions() / f"{name}.json"
-        noted = read_json(path) if path.is_file() else {}
+        noted = read_note(path)
         # `entry` is what an execution made, `state` what dvc.lock had since, which may have been restored.
         if name in done:
             previous = noted.get("state", noted.get("entry", {}))
-            write_json(path, {**done[name], "key": keys[name], "entry": entry, "state": entry, "previous": previous})
+            write_note(path, {**done[name], "key": keys[name], "entry": entry, "state": entry, "previous": previous})
         elif noted and key_of(name, noted.get("state", {})) != keys[name]:
-            write_json(path, {**noted, "state": entry})
+            write_note(path, {**noted, "state": entry})
     for name in (*done, *broken):
         (_records() / f"{name}.json").unlink(missing_ok=True)
     return written
@@ -134,9 +135,9 @@ def _replay(lock_file: Path, status: str, ask: bool) -> Replayed:
 
 def _noted(state: str) -> Replayed | None:
     """What the last replay of this tree wrote, where it was this very state and went to where it would go now."""
-    if not _note().is_file():
+    note, uri = read_note(_note()), tracking_uri()
+    if not note:
         return None
-    note, uri = read_json(_note()), tracking_uri()
     is_there = not uri.startswith("sqlite:///") or database() is not None
     return Replayed(**note["written"]) if (note["state"], note["uri"]) == (state, uri) and is_there else None
 

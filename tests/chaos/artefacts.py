@@ -17,6 +17,7 @@ from models.teachers import build
 from pipeline.files import read_json, whole_file, whole_folder, write_rows, write_text
 from pipeline.image_shards import SPLITS, ImageShards, ImageShardWriter
 from pipeline.kept_shards import KeptShards
+from pipeline.notes import read_note, write_note
 from pipeline.params import load_params
 from pipeline.predictions import Predictions, read_predictions, write_predictions
 from pipeline.presets import compose, write_params
@@ -244,6 +245,17 @@ def read_ids():
     return found
 
 
+def write_noted(version):
+    write_note(NOTE, {"status": "FINISHED", "seconds": draw(version).uniform()})
+
+
+def read_noted():
+    found = read_note(NOTE)
+    if not found:
+        raise Recomputed
+    return found
+
+
 @dataclass(frozen=True)
 class Artefact:
     """place: what is written. read: the content as the product sees it, ValueError where it refuses it."""
@@ -255,6 +267,7 @@ class Artefact:
     is_sealed: bool = True
 
 
+NOTE = ".semmae/records/pretrain-mae-0.json"
 METRICS, HISTORY = "metrics/probe/mae-0.json", "history/pretrain/mae-0.json"
 ARTEFACTS = {
     "image shards": Artefact("data/shards", write_images, read_images),
@@ -272,6 +285,7 @@ ARTEFACTS = {
     "figures": Artefact("report/figures", write_figures, read_figures, is_sealed=False),
     "comparison table": Artefact("report/comparison.csv", write_table, read_table),
     "params.yaml": Artefact("params.yaml", write_parameters, lambda: load_params().model_dump(), is_sealed=False),
+    "notes between processes": Artefact(NOTE, write_noted, read_noted),
     "order of images": Artefact(".semmae/order/o.npy", write_ids, read_ids),
 }
 

@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from pipeline.explaining import differences, lines_about
-from pipeline.files import write_json
 from pipeline.graph import stage_entries
+from pipeline.notes import write_note
 from pipeline.tracking import executions
 from tests.pipeline.conftest import make_small, repro
 
@@ -111,7 +111,7 @@ def test_lines_about__a_stage_that_never_ran(small):
 @pytest.fixture
 def noted(small):
     """Write down an execution as a replay into MLflow does."""
-    yield lambda name, **facts: write_json(executions() / f"{name}.json", facts)
+    yield lambda name, **facts: write_note(executions() / f"{name}.json", facts)
     shutil.rmtree(executions(), ignore_errors=True)
 
 

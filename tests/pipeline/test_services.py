@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from pipeline import services
-from pipeline.files import write_json
+from pipeline.notes import write_note
 from pipeline.supervision import identity
 
 
@@ -49,7 +49,7 @@ def test_up__a_taken_port_is_refused_by_the_name_of_its_option(tree, taken, opti
 
 
 def test_up__what_is_up_is_not_started_twice(tree, sleeper):
-    write_json(".semmae/services/services.json", {"worker": {"process": identity(sleeper.pid), "url": ""}})
+    write_note(".semmae/services/services.json", {"worker": {"process": identity(sleeper.pid), "url": ""}})
     with pytest.raises(ValueError, match="worker: up already; `semmae down` ends them"):
         services.up(prefect_port=1, mlflow_port=1)
 
@@ -58,7 +58,7 @@ def test_down__ends_what_up_started_and_nothing_else(tree, sleeper, capsys):
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         reused = identity(other.pid).replace(":", ":9", 1)
-        write_json(".semmae/services/services.json", {
+        write_note(".semmae/services/services.json", {
             "worker": {"process": identity(sleeper.pid), "url": ""}, "mlflow": {"process": reused, "url": ""},
         })  # fmt: skip
         services.down()
@@ -77,7 +77,7 @@ def test_down__with_nothing_up_says_so(tree, capsys):
 
 
 def test_api_url__is_the_users_own_server_before_ours(tree, sleeper, monkeypatch):
-    write_json(".semmae/services/services.json", {
+    write_note(".semmae/services/services.json", {
         "prefect": {"process": identity(sleeper.pid), "url": "http://127.0.0.1:4200"},
     })  # fmt: skip
     monkeypatch.setenv("PREFECT_API_URL", "http://elsewhere/api")
@@ -85,7 +85,7 @@ def test_api_url__is_the_users_own_server_before_ours(tree, sleeper, monkeypatch
 
 
 def test_api_url__a_server_that_died_is_none(tree, sleeper):
-    write_json(".semmae/services/services.json", {
+    write_note(".semmae/services/services.json", {
         "prefect": {"process": identity(sleeper.pid), "url": "http://127.0.0.1:4200"},
     })  # fmt: skip
     sleeper.kill()

@@ -4,6 +4,7 @@ import pytest
 
 from pipeline import tracking
 from pipeline.files import md5_of, read_json, write_json, write_rows
+from pipeline.notes import write_note
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def runs(experiment=None):
 
 
 def write_record(name, **changes):
-    write_json(f".semmae/records/{name}.json", {
+    write_note(f".semmae/records/{name}.json", {
         "stage": name, "started": 1000.0, "seconds": 3.0, "peak_mib": 400.0, "cpu_seconds": 5.0, "status": "FINISHED",
         "device": "cpu", "precision": "fp32", "torch": "2", "slot": "cpu 1", **changes,
     })  # fmt: skip

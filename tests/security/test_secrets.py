@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import tracking
 from pipeline.execution import execute
-from pipeline.files import write_json
+from pipeline.notes import write_note
 from pipeline.redaction import MARK
 from pipeline.slots import CPU, Needs
 from tests.conftest import ROOT
@@ -124,7 +124,7 @@ def test_replay__an_old_record_with_credentials_is_told_without(tmp_path, monkey
         f"    params:\n      params.yaml:\n        data.path: '{address}'\n        teacher: {{source: '{address}'}}\n"
     )
     Path("params.yaml").write_text(f"data: {{path: '{address}'}}\n# Preset: {address}\n")
-    write_json(".semmae/records/prepare_data.json", {
+    write_note(".semmae/records/prepare_data.json", {
         "stage": "prepare_data", "started": 1.0, "seconds": 1.0, "peak_mib": 1.0, "cpu_seconds": 1.0, "status": "FINISHED",
         "device": address, "slot": address,
     })  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import tracking
 from pipeline.doctor import examine
-from pipeline.files import write_json
+from pipeline.notes import write_note
 from pipeline.supervision import SUPERVISOR
 from tests.conftest import ROOT
 
@@ -165,7 +165,7 @@ def mend(expected):
 
 def write_record(tree, status, stage="make@big"):
     record = {"stage": stage, "started": 1000.0, "seconds": 3.0, "peak_mib": 4.0, "cpu_seconds": 5.0, "status": status}
-    write_json(tree / ".semmae" / "records" / f"{stage}.json", record)
+    write_note(tree / ".semmae" / "records" / f"{stage}.json", record)
 
 
 def statuses():

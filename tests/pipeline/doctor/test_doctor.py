@@ -11,8 +11,8 @@ from pipeline import doctor, tracking
 from pipeline.cli_runs import app
 from pipeline.doctor import examine
 from pipeline.experiments import hold
-from pipeline.files import read_json, write_json
 from pipeline.locks import lock
+from pipeline.notes import read_note, write_note
 from pipeline.supervision import SUPERVISOR, identity
 from tests.pipeline.doctor.conftest import (
     DVC_LOCK,
@@ -48,13 +48,31 @@ def test_command__ends_with_1_until_what_it_finds_is_mended(tree, killed):
     assert again.output == "all is well\n"
 
 
+def test_examine__notes_that_are_damaged_are_removed_and_an_experiments_is_written_again(tree):
+    state = tree / ".semmae"
+    paths = [
+        state / name
+        for name in ("records/make.json", "executions/make.json", "replayed.json", "services/services.json")
+    ]
+    note = state / "experiments" / "slow.json"
+    for path in (*paths, note):
+        write_note(path, {"value": 1})
+        path.write_text(path.read_text().replace("1", "2", 1))
+    told = {str(path): "removed" for path in paths} | {str(note): "written again"}
+    for repair, words in ((False, "repair "), (True, "")):
+        found = [line for line in examine(repair=repair) if "damaged; " in line]
+        assert len(found) == 5 and all(words in line for line in found)
+    assert {line.partition(": ")[0]: line.partition("; ")[2] for line in found} == told
+    assert not any(path.exists() for path in paths) and set(read_note(note)) == {"started"}
+    assert examine(repair=True) == []
+
+
 def test_examine__a_check_that_fails_is_a_line_and_keeps_no_other_from_running(tree, killed):
     killed(WRITE_FILE)
     (tree / ".semmae" / "records").mkdir(parents=True)
-    (tree / ".semmae" / "records" / "make.json").write_text("{")
+    write_note(tree / ".semmae" / "records" / "make.json", {})
     found = examine(repair=True)
-    assert found[0].startswith("unreplayed records: ")
-    assert "could not be examined" in found[0] and "make.json: damaged" in found[0] and len(found) == 2
+    assert found[0] == "unreplayed records: could not be examined: 'status'" and len(found) == 2
     assert not list((tree / "made").glob(".*.tmp"))
 
 
@@ -198,11 +216,11 @@ def test_old_scratch__stays_while_a_job_holds_it_or_an_experiment_may_go_on(tree
     (tree / ".semmae" / "worktrees" / "slow").mkdir(parents=True)
     (tree / ".semmae" / "worktrees" / "slow" / ".git").touch()
     note = tree / ".semmae" / "experiments" / "slow.json"
-    write_json(note, {"started": time.time() - 86400 * 40})
+    write_note(note, {"started": time.time() - 86400 * 40})
     assert examine(repair=True) == []
-    write_json(note, {"started": time.time() - 86400 * 20})
+    write_note(note, {"started": time.time() - 86400 * 20})
     assert len(examine(repair=False)) == 1
-    write_json(note, {"started": time.time() - 86400 * 40, "finished": time.time()})
+    write_note(note, {"started": time.time() - 86400 * 40, "finished": time.time()})
     assert len(examine(repair=True)) == 1
     assert not folder.exists()
 
@@ -211,14 +229,14 @@ def test_dead_services__are_forgotten_and_living_ones_kept(tree, start, monkeypa
     living, dead = start(""), start("")
     noted = {"prefect": {"process": identity(living.pid), "url": "http://127.0.0.1:9"}}
     path = tree / ".semmae" / "services" / "services.json"
-    write_json(path, {**noted, "worker": {"process": identity(dead.pid), "url": ""}})
+    write_note(path, {**noted, "worker": {"process": identity(dead.pid), "url": ""}})
     # The server that lives does not answer here: what is asked of it is another test's matter.
     monkeypatch.setattr(doctor, "api_url", lambda: "")
     assert examine(repair=True) == []
     os.kill(dead.pid, signal.SIGKILL)
     dead.wait()
     mend(["worker is gone"])
-    assert read_json(path) == noted
+    assert read_note(path) == noted
 
 
 def test_abandoned_stages__end_and_those_of_a_living_walk_do_not(tree, start, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from pipeline import dvc_locks
 from pipeline.doctor import examine
 from pipeline.files import read_json, write_json
+from pipeline.notes import write_note
 from pipeline.supervision import identity
 from tests.pipeline.doctor.conftest import (
     DVC_LOCK,
@@ -57,7 +58,7 @@ def test_dead_dvc_locks__a_hard_link_of_a_living_dvc_stays_and_that_of_a_dead_on
     for name in dvc_locks.LOCKS:
         (tree / ".dvc" / "tmp" / name).unlink()
     server = start("import os; os.setsid()")
-    write_json(
+    write_note(
         tree / ".semmae" / "services" / "services.json", {"mlflow": {"process": identity(server.pid), "url": ""}}
     )
     holder = start(LINK)
