@@ -21,6 +21,7 @@ from training import launching
 from training.launching import environment, launched, torchrun
 
 ROOT = Path(__file__).parents[2]
+ONE_NODE = ["--nnodes=1", "--nproc-per-node=2", "--max-restarts=3"]
 
 
 def runtime(**changes):
@@ -33,7 +34,7 @@ def options(world_size, nodes, **more):
 
 
 def test_torchrun__shares_the_processes_among_the_nodes():
-    assert options(2, 1) == ["training.agent", "--standalone", "--nnodes=1", "--nproc-per-node=2", "--max-restarts=3"]
+    assert options(2, 1) == ["training.agent", "--rdzv-backend=loopback", *ONE_NODE]
     assert options(32, 4, is_host=False, address="b") == [
         "training.agent",
         "--nnodes=4",
