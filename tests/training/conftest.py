@@ -82,6 +82,11 @@ def outcome(folder):
     return history, weights
 
 
+def record(folder, kind="records"):
+    """What is kept of the last execution; kind "first": what the first of its processes told."""
+    return json.loads((folder / ".semmae" / kind / "pretrain.json").read_text())
+
+
 def assert_same_bits(one, other):
     assert one[0] == other[0]
     assert one[1].keys() == other[1].keys()

@@ -22,6 +22,7 @@ from tests.training.conftest import (
     children,
     finish,
     outcome,
+    record,
     start,
     write,
     write_runtime,
@@ -273,6 +274,7 @@ def test_pretrain__two_nodes_of_a_job_give_the_bits_of_one_node(job, two_process
     output = finish(start(job))
     assert f"pretrain-{JOB}: job {only_job(cluster)} of slurm, 2 nodes" in output
     assert "2 processes on 2 nodes" in output and "images/s" in output
+    assert record(job)["device"] == "cpu" and record(job)["peak_mib"] >= record(job, "first")["peak_mib"]
     assert_same_bits(two_processes, outcome(job))
 
 
