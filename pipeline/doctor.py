@@ -153,10 +153,20 @@ def half_written_files(tree: Path, *, repair: bool) -> Iterator[str]:
 
 
 def damaged_database(*, repair: bool) -> Iterator[str]:
-    """A local tracking database that SQLite cannot read. It is moved aside; a replay writes what lies here into a new one."""
+    """A local tracking database that SQLite finds fault with.
+
+    Indices are made again from their tables, whose runs `damaged_runs` then looks at. Anything else is moved aside; a
+    replay writes what lies here into a new one.
+    """
     path = tracking.database()
-    if path is not None and (fault := tracking.fault_of(path, whole=True)):
+    if path is None or not (fault := tracking.fault_of(path, whole=True)):
+        return
+    indices = run_damage.stale_indices(path)
+    if not indices or (repair and not run_damage.rebuild_indices(path)):
         yield _moved_aside(path, fault, repair=repair)
+        return
+    done = "made again from their tables" if repair else "repair makes them again from their tables"
+    yield f"{path}: damaged ({fault}): indices {', '.join(indices)}; {done}"
 
 
 def _moved_aside(path: Path, fault: str, *, repair: bool) -> str:

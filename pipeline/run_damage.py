@@ -5,6 +5,7 @@ digest of what was written (`pipeline.run_contents`), and it is taken again here
 """
 
 import contextlib
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,12 +15,14 @@ from typing import Any
 
 from pipeline.run_contents import CONTENT_TAG, PARENT_TAG, PIPELINE_TAG, Content, Point, digest_of
 from pipeline.stage_runs import SOURCE_TYPE
-from pipeline.tracking import client, held, runs_of
+from pipeline.tracking import client, fault_of, held, runs_of
 
 NAME_TAG = "mlflow.runName"
 RUNNING = "RUNNING"
 # By far the largest, and each of its columns is in an index, which SQLite checks it against.
 INDEXED = "metrics"
+# What the digests of runs are over.
+VOUCHED = {"runs", "tags", "params", "metrics", "latest_metrics", "datasets", "inputs"}
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,35 @@ def broken_texts(path: Path, *, mend: bool = False) -> dict[str, int]:
                         words = f'UPDATE "{table}" SET "{column}" = ? WHERE rowid = ?'
                         database.execute(words, (text.decode(errors="replace"), rowid))
     return dict(counts)
+
+
+def stale_indices(path: Path) -> list[str]:
+    """The indices that do not agree with their tables, where nothing else is wrong, and digests vouch for these tables."""
+    with _opened(path) as database:
+        try:
+            told = [message for (message,) in database.execute("PRAGMA integrity_check(1000)")]
+        except sqlite3.DatabaseError:
+            return []
+        found = [re.search(r" index (\S+)$", message) for message in told]
+        names = sorted({match[1] for match in found if match})
+        tables = {
+            table
+            for name in names
+            for (table,) in database.execute(
+                "SELECT tbl_name FROM sqlite_master WHERE type = 'index' AND name = ?", (name,)
+            )
+        }
+    return names if all(found) and tables <= VOUCHED else []
+
+
+def rebuild_indices(path: Path) -> bool:
+    """Make all indices again from their tables; whether the database is sound then."""
+    with held(), _opened(path) as database:
+        try:
+            database.execute("REINDEX")
+        except sqlite3.DatabaseError:
+            return False  # Two rows that an index holds apart have become one.
+    return not fault_of(path, whole=True)
 
 
 class _Broken(bytes):
