@@ -165,7 +165,7 @@ def stale_indices(path: Path) -> list[str]:
     with _opened(path) as database:
         try:
             told = [message for (message,) in database.execute("PRAGMA integrity_check(1000)")]
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, UnicodeError):
             return []
         found = [re.search(r" index (\S+)$", message) for message in told]
         names = sorted({match[1] for match in found if match})

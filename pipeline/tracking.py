@@ -87,7 +87,7 @@ def fault_of(path: Path, *, whole: bool = False) -> str:
             told = found.execute(f"PRAGMA {'integrity' if whole else 'quick'}_check(1)").fetchone()[0]
         except sqlite3.OperationalError as error:
             told = "ok" if "locked" in str(error) else str(error)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeError) as error:  # SQLite's own words quote what is no text
             told = str(error)
     return "" if told == "ok" else " ".join(told.split())[:120]
 
