@@ -21,8 +21,8 @@ NAME_TAG = "mlflow.runName"
 RUNNING = "RUNNING"
 # By far the largest, and each of its columns is in an index, which SQLite checks it against.
 INDEXED = "metrics"
-# What the digests of runs are over.
-VOUCHED = {"runs", "tags", "params", "metrics", "latest_metrics", "datasets", "inputs"}
+# What the digests of runs are over; not `runs` itself, for one whose id became another lost all that said what it was.
+VOUCHED = {"tags", "params", "metrics", "latest_metrics", "datasets", "inputs"}
 
 
 @dataclass(frozen=True)
