@@ -10,20 +10,20 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import psutil
 
-from pipeline import dvc_locks, flow_runs, tracking
+from pipeline import dvc_locks, flow_runs, run_damage, tracking
 from pipeline.experiments import FINISHED, damaged_experiments, experiments, hold, worktrees
 from pipeline.files import STATE_FOLDER, main_worktree, state_folder, whole_file
 from pipeline.graph import Graph, stage_entries
 from pipeline.locks import lock
 from pipeline.notes import damaged_notes, read_note, write_note
 from pipeline.processes import with_variable
-from pipeline.redaction import redacted
+from pipeline.redaction import one_line, redacted
 from pipeline.running import at
 from pipeline.services import api_url, state
 from pipeline.supervision import GRACE_SECONDS, SUPERVISOR, end_tree, is_alive
@@ -34,6 +34,16 @@ SCRATCH_DAYS = 7.0
 # What outlives its supervisor ends itself within the grace, and a second for its next look.
 ENDING_SECONDS = GRACE_SECONDS + 5
 
+# What MLflow, or SQLite, says of a database that is as it was: of another version, or that cannot be had at this moment.
+NO_DAMAGE = (
+    "out-of-date database schema",
+    "database is locked",
+    "unable to open",
+    "readonly",
+    "disk I/O error",
+    "disk is full",
+)
+
 
 def examine(*, repair: bool) -> list[str]:
     """A line for every finding: where, what, and what repair does, or did.
@@ -41,7 +51,8 @@ def examine(*, repair: bool) -> list[str]:
     A check that fails is a line as well, and keeps no other from running.
     """
     lines: list[str] = []
-    for check in (*(partial(check, tree) for tree in trees() for check in OF_A_TREE), *OF_THE_MACHINE):
+    of_trees = [partial(check, tree) for tree in trees() for check in OF_A_TREE]
+    for check in (*OF_THE_DATABASE, *of_trees, *OF_THE_MACHINE):
         try:
             lines.extend(check(repair=repair))
         except Exception as error:
@@ -148,18 +159,6 @@ def _records(tree: Path) -> list[Path]:
     return sorted((tree / STATE_FOLDER / "records").glob("*.json"))
 
 
-def changed_runs(tree: Path, *, repair: bool) -> Iterator[str]:
-    """MLflow runs of what lies in a tree that say other numbers than its files: a database has no checksums."""
-    path = tracking.database()
-    if path is None or tracking.fault_of(path) or _fault(tree / "dvc.lock") or dvc_locks.is_at_work(tree):
-        return
-    with at(tree, trees()[tree]):
-        changed = tracking.changed_runs(remove=repair)
-    if changed:
-        done = "removed, `semmae track` there writes them again" if repair else "repair removes them"
-        yield f"{path}: runs of {tree} that say other numbers than its files: {', '.join(changed)}; {done}"
-
-
 def half_written_files(tree: Path, *, repair: bool) -> Iterator[str]:
     """Files and folders that a process which is gone was writing, beside the outs and in the state folder."""
     for path in abandoned_temporaries(tree):
@@ -169,23 +168,90 @@ def half_written_files(tree: Path, *, repair: bool) -> Iterator[str]:
 
 
 def damaged_database(*, repair: bool) -> Iterator[str]:
-    """A local tracking database that SQLite cannot read. It is moved aside; a replay writes what lies here into a new one."""
+    """A local tracking database that SQLite finds fault with.
+
+    Indices are made again from their tables, whose runs `damaged_runs` then looks at. Anything else is moved aside; a
+    replay writes what lies here into a new one.
+    """
     path = tracking.database()
-    if path is None or not (fault := tracking.fault_of(path)):
+    if path is None or not (fault := tracking.fault_of(path, whole=True)):
         return
+    indices = run_damage.stale_indices(path)
+    if not indices or (repair and not run_damage.rebuild_indices(path)):
+        yield _moved_aside(path, fault, repair=repair)
+        return
+    done = "made again from their tables" if repair else "repair makes them again from their tables"
+    yield f"{path}: damaged ({fault}): indices {', '.join(indices)}; {done}"
+
+
+def _moved_aside(path: Path, fault: str, *, repair: bool) -> str:
+    """Move a database out of the way, with what SQLite keeps beside it, or only say so."""
     done = f"repair moves it into {STATE_FOLDER}"
     if repair:
         aside = state_folder() / f"{path.name}.{time.time_ns()}"
-        for file in sorted(path.parent.glob(f"{path.name}*")):  # with what SQLite keeps beside it
+        for file in sorted(path.parent.glob(f"{path.name}*")):
             shutil.move(file, aside.with_name(file.name.replace(path.name, aside.name)))
         done = f"moved to {aside}"
-    yield f"{path}: damaged ({fault}); {done}; `semmae track` then records what lies here in a new one"
+    return f"{path}: damaged ({fault}); {done}; `semmae track` then records what lies here in a new one"
+
+
+def damaged_texts(*, repair: bool) -> Iterator[str]:
+    """Texts of a local tracking database that are none: MLflow shows no run at all where it meets one."""
+    path = _sound_database()
+    broken = run_damage.broken_texts(path, mend=repair) if path else {}
+    if broken:
+        told = ", ".join(f"{column} ({count})" for column, count in broken.items())
+        done = "replaced by what can be read" if repair else "repair replaces them by what can be read"
+        yield f"{path}: texts that keep MLflow from reading it: {told}; {done}"
+
+
+def damaged_runs(*, repair: bool) -> Iterator[str]:
+    """MLflow runs of a local database that are not what was written. Where MLflow cannot read it, it is moved aside."""
+    path = _sound_database()
+    if path is None:
+        return
+    try:
+        damaged = run_damage.damaged_runs(path, remove=repair)
+    except Exception as error:
+        told = one_line(error)
+        # Of another version of MLflow, it is whole: what to do is for people to say.
+        if not any(words in told for words in NO_DAMAGE):
+            yield _moved_aside(path, f"MLflow cannot read it: {told[:120]}", repair=repair)
+            return
+        raise ValueError(
+            f"{path}: {told[:250]}; where that does not help, move it away and run `semmae track`"
+        ) from error
+    places = _places({run.run_id: run.state for run in damaged}, forget=repair)
+    for run in damaged:
+        again = places.get(run.run_id) or (f"where commit {run.commit[:10]} is checked out" if run.state else "")
+        after = f"`semmae track` {again} writes them again" if again else "a walk that did not end is not written again"
+        done = f"{'removed with all of its state' if repair else 'repair removes all of its state'}; {after}"
+        yield f"{path}: runs that are not what was written: {', '.join(run.names)} of pipeline {run.run_id}; {done}"
+
+
+def _places(states: Mapping[str, str], *, forget: bool) -> dict[str, str]:
+    """Id of a run of the pipeline -> where the state that it recorded lies, for those that a tree has."""
+    found = {}
+    for tree, name in trees().items():
+        with at(tree, name):
+            present = None if _fault(tree / "dvc.lock") else tracking.state_of()
+            found |= {
+                run: f"in {tree}" for run, state in states.items() if present in (state, tracking.noted_state(run))
+            }
+            if forget:
+                tracking.forget(states)
+    return found
+
+
+def _sound_database() -> Path | None:
+    path = tracking.database()
+    return None if path is None or tracking.fault_of(path) else path
 
 
 def half_written_runs(*, repair: bool) -> Iterator[str]:
     """MLflow runs that say RUNNING and whose writer is gone."""
-    uri, path = tracking.tracking_uri(), tracking.database()
-    if uri.startswith("sqlite:///") and (path is None or tracking.fault_of(path)):
+    uri = tracking.tracking_uri()
+    if uri.startswith("sqlite:///") and _sound_database() is None:
         return
     done = "removed, the next replay writes it whole" if repair else "repair removes it"
     for name in tracking.repair(only_look=not repair):
@@ -274,8 +340,11 @@ def leaked_slots(*, repair: bool) -> Iterator[str]:
             yield f"{api_url()}: {slots} slots of {limit} taken by nobody; {'freed' if repair else 'repair frees them'}"
 
 
-OF_A_TREE = (damaged_state, dead_dvc_locks, damaged_dvc_lock, unreplayed_records, changed_runs, half_written_files)
+# What keeps MLflow from writing comes before the replays of a tree. What MLflow cannot read it keeps open, so that nothing in
+# this process can write a new one: that comes after.
+OF_THE_DATABASE = (damaged_database, damaged_texts)
+OF_A_TREE = (damaged_state, dead_dvc_locks, damaged_dvc_lock, unreplayed_records, half_written_files)
 OF_THE_MACHINE = (
-    damaged_experiment_notes, damaged_database, half_written_runs, old_scratch, dead_services, abandoned_stages,
+    damaged_experiment_notes, damaged_runs, half_written_runs, old_scratch, dead_services, abandoned_stages,
     dead_flow_runs, leaked_slots,
 )  # fmt: skip

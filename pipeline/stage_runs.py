@@ -9,9 +9,11 @@ from typing import Any
 
 from pipeline.files import md5_of, read_json
 from pipeline.redaction import redacted
+from pipeline.run_contents import Content, Point, write_content
 from pipeline.seals import mend
 
-BATCH = 1000
+# Of the data that a stage reads: DVC has them.
+SOURCE_TYPE = "dvc"
 # Of an execution that was recorded: as metrics, and as tags.
 SYSTEM_METRICS = ("seconds", "cpu_seconds", "peak_mib", "images")
 SYSTEM_TAGS = ("device", "precision", "torch", "slot")
@@ -46,54 +48,47 @@ def _git(*words: str) -> str:
     return answer.stdout.strip()
 
 
-def log_stage(client: Any, run_id: str, entry: Mapping[str, Any], record: Mapping[str, Any] | None) -> None:
-    """Write what DVC recorded of a stage (`entry` of dvc.lock) and what its execution noted into the run."""
-    from mlflow.entities import Dataset, DatasetInput, Metric
+def log_stage(
+    client: Any, run: Any, entry: Mapping[str, Any], record: Mapping[str, Any] | None, status: str, ended: int
+) -> None:
+    """Write what DVC recorded of a stage (`entry` of dvc.lock) and what its execution noted into its new run.
+
+    The run is to end as `status` at `ended`. An out that is there and is not what DVC recorded is a ValueError.
+    """
+    write_content(client, run, _content_of(entry, record), status, ended)
+    for path in _pictures(entry):
+        client.log_artifact(run.info.run_id, str(path))
+
+
+def _content_of(entry: Mapping[str, Any], record: Mapping[str, Any] | None) -> Content:
+    from mlflow.entities import Dataset
 
     if changed := other_outs(entry):
         # Its numbers would stand under the key of others.
         raise ValueError(f"{changed[0]}: damaged, or changed since dvc.lock recorded it; {mend(changed[0])}")
     now = int(1000 * time.time())
-    metrics = [Metric(metric, float(value), now, 0) for metric, value in _final_metrics(entry)]
+    points = [Point(metric, float(value), now, 0) for metric, value in _final_metrics(entry)]
     if record:
-        metrics += [Metric(f"system/{part}", float(record[part]), now, 0) for part in SYSTEM_METRICS if part in record]
+        points += [Point(f"system/{part}", float(record[part]), now, 0) for part in SYSTEM_METRICS if part in record]
     for row in _history(entry):
-        metrics += [
-            Metric(f"training/{part}", float(row[part]), now, int(row["step"])) for part in row if part != "step"
-        ]
-    for start in range(0, len(metrics), BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + BATCH])
-    parameters = entry.get("params", {}).get("params.yaml", {})
-    log_params(client, run_id, parameters)
-    inputs = [
-        DatasetInput(Dataset(name=path[:500], digest=dep["md5"][:36], source_type="dvc", source=path))
+        points += [Point(f"training/{part}", float(row[part]), now, int(row["step"])) for part in row if part != "step"]
+    datasets = [
+        Dataset(name=path[:500], digest=dep["md5"][:36], source_type=SOURCE_TYPE, source=path)
         for dep in entry.get("deps", [])
         if not (path := redacted(dep["path"])).endswith(".py") and "md5" in dep
     ]
-    if inputs:
-        client.log_inputs(run_id, datasets=inputs)
-    for path in _pictures(entry):
-        client.log_artifact(run_id, str(path))
+    return Content(params_of(entry.get("params", {}).get("params.yaml", {})), points, datasets)
 
 
-def log_params(client: Any, run_id: str, parameters: Mapping[str, Any]) -> None:
-    """Write nested parameters under dotted names."""
-    from mlflow.entities import Param
-
-    params = [Param(part, redacted(str(value))[:6000]) for part, value in flatten(parameters)]
-    for start in range(0, len(params), 100):
-        client.log_batch(run_id, params=params[start : start + 100])
+def params_of(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Nested parameters as MLflow has them: texts under dotted names."""
+    return {name: redacted(str(value))[:6000] for name, value in flatten(parameters)}
 
 
 def other_outs(entry: Mapping[str, Any]) -> list[Path]:
-    """What lies where the outs of a stage are to be, and is not what DVC recorded of them."""
-    return [path for path in changed_outs(entry) if path.exists()]
-
-
-def changed_outs(entry: Mapping[str, Any]) -> list[Path]:
-    """The single files among the outs of a stage that are not there, or not what dvc.lock records."""
+    """The single files among the outs of a stage that are there and are not what dvc.lock records."""
     files = {Path(name): digest for name, digest in digests_of(entry).items() if not digest.endswith(".dir")}
-    return [path for path, digest in files.items() if not path.is_file() or md5_of(path) != digest]
+    return [path for path, digest in files.items() if path.exists() and not (path.is_file() and md5_of(path) == digest)]
 
 
 def digests_of(entry: Mapping[str, Any]) -> dict[str, str]:
@@ -109,13 +104,6 @@ def _final_metrics(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for path in _outs(entry):
         if path.suffix == ".json" and (path.parts[0] == "metrics" or path.name == "metrics.json"):
             yield from sorted(read_json(path).items())
-
-
-def numbers_of(entry: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of a stage's run as its outs have them: the final ones, and of its history the last."""
-    history = list(_history(entry))
-    last = {f"training/{part}": value for part, value in history[-1].items() if part != "step"} if history else {}
-    return {name: float(value) for name, value in (*_final_metrics(entry), *last.items())}
 
 
 def _history(entry: Mapping[str, Any]) -> Iterator[dict[str, float]]:

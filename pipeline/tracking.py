@@ -15,7 +15,7 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,22 @@ from pipeline.notes import read_note, write_note
 from pipeline.params import read_yaml
 from pipeline.presets import preset_of
 from pipeline.redaction import one_line, redacted
-from pipeline.stage_runs import changed_outs, git_tags, log_params, log_stage, numbers_of, other_outs, tags_of
+from pipeline.run_contents import (
+    COMPUTED_TAG,
+    KEY_TAG,
+    PARENT_TAG,
+    PIPELINE_TAG,
+    TAGS,
+    WRITER_TAG,
+    Content,
+    write_content,
+)
+from pipeline.stage_runs import git_tags, log_stage, other_outs, params_of, tags_of
 from pipeline.supervision import identity, is_alive
 
 EXPERIMENT = "semmae"
 # Without it MLflow 3 opens the experiment as one of language models, with an empty page of traces.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-KEY_TAG, PIPELINE_TAG, WRITER_TAG, COMPUTED_TAG = "fingerprint", "semmae.pipeline", "semmae.writer", "computed_by"
-PARENT_TAG = "mlflow.parentRunId"
 # The stage that replays: its own entry in dvc.lock comes after it.
 REPLAY_STAGE = "track_runs"
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
@@ -69,17 +77,18 @@ def database() -> Path | None:
     return path if tracking_uri().startswith("sqlite:///") and path.is_file() else None
 
 
-def fault_of(path: Path) -> str:
+def fault_of(path: Path, *, whole: bool = False) -> str:
     """What SQLite finds wrong with a database; empty for a sound one, and for one that somebody writes at this moment.
 
-    What a killed writer had half written is rolled back first, as by every reader. A value has no checksum: `changed_runs`.
+    whole: whether indices agree with tables too, which takes longer. What a killed writer had half written is rolled back
+    first, as by every reader. A value has no checksum: `pipeline.run_damage`.
     """
     with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)) as found:
         try:
-            told = found.execute("PRAGMA quick_check(1)").fetchone()[0]
+            told = found.execute(f"PRAGMA {'integrity' if whole else 'quick'}_check(1)").fetchone()[0]
         except sqlite3.OperationalError as error:
             told = "ok" if "locked" in str(error) else str(error)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeError) as error:  # SQLite's own words quote what is no text
             told = str(error)
     return "" if told == "ok" else " ".join(told.split())[:120]
 
@@ -161,27 +170,21 @@ def _keys(entries: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, str], str
     return keys, key_of(os.environ.get(EXPERIMENT_VARIABLE, ""), keys)
 
 
-def changed_runs(lock_file: str | Path = "dvc.lock", *, remove: bool = False) -> list[str]:
-    """The stages of the state in dvc.lock whose runs say other numbers than their outs.
+def state_of(lock_file: str | Path = "dvc.lock") -> str:
+    """The identity of the state in dvc.lock, by which a replay finds its run."""
+    return _keys(_entries(Path(lock_file)))[1]
 
-    remove: delete all runs of this state then, so that the next replay writes them.
-    """
-    entries = _entries(Path(lock_file))
-    with client() as found:
-        writer = _Writer(found)
-        written = writer.find(_keys(entries)[1])
-        runs = {name: run for name, run in written.runs.items() if name in entries} if written else {}
-        changed = []
-        for name, run in runs.items():
-            if changed_outs(entries[name]):
-                continue  # No measure of what a run says.
-            said = found.get_run(run).data.metrics
-            if any(said.get(key) != value for key, value in numbers_of(entries[name]).items()):
-                changed.append(name)
-        if written and changed and remove:
-            writer.delete(written.pipeline)
-            _note().unlink(missing_ok=True)
-    return changed
+
+def noted_state(pipeline: str) -> str | None:
+    """The state that the last replay of this tree wrote as this run, if it was that one."""
+    note = read_note(_note())
+    return note["state"] if note and note["written"]["pipeline"] == pipeline else None
+
+
+def forget(pipelines: Collection[str]) -> None:
+    """Runs of the pipeline that are gone: where the last replay of this tree wrote one of them, the next looks again."""
+    if any(noted_state(pipeline) is not None for pipeline in pipelines):
+        _note().unlink()
 
 
 class _Writer:
@@ -215,24 +218,27 @@ class _Writer:
         started = min((record["started"] for record in (*done.values(), *broken.values())), default=time.time())
         common = {**git_tags(), **_experiment_tags()}
         tags = {**common, PIPELINE_TAG: state, "stage": "pipeline"}
-        pipeline = self._start(os.environ.get(EXPERIMENT_VARIABLE) or "pipeline", tags, started)
-        parameters = Path("params.yaml")
-        if parameters.is_file():
-            log_params(self.client, pipeline, read_yaml(parameters))
-        runs = {}
+        run = self._start(os.environ.get(EXPERIMENT_VARIABLE) or "pipeline", tags, started)
+        pipeline, runs = run.info.run_id, {}
         for name, entry in entries.items():
             record, key = done.get(name), keys[name]
             tags = {**common, KEY_TAG: key, PARENT_TAG: pipeline, **tags_of(name, record, entry)}
             if record is None and key in known:
                 tags[COMPUTED_TAG] = known[key]
-            runs[name] = self._start(name, tags, record["started"] if record else time.time())
-            log_stage(self.client, runs[name], entry, record)
-            self._end(runs[name], FINISHED, record["started"] + record["seconds"] if record else time.time())
+            started = record["started"] if record else time.time()
+            ended = started + record["seconds"] if record else started
+            stage = self._start(name, tags, started)
+            log_stage(self.client, stage, entry, record, FINISHED, _milliseconds(ended))
+            runs[name] = self._end(stage, FINISHED, ended)
         for name, record in broken.items():
             tags = {**common, PARENT_TAG: pipeline, **tags_of(name, record)}
-            runs[name] = self._start(name, tags, record["started"])
-            self._end(runs[name], record["status"], record["started"] + record["seconds"])
-        self._end(pipeline, status, time.time())
+            stage, ended = self._start(name, tags, record["started"]), record["started"] + record["seconds"]
+            write_content(self.client, stage, Content(), record["status"], _milliseconds(ended))
+            runs[name] = self._end(stage, record["status"], ended)
+        parameters, ended = Path("params.yaml"), time.time()
+        content = Content(params_of(read_yaml(parameters))) if parameters.is_file() else Content()
+        write_content(self.client, run, content, status, _milliseconds(ended))
+        self._end(run, status, ended)
         return Replayed(self.experiment, pipeline, runs)
 
     def half_written(self) -> list[Any]:
@@ -269,21 +275,31 @@ class _Writer:
         return keys
 
     def _search(self, condition: str) -> Iterator[Any]:
-        token = None
-        while True:
-            page = self.client.search_runs([self.experiment], condition, max_results=PAGE, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
+        return runs_of(self.client, [self.experiment], condition)
 
-    def _start(self, name: str, tags: Mapping[str, str], started: float) -> str:
+    def _start(self, name: str, tags: Mapping[str, str], started: float) -> Any:
+        assert tags.keys() <= TAGS, tags.keys() - TAGS
         tags = {key: redacted(value) for key, value in {**tags, WRITER_TAG: self.name}.items()}
-        run = self.client.create_run(self.experiment, start_time=int(1000 * started), run_name=name, tags=tags)
+        return self.client.create_run(self.experiment, start_time=_milliseconds(started), run_name=name, tags=tags)
+
+    def _end(self, run: Any, status: str, ended: float) -> str:
+        self.client.set_terminated(run.info.run_id, status, _milliseconds(ended))
         return run.info.run_id
 
-    def _end(self, run_id: str, status: str, ended: float) -> None:
-        self.client.set_terminated(run_id, status, int(1000 * ended))
+
+def runs_of(client: Any, experiments: Sequence[str], condition: str = "") -> Iterator[Any]:
+    """The runs of these experiments that are not deleted."""
+    token = None
+    while True:
+        page = client.search_runs(experiments, condition, max_results=PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(1000 * seconds)
 
 
 def repair(*, only_look: bool = False) -> list[str]:
@@ -320,17 +336,26 @@ def key_of(name: str, entry: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Keep the other processes of this repository from the tracking database."""
+    state_folder().mkdir(exist_ok=True)
+    with open(state_folder() / "tracking.lock", "a", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
 def client() -> Iterator[Any]:
     """An MLflow client; a local database is created and migrated by one process at a time, and a damaged one is a ValueError."""
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
-    state_folder().mkdir(exist_ok=True)
     if tracking_uri().startswith("sqlite:///"):
         Path(tracking_uri().removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    with open(state_folder() / "tracking.lock", "a", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held():
         if (path := database()) and (fault := fault_of(path)):
             raise ValueError(f"{path}: damaged ({fault}); `semmae doctor --repair` moves it aside")
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        # It prints a traceback of what it then raises.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         from mlflow import MlflowClient
 
         yield MlflowClient(tracking_uri=tracking_uri())

@@ -384,3 +384,11 @@ def damaged(data, kind, where):
         changed[where // 8] ^= 1 << where % 8
         return bytes(changed)
     return data[:where] if kind == "truncated" else b""
+
+
+def harm(path, kind, draw):
+    """Damage a file, at a place that is drawn."""
+    data = path.read_bytes()
+    path.unlink()
+    if kind != "deleted":
+        path.write_bytes(damaged(data, kind, draw.randrange(len(data) * (8 if kind == "flipped" else 1))))

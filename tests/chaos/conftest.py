@@ -1,5 +1,6 @@
 """A finished tiny world that DVC has recorded, a process that runs stages in forks, and the table of what was tried."""
 
+import contextlib
 import json
 import random
 import shutil
@@ -9,13 +10,30 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 
 from pipeline.files import write_text
 from tests.conftest import ROOT, recorded_copy
+from tests.pipeline.conftest import make_small, surroundings  # noqa: F401
 
 # Outcome of a case that must not be: damaged bytes were used, or results became others, and nothing was said.
 SILENT = "SILENT CORRUPTION"
 CASES = Counter()
+STAGES = """
+stages:
+  make:
+    cmd: >-
+      mkdir -p out history && cp mine/image.txt out/made && echo '{"size": 8, "part": 0.375}' > out/metrics.json &&
+      echo '[{"step": 1, "loss": 0.9}, {"step": 2, "loss": 0.7}]' > history/make.json
+    deps: [mine/image.txt]
+    params: [probe, seeds]
+    outs: [out/made, history/make.json]
+    metrics: [out/metrics.json]
+  last:
+    cmd: cat out/made out/made > out/last
+    deps: [out/made]
+    outs: [out/last]
+"""
 
 
 @pytest.fixture(scope="session")
@@ -35,11 +53,32 @@ def copy_of(recorded, target):
     return Path(shutil.copytree(recorded, target, symlinks=True, ignore=ignored))
 
 
+# What the stages of the small repository make.
+OUTS = ("out/made", "out/metrics.json", "out/last")
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, surroundings):  # noqa: F811
+    """A small repository whose stages have run."""
+    folder = make_small(tmp_path_factory.mktemp("original") / "small", STAGES)
+    with contextlib.chdir(folder), Repo() as repo:
+        repo.reproduce()
+    return folder
+
+
+@pytest.fixture
+def small(original, tmp_path, monkeypatch):
+    """A copy of it, in which we are."""
+    folder = shutil.copytree(original, tmp_path / "small", symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
 class Zygote:
     """See `tests.chaos.zygote`."""
 
-    def __init__(self):
-        command = [sys.executable, "-m", "tests.chaos.zygote"]
+    def __init__(self, *modules):
+        command = [sys.executable, "-m", "tests.chaos.zygote", *modules]
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert json.loads(self.process.stdout.readline()) == "ready"
 

@@ -12,17 +12,17 @@ from dvc.repo import Repo
 from pipeline.doctor import examine
 from pipeline.files import md5_of, state_folder
 from pipeline.slots import CPU, Needs, held_slots, occupy
-from tests.chaos.conftest import SILENT
+from tests.chaos.artefacts import harm
+from tests.chaos.conftest import OUTS, SILENT
 from tests.chaos.test_damage import KINDS
-from tests.chaos.test_pipelines import OUTS, harm, original, outs_of, small  # noqa: F401
 from tests.conftest import wait_until
-from tests.pipeline.conftest import make_small, surroundings  # noqa: F401
+from tests.pipeline.conftest import digest_by_path, make_small
 
 ONE = Needs(CPU, 1)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "filled"])
-def test_slots__whose_files_are_damaged_still_keep_two_apart(small, tries, tell, kind):  # noqa: F811
+def test_slots__whose_files_are_damaged_still_keep_two_apart(small, tries, tell, kind):
     """The lock is the kernel's, on the file as it is found: what is in it means nothing."""
     folder = state_folder() / "slots"
     for number in range(tries or 20):
@@ -38,7 +38,7 @@ def test_slots__whose_files_are_damaged_still_keep_two_apart(small, tries, tell,
         tell(KINDS.get(kind, "filled with noise"), "files of slots", "the slots are what they were" if same else SILENT)
 
 
-def test_slots__whose_file_is_deleted_while_it_is_held_are_refused_to_nobody_for_ever(small, tell):  # noqa: F811
+def test_slots__whose_file_is_deleted_while_it_is_held_are_refused_to_nobody_for_ever(small, tell):
     """Who deletes a file that is held takes its meaning away; a slot more is a slower machine, and no other result."""
     with occupy(ONE) as held:
         (state_folder() / "slots" / f"cpu-{held[0]}").unlink()
@@ -49,7 +49,7 @@ def test_slots__whose_file_is_deleted_while_it_is_held_are_refused_to_nobody_for
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rwlock__that_is_damaged_is_mended_or_means_what_it_meant(small, tries, tell, kind):  # noqa: F811
+def test_rwlock__that_is_damaged_is_mended_or_means_what_it_meant(small, tries, tell, kind):
     """DVC's list of the paths that running stages use, here of one that was killed."""
     whole = {out: md5_of(out) for out in OUTS}
     dead = subprocess.Popen(["true"])
@@ -89,7 +89,7 @@ stages:
 
 
 @pytest.mark.slow
-def test_dvc_repro__beside_a_walk_leaves_what_one_of_them_leaves(tmp_path, monkeypatch, surroundings, tell):  # noqa: F811
+def test_dvc_repro__beside_a_walk_leaves_what_one_of_them_leaves(tmp_path, monkeypatch, surroundings, tell):
     """The user's own DVC meets a stage of a walk in its middle: it is refused, and nothing is made twice or half."""
     folder = make_small(tmp_path / "small", WAITING)
     monkeypatch.chdir(folder)
@@ -102,7 +102,7 @@ def test_dvc_repro__beside_a_walk_leaves_what_one_of_them_leaves(tmp_path, monke
         said, _ = walk.communicate()
     assert beside.returncode and "is busy, it is being blocked by" in beside.stderr, beside.stdout + beside.stderr
     assert walk.returncode == 0, said
-    recorded = outs_of(folder)
+    recorded = digest_by_path(folder)
     same = (folder / "out/last").read_text() == "an image" * 2 and len(recorded) == 2
     same = same and all(md5_of(path) == digest for path, digest in recorded.items()) and examine(repair=False) == []
     tell("`dvc repro` beside `semmae run`", "the repository", "refused, named; the walk ends whole" if same else SILENT)

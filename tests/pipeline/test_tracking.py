@@ -12,10 +12,14 @@ def repository(tmp_path, monkeypatch):
     """A folder with a dvc.lock of two stages and their outs, outside of any git repository."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    make_outs()
+    return tmp_path
+
+
+def make_outs():
     write_json("metrics/pretrain/mae-0.json", {"loss": 0.5, "images": 640})
     write_rows("history/pretrain/mae-0.json", [{"step": 1, "loss": 0.9}, {"step": 2, "loss": 0.5}])
     write_lock("aaa")
-    return tmp_path
 
 
 def write_lock(digest):

@@ -1,7 +1,9 @@
 """Real leftovers of processes that were killed with -9; beside each, the same of a living process, which stays."""
 
+import contextlib
 import os
 import signal
+import sqlite3
 import time
 
 import pytest
@@ -270,3 +272,96 @@ def test_examine__an_experiment_is_examined_like_the_main_tree(tree, killed):
     with tracking.client() as client:
         experiment = client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id
         assert {run.data.tags["dvc_experiment"] for run in client.search_runs([experiment])} == {"longer"}
+
+
+def change(words, *values):
+    """Change the tracking database as no writer would; what is indexed stays as it was there."""
+    with contextlib.closing(sqlite3.connect(tracking.database())) as found, found:
+        assert found.execute(words, values).rowcount, words
+
+
+def test_damaged_runs__of_the_state_that_lies_here_are_written_again_there(tree):
+    written = tracking.replay()
+    change("UPDATE tags SET value = 'maks' WHERE key = 'stage' AND run_uuid = ?", written.runs["make@big"])
+    (line,) = mend(["not what was written: make@big of pipeline"])
+    assert f"`semmae track` in {tree} writes them again" in line
+    assert tracking.replay(ask=False).pipeline not in ("", written.pipeline), (
+        "what was noted of the last replay is gone too"
+    )
+    assert examine(repair=False) == []
+
+
+def test_damaged_runs__of_other_states_and_of_broken_walks_are_removed(tree):
+    commit(tree, "with dvc.lock")
+    head = git(tree, "rev-parse", "HEAD").strip()
+    write_record(tree, "KILLED", "other")
+    tracking.replay()
+    (tree / "dvc.lock").write_text((tree / "dvc.lock").read_text().replace("big.txt", "bag.txt"))
+    here = tracking.replay()
+    change("UPDATE runs SET end_time = end_time + 1 WHERE name != 'pipeline' AND run_uuid != ?", here.runs["make@big"])
+    lines = mend(["not what was written", "not what was written"])
+    told = {"other" if "written: other" in line else "make": line for line in lines}
+    assert f"`semmae track` where commit {head[:10]} is checked out" in told["make"]
+    assert "a walk that did not end is not written again" in told["other"]
+    assert tracking.replay(ask=False) == here
+
+
+def change_beside(index, words, *values):
+    """The same, and this index keeps what was there."""
+    known = "FROM sqlite_master WHERE name = ?"
+    with contextlib.closing(sqlite3.connect(tracking.database())) as found, found:
+        found.execute("PRAGMA writable_schema = ON")
+        row = found.execute(f"SELECT * {known}", (index,)).fetchone()
+        found.execute(f"DELETE {known}", (index,))
+    change(words, *values)
+    with contextlib.closing(sqlite3.connect(tracking.database())) as found, found:
+        found.execute("PRAGMA writable_schema = ON")
+        found.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", row)
+
+
+def test_damaged_database__indices_are_made_again_from_tables_that_digests_vouch_for(tree):
+    written = tracking.replay()
+    stage = written.runs["make@big"]
+    change_beside("index_tags_run_uuid", "UPDATE tags SET run_uuid = 'x' WHERE key = 'stage' AND run_uuid = ?", stage)
+    assert not tracking.fault_of(tracking.database()), "no look at indices for each client"
+    (line,) = examine(repair=False)
+    assert "index_tags_run_uuid" in line and "repair makes them again" in line
+    mended = examine(repair=True)
+    assert "made again" in mended[0] and "not what was written: make@big" in mended[1] and len(mended) == 2
+    assert examine(repair=False) == [] and set(tracking.replay().runs) == {"make@big"}
+
+
+def test_damaged_database__whose_tables_nothing_vouches_for_is_moved_aside(tree):
+    tracking.replay()
+    change_beside("idx_experiments_workspace_creation_time", "UPDATE experiments SET creation_time = 1")
+    (line,) = mend(["damaged"])
+    assert "`semmae track`" in line and len(list((tree / ".semmae").glob("mlflow.db.*"))) == 1
+
+
+def test_damaged_runs__where_mlflow_cannot_read_the_database_is_moved_aside(tree, capfd):
+    tracking.replay()
+    with contextlib.closing(sqlite3.connect(tracking.database())) as found:
+        found.execute("ALTER TABLE latest_metrics RENAME COLUMN value TO vamue")
+    (line,) = mend(["MLflow cannot read it"])
+    assert "`semmae track`" in line and len(list((tree / ".semmae").glob("mlflow.db.*"))) == 1
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("said", ["Detected out-of-date database schema (found version a)", "database is locked"])
+def test_damaged_runs__what_is_no_damage_moves_nothing(tree, monkeypatch, said):
+    def refuse(*arguments, **options):
+        raise OSError(said)
+
+    tracking.replay()
+    monkeypatch.setattr(doctor.run_damage, "damaged_runs", refuse)
+    (line,) = examine(repair=True)
+    assert "could not be examined" in line and said in line and "move it away" in line
+    assert tracking.database()
+
+
+def test_damaged_texts__are_replaced_and_their_runs_removed(tree):
+    tracking.replay()
+    change("UPDATE tags SET value = CAST(x'6dff' AS TEXT) WHERE key = 'git_dirty'")
+    mended = examine(repair=True)
+    assert "tags.value (2)" in mended[0] and "replaced" in mended[0] and "not what was written" in mended[1]
+    assert examine(repair=True) == [] and statuses() == []
