@@ -42,18 +42,19 @@ class ShardFile:
         self.bytes = self._group_bytes = 0
         self._group: list[dict[str, Any]] = []
         self._groups: list[Group] = []
-        self._stack = ExitStack()
-        file = self._stack.enter_context(whole_file(path))
-        # Encoded images do not compress; without compression and dictionaries one row is found without decoding.
-        writer = pq.ParquetWriter(
-            file,
-            schema,
-            compression="NONE",
-            use_dictionary=False,
-            write_statistics=["label", "id"],
-            write_page_checksum=True,
-        )
-        self._writer = self._stack.enter_context(writer)
+        with ExitStack() as stack:
+            file = stack.enter_context(whole_file(path))
+            # Encoded images do not compress; without compression and dictionaries one row is found without decoding.
+            writer = pq.ParquetWriter(
+                file,
+                schema,
+                compression="NONE",
+                use_dictionary=False,
+                write_statistics=["label", "id"],
+                write_page_checksum=True,
+            )
+            self._writer = stack.enter_context(writer)
+            self._stack = stack.pop_all()
 
     def add(self, row: dict[str, Any], size: int) -> None:
         """Append a row of `size` encoded bytes."""

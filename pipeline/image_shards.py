@@ -65,9 +65,11 @@ class ImageShardWriter:
 
     def __exit__(self, *error: Any) -> None:
         if error[0] is not None:
-            if self._open is not None:
-                self._open.abandon(*error)
-            self._target.__exit__(*error)
+            with ExitStack() as stack:
+                # A full disk keeps the open file from its end too.
+                stack.callback(self._target.__exit__, *error)
+                if self._open is not None:
+                    self._open.abandon(*error)
             return
         with ExitStack() as stack:
             # What fails from here on leaves no folder either.

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.files import STATE_FOLDER
 from pipeline.seals import read_sealed, write_sealed
 
-PLACES = ("records/*.json", "executions/*.json", "replayed.json", "services/services.json")
+PLACES = ("records/*.json", "first/*.json", "executions/*.json", "replayed.json", "services/services.json")
 
 
 def write_note(path: str | Path, document: Mapping[str, Any]) -> None:

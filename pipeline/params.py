@@ -37,6 +37,7 @@ from pipeline.groups import (
 )
 from pipeline.names import shown
 from pipeline.redaction import redacted
+from pipeline.urls import host_and_port
 
 
 class Params(Group):
@@ -125,9 +126,7 @@ class Runtime(Group):
 
     @model_validator(mode="after")
     def _check(self) -> "Runtime":
-        host, _, port = self.rendezvous.rpartition(":")
-        is_address = host and port.isdecimal() and 0 < int(port) < 2**16
-        if self.launcher == "local" and self.nodes > 1 and not is_address:
+        if self.launcher == "local" and self.nodes > 1 and host_and_port(self.rendezvous) is None:
             raise ValueError(
                 f"rendezvous: got {self.rendezvous!r}, expected HOST:PORT, at which the {self.nodes} nodes meet"
             )

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,9 +20,11 @@ from typing import Any
 
 from pipeline import ray_guard
 from pipeline.files import own_state, state_folder, write_text
+from pipeline.names import shown
 from pipeline.spreading import LOST, Message, Work, Worker
 from pipeline.stage import Terminated
 from pipeline.supervision import identity
+from pipeline.urls import host_and_port, is_url
 
 # What a cluster of this machine's own is told; Ray reads the first two when it is imported.
 OWN = {
@@ -39,6 +42,8 @@ STORE_BYTES = 2**27
 CODE = Path(__file__).resolve().parents[1]
 # For a node to start the process that looks at the shared folder.
 LOOK_SECONDS = 120.0
+# For a cluster to let us in; Ray itself tries for minutes.
+PROBE_SECONDS = 5.0
 
 
 class RayWorkers:
@@ -55,12 +60,9 @@ class RayWorkers:
         self._hired: list[_Hired] = []
 
     def __enter__(self) -> "RayWorkers":
-        if "://" in self.address:
-            raise ValueError(
-                f"runtime.yaml: ray_address: got {self.address}, but Ray's client protocol cannot tell of images as they are "
-                "done; run the stage on a machine of the cluster and give host:port or auto"
-            )
-        if not self.address:
+        if self.address:
+            _check_address(self.address)
+        else:
             for name, value in {**OWN, "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
                 os.environ.setdefault(name, value)
         try:
@@ -204,6 +206,31 @@ def _guarded_folder() -> Iterator[str]:
         finally:
             guard.kill()
             guard.wait()
+
+
+def _check_address(address: str) -> None:
+    """ValueError where an address is none, or nobody answers there. What `auto` finds by itself is Ray's business."""
+    name = "runtime.yaml: ray_address"
+    if address == "auto":
+        name, address = "RAY_ADDRESS, which ray_address: auto of runtime.yaml takes", os.environ.get("RAY_ADDRESS", "")
+    if address in ("", "auto"):
+        return
+    if is_url(address):
+        raise ValueError(
+            f"{name}: got {shown(address)}, but Ray's client protocol cannot tell of images as they are done; run the stage on a "
+            "machine of the cluster and give host:port or auto"
+        )
+    if (found := host_and_port(address)) is None:
+        raise ValueError(
+            f"{name}: got {shown(address)}, expected host:port, auto, or nothing for a cluster of this machine"
+        )
+    try:
+        socket.create_connection(found, timeout=PROBE_SECONDS).close()
+    except OSError as error:
+        raise ValueError(
+            f"{name}: got {shown(address)}, but nobody answers there ({error}); start the cluster (ray start --head), or give "
+            "the address of one that runs"
+        ) from None
 
 
 def _path() -> str:

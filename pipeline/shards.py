@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import cached_property, lru_cache
 from itertools import groupby
 from operator import itemgetter
@@ -76,11 +77,15 @@ class ArrayShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is not None:
+            self._target.__exit__(kind, error, trace)
+            return
+        with ExitStack() as stack:
+            # What fails from here on leaves no folder either.
+            stack.push(self._target)
             if self._rows:
                 self._write(self._rows)
             write_sealed(self.folder / MANIFEST, {"version": VERSION, "header": self.header, "shards": self._shards})
-        self._target.__exit__(kind, error, trace)
 
     def add(self, ids: np.ndarray, **arrays: np.ndarray) -> None:
         """Append rows: ids (N,) uint64 and for every column an array (N, *shape)."""

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pipeline.files import STATE_FOLDER, is_lack_of_memory, md5_of, own_state, write_json, write_text, written
 from pipeline.names import stage_name
-from pipeline.notes import write_note
+from pipeline.notes import read_note, write_note
 from pipeline.redaction import one_line, redacted
 from pipeline.supervision import SLOT, SUPERVISOR, follow
 
@@ -56,8 +56,9 @@ def run(main: Callable[[], Any]) -> None:
 
     A ValueError or OSError is something that the user can mend: its message is the line, and a lack of memory is one as
     well. The traceback goes to the log folder. Every other exception is our own bug and keeps its traceback. Of the
-    processes that torchrun starts the first one writes the record, and the others sign what they say with their rank: they
-    leave the line to torchrun, which prints one of them, and end with `MISTAKE`, or with 1 where they lost the others.
+    processes that torchrun starts the first one tells what goes into the record, and the others sign what they say with
+    their rank: they leave the line to torchrun, which prints one of them, and end with `MISTAKE`, or with 1 where they lost
+    the others.
     """
     name = stage_name()
     signal.signal(signal.SIGTERM, _terminate)
@@ -66,6 +67,8 @@ def run(main: Callable[[], Any]) -> None:
     started, clock = time.time(), time.monotonic()
     status = "FAILED"
     try:
+        if torchrun_rank() is None:
+            _told_by_first(name).unlink(missing_ok=True)
         main()
         note_written()
         status = "FINISHED"
@@ -143,22 +146,34 @@ def _write_record(name: str, started: float, seconds: float, status: str) -> Non
     """What only this execution knows (time, memory): kept outside DVC's outs, so that those depend on inputs alone.
 
     Memory is that of its largest process, CPU time that of all: a stage may leave the work to processes that it starts.
+    The first of those that torchrun starts knows the device and the like, and tells them to the stage by a file beside,
+    for what it had written as the record would be taken for the whole. SLURM's processes are not below this one: of them
+    the first alone is counted.
     """
-    record = {
-        "stage": name,
-        "started": started,
-        "seconds": seconds,
-        "peak_mib": max(peak_mib(), _mib(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)),
-        "cpu_seconds": sum(os.times()[:4]),
-        "status": status,
-        "slot": os.environ.get(SLOT, ""),
-        "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
-        **_facts,
-    }
+    is_first = torchrun_rank() is not None
     try:
-        write_note(own_state() / "records" / f"{name}.json", record)
-    except OSError as error:
+        first = {} if is_first else read_note(_told_by_first(name))
+        peaks = (peak_mib(), _mib(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss), first.get("peak_mib", 0))
+        record = {
+            **first,
+            "stage": name,
+            "started": started,
+            "seconds": seconds,
+            "peak_mib": max(peaks),
+            "cpu_seconds": max(sum(os.times()[:4]), first.get("cpu_seconds", 0)),
+            "status": status,
+            "slot": os.environ.get(SLOT, ""),
+            "dvc_experiment": os.environ.get("DVC_EXP_NAME", ""),
+            **_facts,
+        }
+        write_note(_told_by_first(name) if is_first else own_state() / "records" / f"{name}.json", record)
+    except (OSError, ValueError) as error:
         print(f"warning: {name}: MLflow will not know of this execution: {error}", file=sys.stderr)
+
+
+def _told_by_first(name: str) -> Path:
+    """Where the first of the processes that torchrun starts leaves what it knows of the execution."""
+    return own_state() / "first" / f"{name}.json"
 
 
 def peak_mib() -> float:

@@ -1,4 +1,4 @@
-"""Which places are addresses of a store, and which addresses may stand in parameters and manifests."""
+"""Which places are addresses of a store or of a port, and which addresses may stand in parameters and manifests."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,14 @@ from pathlib import Path
 def is_url(place: str | Path) -> bool:
     """Whether a place is a URL such as `s3://bucket/prefix`, and no path."""
     return "://" in str(place)
+
+
+def host_and_port(place: str) -> tuple[str, int] | None:
+    """The parts of HOST:PORT, where an IPv6 address may stand in brackets; None for what is none."""
+    host, _, port = place.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        return None
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def check_url(url: str, name: str) -> None:

@@ -1,8 +1,9 @@
 """torchrun as the stages start it: `python -m training.agent OPTIONS -m MODULE ARGUMENTS`, with torchrun's options.
 
-Differs from `torch.distributed.run` in three things. What the user must mend and what SIGTERM ended is not begun again,
+Differs from `torch.distributed.run` in four things. What the user must mend and what SIGTERM ended is not begun again,
 for the same would come of it. A lost process costs a line, not the tracebacks of those who waited for it. And where
-the node that hosts the rendezvous is not there, or is lost, this waits for it as for any other node.
+the node that hosts the rendezvous is not there, or is lost, this waits for it as for any other node. One node alone opens
+no port (`training.loopback`).
 """
 
 import signal
@@ -26,6 +27,7 @@ from torch.distributed.elastic.rendezvous.api import (
 from torch.distributed.launcher import api as launcher
 
 from pipeline.stage import MISTAKE, SAVED
+from training import loopback
 
 FAILED = 1
 # The others look at the rendezvous once a second, and its host must not be gone before they saw how it ended.
@@ -58,8 +60,10 @@ class Agent(LocalElasticAgent):
 def main(arguments: list[str]) -> int:
     """Run torchrun to its end; returns 0, `MISTAKE`, `SAVED` or `FAILED`, of which all but `SAVED` have told why."""
     launcher.LocalElasticAgent = Agent
-    with tempfile.TemporaryDirectory(prefix="semmae-torchrun-") as logs:
-        options = run.parse_args([f"--log-dir={logs}", *arguments])
+    loopback.register()
+    with tempfile.TemporaryDirectory(prefix="semmae-torchrun-") as folder:
+        # The endpoint is that of one node; several name theirs, and the last word counts.
+        options = run.parse_args([f"--log-dir={folder}", f"--rdzv-endpoint={folder}", *arguments])
         try:
             _run(options)
             return 0

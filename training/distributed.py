@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.stage import torchrun_rank
+from training import loopback
 
 # Opened here, because nothing may be opened between fork and exec.
 _LIBC = ctypes.CDLL(None)
@@ -109,8 +110,8 @@ def join(world_size: int, device: torch.device) -> Iterator[Processes]:
         torch.cuda.set_device(local)
     nodes = int(os.environ["GROUP_WORLD_SIZE"])
     with _lost_is_an_error():
-        store, rank, _ = next(torch.distributed.rendezvous("env://"))
-        rank = settled_rank(store, rank, world_size)
+        store = loopback.store(world_size) or next(torch.distributed.rendezvous("env://"))[0]
+        rank = settled_rank(store, torchrun_rank(), world_size)
         backend = "nccl" if device.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     # What this process calls itself, and its record.

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.params import Runtime
 from pipeline.stage import MISTAKE, SAVED, Terminated, torchrun_rank
 from training.distributed import WRITER, die_with_parent
+from training.loopback import BACKEND
 
 
 def launched(module: str, arguments: Sequence[str], *, world_size: int, runtime: Runtime) -> bool:
@@ -90,7 +91,7 @@ def torchrun(
         )
     share = [f"--nnodes={nodes}", f"--nproc-per-node={world_size // nodes}", f"--max-restarts={restarts}"]
     if nodes == 1:
-        return ["training.agent", "--standalone", *share]
+        return ["training.agent", f"--rdzv-backend={BACKEND}", *share]
     host = "" if is_host is None else f",is_host={int(is_host)}"
     return [
         "training.agent",

@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections import deque
@@ -19,7 +20,9 @@ from typing import Any, TextIO
 import submitit
 
 from pipeline.files import own_state
+from pipeline.locks import lock
 from pipeline.params import Runtime, SlurmRuntime
+from pipeline.redaction import one_line
 from pipeline.stage import SAVED, Terminated, Termination
 from training.launching import Child, torchrun
 
@@ -33,6 +36,8 @@ REQUEUES = 1000
 # The first of as many ports, below those that Linux gives away by itself; the job's number chooses.
 FIRST_PORT, PORTS = 20000, 12000
 LAST_LINES = 5
+# File in the folder of a submission whose job is cancelled.
+CANCELLED = "cancelled"
 # Stays in the logs: to submitit a job that returns another exit code than 0 has completed successfully.
 SUBMITITS_OWN = "submitit INFO"
 
@@ -101,27 +106,30 @@ def run_job(
 ) -> None:
     """Submit the stage as one job of `runtime.nodes` nodes, pass its lines on, and return when it has ended well.
 
-    SIGTERM cancels the job and waits for its end: then this raises `Terminated`. ValueError with the last lines and the
-    place of the logs when the job failed. cluster: slurm, or submitit's local for a test.
+    What an execution that was killed has left in the queue is ended first. SIGTERM cancels the job and waits for its end:
+    then this raises `Terminated`. ValueError with the last lines and the place of the logs when the job failed, and where
+    another process follows this very job. cluster: slurm, or submitit's local for a test.
     """
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise ValueError("launcher: got slurm, but there is no sbatch here; run on a login node or use launcher: local")
     # Told before it waits in a queue; the nodes count themselves.
     torchrun(job, world_size=world_size, nodes=runtime.nodes, rendezvous="", restarts=0, join_seconds=1)
-    folder = _folder(job)
-    node = Node(
-        job,
-        module,
-        tuple(arguments),
-        world_size,
-        runtime.restarts,
-        runtime.join_seconds,
-        cancelled=str(folder.resolve() / "cancelled"),
-    )
+    submissions = _submissions(job)
+    with lock(submissions, job):
+        _end_left(job, submissions)
+        folder = submissions / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        folder.mkdir(mode=0o700)
+        cancelled = str(folder.resolve() / CANCELLED)
+        node = Node(job, module, tuple(arguments), world_size, runtime.restarts, runtime.join_seconds, cancelled)
+        _run(node, folder, runtime, cluster)
+
+
+def _run(node: Node, folder: Path, runtime: Runtime, cluster: str) -> None:
+    """Submit the job from `folder` and follow it to its end; errors are those of `run_job`."""
     with Termination() as cancelling:
         submitted = _submit(node, folder, runtime.nodes, runtime.slurm, cluster)
-        print(f"{job}: job {submitted.job_id} of {cluster}, {runtime.nodes} nodes, logs in {folder}", flush=True)
-        last = _follow(submitted, node, cancelling, job=job)
+        print(f"{node.job}: job {submitted.job_id} of {cluster}, {runtime.nodes} nodes, logs in {folder}", flush=True)
+        last = _follow(submitted, node, cancelling)
     if cancelling.requested:
         raise Terminated
     told = _told(submitted)
@@ -130,14 +138,41 @@ def run_job(
     shutil.rmtree(folder)
 
 
-def _folder(job: str) -> Path:
-    """A new folder for one submission, which nobody else may read or, as it holds pickles, write."""
+def _submissions(job: str) -> Path:
+    """The folder of a job's submissions, which nobody else may read or, as they hold pickles, write."""
     parent = own_state() / "slurm"
     parent.mkdir(parents=True, exist_ok=True)
     parent.chmod(0o700)
-    folder = parent / f"{job}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    folder.mkdir(mode=0o700)
-    return folder
+    return parent / job
+
+
+def _end_left(job: str, submissions: Path) -> None:
+    """Cancel what an execution that was killed has left in the queue, and return when it has saved and ended.
+
+    Raises ValueError where SLURM does not say what is in the queue.
+    """
+    # It is not followed in the place of a new one: the parameters may be others since it was submitted, and what it makes
+    # would be recorded as made by them. Where they are not, the new job goes on from its checkpoint.
+    left = {path.name.partition("_")[0]: path.parent for path in submissions.glob("*/*_submitted.pkl")}
+    if not left:
+        return
+    for number in left.keys() & _queued(job):
+        print(f"{job}: job {number} of an execution that was killed is cancelled; waits until it has ended", flush=True)
+        (left[number] / CANCELLED).touch()
+        submitit.SlurmJob(left[number], number).cancel(check=False)
+    while left.keys() & _queued(job):
+        time.sleep(ASK_SECONDS)
+
+
+def _queued(job: str) -> set[str]:
+    """Numbers of the jobs of that name that SLURM has not ended; unlike sacct's, these are of this moment."""
+    command = ["squeue", "--me", "--all", "--noheader", f"--name={job}", "--format=%A"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    if asked.returncode:
+        raise ValueError(
+            f"{job}: squeue does not say what is in the queue: {one_line(asked.stderr)}; run it again later"
+        )
+    return set(asked.stdout.split())
 
 
 def _submit(node: Node, folder: Path, nodes: int, options: SlurmRuntime, cluster: str) -> submitit.Job:
@@ -165,7 +200,7 @@ def _submit(node: Node, folder: Path, nodes: int, options: SlurmRuntime, cluster
         raise ValueError(f"sbatch refused the job: {error}; see `slurm` in runtime.yaml") from None
 
 
-def _follow(submitted: submitit.Job, node: Node, cancelling: Termination, *, job: str) -> deque[str]:
+def _follow(submitted: submitit.Job, node: Node, cancelling: Termination) -> deque[str]:
     """Pass on what the tasks print until the job has ended, and cancel it when asked to; returns the last lines."""
     last: deque[str] = deque(maxlen=LAST_LINES)
     tasks = [submitted.task(number).paths for number in range(submitted.num_tasks)]
@@ -188,7 +223,7 @@ def _follow(submitted: submitit.Job, node: Node, cancelling: Termination, *, job
             state = submitted.state
             if state != before or (state != "RUNNING" and now - told_at >= WAITING_SECONDS):
                 told_at = now
-                print(f"{job}: job {submitted.job_id} is {state}", flush=True)
+                print(f"{node.job}: job {submitted.job_id} is {state}", flush=True)
         if not is_over:
             time.sleep(LOOK_SECONDS)
     return last

@@ -1,9 +1,11 @@
 """Shards are the same bytes whoever makes them, and none is made twice, whatever dies on the way."""
 
+import functools
 import importlib.util
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -16,7 +18,7 @@ import pipeline.spreading
 import pipeline.stage
 from pipeline.kept_shards import KeptShards
 from pipeline.params import load_runtime
-from pipeline.ray_workers import OWN, _room
+from pipeline.ray_workers import OWN, PROBE_SECONDS, _room
 from pipeline.spreading import Task, Work, make_missing
 from pipeline.stage import Meter, noted
 from tests.conftest import ROOT, wait_until
@@ -180,8 +182,62 @@ def test_ray__where_it_is_not_installed_one_line_says_how_to(monkeypatch):
 
 
 def test_ray__the_client_protocol_is_refused():
-    with pytest.raises(ValueError, match=r"ray_address: got ray://10\.0\.0\.1:10001"):
+    with pytest.raises(ValueError, match=r"ray_address: got 'ray://10\.0\.0\.1:10001', but Ray's client protocol"):
         start(settings("ray", ray_address="ray://10.0.0.1:10001"))
+
+
+@pytest.mark.parametrize("address", ["head", "head:", ":6379", "head:x", "head:0", "head:65536", "local"])
+def test_ray__an_address_without_host_or_port_is_named(address):
+    with pytest.raises(
+        ValueError, match=rf"^runtime\.yaml: ray_address: got '{address}', expected host:port, auto, or"
+    ):
+        start(settings("ray", ray_address=address))
+
+
+@pytest.fixture
+def closed():
+    """An address of this machine at which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_ray__an_address_at_which_nobody_answers_is_told_before_ray_tries_it(closed, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    told = rf"got '{re.escape(closed)}', but nobody answers there \(.*refused\); start the cluster .* one that runs$"
+    with pytest.raises(ValueError, match=rf"^runtime\.yaml: ray_address: {told}"):
+        start(settings("ray", ray_address=closed))
+    monkeypatch.setenv("RAY_ADDRESS", closed)
+    with pytest.raises(ValueError, match=rf"^RAY_ADDRESS, which ray_address: auto of runtime\.yaml takes: {told}"):
+        start(settings("ray", ray_address="auto"))
+
+
+def test_ray__an_address_that_does_not_answer_at_all_is_given_up_soon(monkeypatch):
+    asked = []
+
+    def never(address, timeout):
+        asked.append((address, timeout))
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", never)
+    with pytest.raises(
+        ValueError, match=r"ray_address: got '\[fe80::1\]:6379', but nobody answers there \(timed out\)"
+    ):
+        start(settings("ray", ray_address="[fe80::1]:6379"))
+    assert asked == [(("fe80::1", 6379), PROBE_SECONDS)] and PROBE_SECONDS <= 5
+
+
+@NEEDS_RAY
+def test_ray__auto_without_a_cluster_is_one_line(monkeypatch, tmp_path):
+    """Others may run one on this machine, which Ray would find among the processes."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", functools.cache(list))
+    with pytest.raises(
+        ValueError, match=r"ray_address: no Ray cluster at auto: Could not find any running Ray"
+    ) as told:
+        start(settings("ray", ray_address="auto"))
+    assert "\n" not in str(told.value)
 
 
 def test_room__is_that_of_each_node_alone():

@@ -1,7 +1,38 @@
+import json
+import os
 import subprocess
 import sys
 
 from pipeline.stage import peak_mib
+from tests.conftest import ROOT
+
+STAGE = "from pipeline.stage import note, run; run(lambda: note(device='{}'))"
+
+
+def execute(folder, device, **variables):
+    """Run a stage called `work` that notes its device."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DVC_STAGE": "work", **variables}
+    subprocess.run([sys.executable, "-c", STAGE.format(device)], cwd=folder, env=environment, check=True)
+
+
+def kept(folder, kind):
+    path = folder / ".semmae" / kind / "work.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def test_run__of_torchruns_processes_the_first_alone_tells_and_leaves_the_record_to_the_stage(tmp_path):
+    for rank in ("0", "1"):
+        execute(tmp_path, f"of {rank}", TORCHELASTIC_RUN_ID="none", RANK=rank)
+    assert kept(tmp_path, "first")["device"] == "of 0"
+    assert kept(tmp_path, "records") is None
+
+
+def test_run__what_the_first_process_of_an_earlier_execution_told_is_forgotten(tmp_path):
+    (tmp_path / ".semmae" / "first").mkdir(parents=True)
+    (tmp_path / ".semmae" / "first" / "work.json").write_text('{"images": 7}')
+    execute(tmp_path, "its own")
+    assert kept(tmp_path, "records")["device"] == "its own"
+    assert "images" not in kept(tmp_path, "records")
 
 
 def test_peak_mib__is_of_this_process_alone():

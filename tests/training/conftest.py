@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.notes import read_note
 from pipeline.presets import read_document, write_params
 
 JOB = "semmae-0"
@@ -80,6 +81,11 @@ def outcome(folder):
     weights = load_file(folder / "pretrained" / JOB / "model.safetensors")
     shutil.rmtree(folder / "pretrained" / JOB)
     return history, weights
+
+
+def record(folder, kind="records"):
+    """What is kept of the last execution; kind "first": what the first of its processes told."""
+    return read_note(folder / ".semmae" / kind / "pretrain.json")
 
 
 def assert_same_bits(one, other):

@@ -96,6 +96,14 @@ def scontrol(action, number):
     place(number, "requeue").touch()
 
 
+def squeue(*options):
+    name = next(option.removeprefix("--name=") for option in options if option.startswith("--name="))
+    for path in Path(os.environ["FAKE_SLURM"]).glob("*.state"):
+        script = place(path.stem, "sh").read_text()
+        if f"#SBATCH --job-name={name}\n" in script and path.read_text() in ("PENDING", "RUNNING"):
+            print(path.stem)
+
+
 def sacct(*options):
     fields = options[options.index("-o") + 1].split(",")
     print("|".join(fields))
@@ -107,6 +115,6 @@ def sacct(*options):
 
 
 if __name__ == "__main__":
-    {function.__name__: function for function in (sbatch, serve, srun, scancel, scontrol, sacct)}[sys.argv[1]](
+    {function.__name__: function for function in (sbatch, serve, srun, scancel, scontrol, squeue, sacct)}[sys.argv[1]](
         *sys.argv[2:]
     )

@@ -70,7 +70,7 @@ def call(folder, *calls):
 def test_main__only_what_was_lost_is_begun_again_and_nodes_that_do_not_come_are_named(tmp_path):
     (tmp_path / "work.py").write_text(WORK)
     ends = {0: (0, 1), 65: (65, 1), 143: (143, 1), 1: (1, 3), -9: (1, 3)}
-    alone = ["--standalone", "--nproc-per-node=1", "--max-restarts=2", "-m", "work"]
+    alone = ["--rdzv-backend=loopback", "--nproc-per-node=1", "--max-restarts=2", "-m", "work"]
     port = free_port()
     two = [
         "--nnodes=2",

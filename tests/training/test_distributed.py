@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.conftest import JOB, children, finish, outcome, start, wait_for_checkpoint, write
+from tests.training.conftest import JOB, children, finish, outcome, record, start, wait_for_checkpoint, write
 from training.adamw import AdamW
 from training.distributed import ALONE, WRITER, Processes, join, settled_rank
 from training.loop import update
@@ -162,6 +162,7 @@ def test_pretrain__sigterm_ends_all_processes_with_143_and_another_number_of_the
     assert process.returncode == 143
     assert not any(Path(f"/proc/{pid}").exists() for pid in below)
     assert not (job / "pretrained" / JOB).exists()
+    assert (record(job)["status"], record(job)["device"]) == ("KILLED", "cpu")
     write(job, batch_size=7, epochs=5, world_size=1)
     assert "processes until then 2, now 1" in finish(start(job))
     assert_same_curve(two_processes, outcome(job))

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -10,9 +11,12 @@ import pytest
 from pipeline.params import Runtime, load_runtime
 from pipeline.stage import Terminated
 from tests.training.conftest import (
+    JOB,
     assert_same_bits,
     children,
+    finish,
     outcome,
+    record,
     start,
     wait_for_checkpoint,
     write,
@@ -21,6 +25,7 @@ from training import launching
 from training.launching import environment, launched, torchrun
 
 ROOT = Path(__file__).parents[2]
+ONE_NODE = ["--nnodes=1", "--nproc-per-node=2", "--max-restarts=3"]
 
 
 def runtime(**changes):
@@ -33,7 +38,7 @@ def options(world_size, nodes, **more):
 
 
 def test_torchrun__shares_the_processes_among_the_nodes():
-    assert options(2, 1) == ["training.agent", "--standalone", "--nnodes=1", "--nproc-per-node=2", "--max-restarts=3"]
+    assert options(2, 1) == ["training.agent", "--rdzv-backend=loopback", *ONE_NODE]
     assert options(32, 4, is_host=False, address="b") == [
         "training.agent",
         "--nnodes=4",
@@ -123,6 +128,21 @@ def test_pretrain__goes_on_by_itself_from_the_last_checkpoint_when_a_process_is_
     assert "was ended by SIGKILL; all processes begin again from the last checkpoint (2 restarts left)" in errors
     assert "resumes at step" in output and "Traceback" not in errors
     assert_same_bits(two_processes, outcome(job))
+
+
+@pytest.mark.slow
+def test_pretrain__the_record_of_two_processes_has_the_facts_of_the_first_and_the_cost_of_all(job):
+    write(job, batch_size=7, epochs=5, world_size=2)
+    finish(start(job))
+    whole, first = record(job), record(job, "first")
+    assert (whole["device"], whole["precision"], whole["status"]) == ("cpu", "fp32", "FINISHED")
+    assert whole["images"] == json.loads((job / "metrics" / "pretrain" / f"{JOB}.json").read_text())["images"]
+    differ = {name for name in whole if whole[name] != first.get(name)}
+    assert {"started", "seconds", "cpu_seconds"} <= differ <= {"started", "seconds", "cpu_seconds", "peak_mib"}
+    assert whole["started"] < first["started"]
+    assert whole["seconds"] > first["seconds"]
+    assert whole["cpu_seconds"] > first["cpu_seconds"]
+    assert whole["peak_mib"] >= first["peak_mib"]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.locks import lock
 from pipeline.params import Runtime, load_runtime
 from pipeline.stage import Terminated
 from tests.conftest import wait_until
@@ -21,6 +22,7 @@ from tests.training.conftest import (
     children,
     finish,
     outcome,
+    record,
     start,
     write,
     write_runtime,
@@ -56,7 +58,7 @@ def cluster(tmp_path, monkeypatch):
     state, commands = tmp_path / "slurm", tmp_path / "bin"
     state.mkdir()
     commands.mkdir()
-    for name in ("sbatch", "srun", "scancel", "scontrol", "sacct"):
+    for name in ("sbatch", "srun", "scancel", "scontrol", "squeue", "sacct"):
         (commands / name).write_text(f'#!/bin/sh\nexec {sys.executable} {fake_slurm.__file__} {name} "$@"\n')
         (commands / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
@@ -85,8 +87,12 @@ def runtime(**changes):
     )
 
 
+def submissions(folder):
+    return [path for path in (folder / ".semmae" / "slurm" / "work-0").iterdir() if path.is_dir()]
+
+
 def logs(folder):
-    return "".join(path.read_text() for path in folder.glob(".semmae/slurm/*/*_log.out"))
+    return "".join(path.read_text() for path in folder.glob(".semmae/slurm/*/*/*_log.out"))
 
 
 class When(threading.Thread):
@@ -152,7 +158,7 @@ def test_run_job__a_preempted_job_saves_is_queued_again_and_goes_on(cluster, wor
     for option in ("nodes=2", "ntasks-per-node=1", "partition=gpu", "time=7", "gpus-per-node=1", "cpus-per-task=3",
                    "account=vision", "signal=USR2@90", "job-name=work-0"):  # fmt: skip
         assert f"#SBATCH --{option}\n" in text
-    assert not list((work / ".semmae" / "slurm").iterdir())
+    assert not submissions(work)
 
 
 @pytest.mark.slow
@@ -166,11 +172,76 @@ def test_run_job__sigterm_cancels_the_job_which_saves_and_ends_at_once(cluster, 
     assert not (cluster / f"{number}.killed").exists(), "it ended by itself"
     assert (work / "saved").exists()
     assert not any(Path(f"/proc/{pid}").exists() for pid in (cluster / f"{number}.tasks").read_text().split())
-    (folder,) = (work / ".semmae" / "slurm").iterdir()
-    assert stat.S_IMODE(folder.stat().st_mode) == stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+    (folder,) = submissions(work)
+    assert stat.S_IMODE(folder.stat().st_mode) == stat.S_IMODE((work / ".semmae" / "slurm").stat().st_mode) == 0o700
     assert classes_in(folder / f"{number}_submitted.pkl") == {
         "submitit.core.utils DelayedSubmission", "training.slurm Node",
     }  # fmt: skip
+
+
+def test_end_left__touches_no_job_but_those_of_this_stage_that_are_not_over(cluster, work, capsys):
+    def put(number, name, state, folder):
+        (cluster / f"{number}.sh").write_text(f"#SBATCH --job-name={name}\n")
+        (cluster / f"{number}.state").write_text(state)
+        if folder is not None:
+            (folder / "20260101-000000-1").mkdir(parents=True, exist_ok=True)
+            (folder / "20260101-000000-1" / f"{number}_submitted.pkl").touch()
+
+    mine, longer = slurm._submissions("work-0"), slurm._submissions("work-01")
+    put(1, "work-0", "FAILED", mine)
+    put(2, "work-01", "RUNNING", longer)
+    put(3, "work-0", "RUNNING", None)  # of another worktree
+    put(4, "work-01", "RUNNING", mine)  # SLURM has given the number away again
+    slurm._end_left("work-0", mine)
+    slurm._end_left("nonesuch", slurm._submissions("nonesuch"))
+    assert not list(cluster.glob("*.cancel")) and not list(work.rglob("cancelled"))
+    assert capsys.readouterr().out == ""
+    for state in cluster.glob("*.state"):
+        state.write_text("COMPLETED")
+
+
+def test_end_left__a_slurm_that_does_not_answer_is_one_line(cluster, work):
+    (slurm._submissions("work-0") / "1-1").mkdir(parents=True)
+    (slurm._submissions("work-0") / "1-1" / "7_submitted.pkl").touch()
+    (cluster.parent / "bin" / "squeue").write_text(
+        "#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact' >&2\nexit 1\n"
+    )
+    with pytest.raises(
+        ValueError, match=r"^work-0: squeue does not say what is in the queue: .*Unable to contact; run it"
+    ):
+        run()
+
+
+def test_run_job__of_two_executions_the_second_is_refused(cluster, work):
+    with (
+        lock(slurm._submissions("work-0"), "work-0"),
+        pytest.raises(ValueError, match=r"^work-0: another process runs"),
+    ):
+        run()
+    assert not list(cluster.iterdir())
+
+
+@pytest.mark.slow
+def test_run_job__what_a_killed_stage_left_in_the_queue_saves_and_ends_before_the_next_is_submitted(
+    cluster, work, monkeypatch, capsys
+):
+    monkeypatch.setattr(slurm, "ASK_SECONDS", 0.1)
+    command = [sys.executable, "-c", "from tests.training.test_slurm import run; run()"]
+    killed = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": f"{work}:{ROOT}"})
+    wait_until(lambda: logs(work).count("began") == 2, 60)
+    killed.kill()
+    killed.wait()
+    left = only_job(cluster)
+    assert (cluster / f"{left}.state").read_text() == "RUNNING"
+    run()
+    output = capsys.readouterr().out
+    assert f"work-0: job {left} of an execution that was killed is cancelled; waits until it has ended\n" in output
+    assert output.count("goes on") == 2 and "began" not in output
+    assert (cluster / f"{left}.state").read_text() == "CANCELLED"
+    assert not (cluster / f"{left}.killed").exists(), "it ended by itself"
+    (script,) = (path for path in cluster.glob("*.sh") if path.stem != left)
+    assert (cluster / f"{left}.state").stat().st_mtime < script.stat().st_mtime
+    assert len(submissions(work)) == 1, "the logs of the killed one are kept"
 
 
 def classes_in(path):
@@ -203,6 +274,7 @@ def test_pretrain__two_nodes_of_a_job_give_the_bits_of_one_node(job, two_process
     output = finish(start(job))
     assert f"pretrain-{JOB}: job {only_job(cluster)} of slurm, 2 nodes" in output
     assert "2 processes on 2 nodes" in output and "images/s" in output
+    assert record(job)["device"] == "cpu" and record(job)["peak_mib"] >= record(job, "first")["peak_mib"]
     assert_same_bits(two_processes, outcome(job))
 
 
