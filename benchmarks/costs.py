@@ -106,6 +106,7 @@ def stages(figures: Figures) -> list[Stage]:
             "finetune",
             device=lambda images: FINETUNE_EPOCHS * images / training,
             cores=lambda images: FINETUNE_EPOCHS * images * figures["input_seconds"],
+            spread=True,
         ),
     ]
 
@@ -141,12 +142,7 @@ def breaks(figures: Figures) -> list[Break]:
         memory("opening the image shards", "image_index_bytes", "larger row groups, or several sets"),
         memory("ids of a mask cache", "mask_index_bytes", "keep them sorted on the disk"),
         wall("prepare_data, one process", "prepare_data", DAY, "parts of the data, a process each"),
-        wall(
-            f"finetune, {FINETUNE_EPOCHS} epochs, one process",
-            "finetune",
-            7 * DAY,
-            "several processes, as for pretraining",
-        ),
+        wall(f"finetune, {FINETUNE_EPOCHS} epochs", "finetune", 7 * DAY, "fewer epochs"),
         wall(f"pretrain, {EPOCHS} epochs", "pretrain", MONTH, "fewer epochs"),
         Break(
             "MD5 of the image shards by DVC",

@@ -6,8 +6,10 @@ from typing import Any
 
 from benchmarks.costs import (
     CORES,
+    DAY,
     DEVICES,
     EPOCHS,
+    FINETUNE_EPOCHS,
     HOUR,
     IMAGE_BYTES,
     INFERENCE,
@@ -59,8 +61,8 @@ def document(record: Mapping[str, Any]) -> str:
             "Of one arm and one seed; stages that use no device are left out.",
             _device_hours(figures),
             "## Wall time",
-            f"On {' · '.join(map(str, DEVICES))} devices. `extract_attention`, `cache_masks` and `pretrain` spread over all of "
-            "them, every other stage is one process.",
+            f"On {' · '.join(map(str, DEVICES))} devices. {_spread(figures)} spread over all of them, every other stage is one "
+            "process.",
             _wall(figures),
             "## What dominates",
             _dominates(figures),
@@ -154,6 +156,11 @@ def _device_hours(figures: Figures) -> str:
     return table(("stage", *SIZES), rows)
 
 
+def _spread(figures: Figures) -> str:
+    *names, last = [f"`{stage.name}`" for stage in stages(figures) if stage.spread]
+    return f"{', '.join(names)} and {last}"
+
+
 def _wall(figures: Figures) -> str:
     rows = []
     for stage in stages(figures):
@@ -202,6 +209,7 @@ def _mended(figures: Figures, before: Mapping[str, Any]) -> str:
     rate, most, old = device_rates()["MAE ViT-B/16 pretraining"], DEVICES[-1], before["figures"]
     held, index = old["held_maps_bytes"], figures["mask_index_bytes"]
     scores, probe = old["probe_bytes"], figures["probe_bytes"]
+    tuning = next(stage for stage in stages(figures) if stage.name == "finetune")
     rows = [
         (
             "maps of an arm",
@@ -223,6 +231,13 @@ def _mended(figures: Figures, before: Mapping[str, Any]) -> str:
             f"every process read every image and took its size, {old['measure_seconds'] * 1e6:.0f} µs: all that a core can from "
             f"{1 / (rate * old['measure_seconds']):.0f} devices on",
             "each reads the images of its part alone",
+        ),
+        (
+            f"fine-tuning on {most} devices, {FINETUNE_EPOCHS} epochs",
+            f"one process on one of them, {shown_seconds(tuning.wall(IMAGENET, 1))} at ImageNet and a week at "
+            f"{shown_count(7 * DAY / tuning.wall(1, 1))} images",
+            f"as many processes as devices, {shown_seconds(tuning.wall(IMAGENET, most))} and "
+            f"{shown_count(7 * DAY / tuning.wall(1, most))}",
         ),
     ]
     return table(("what", f"before, commit {before['commit']}", "now"), rows)

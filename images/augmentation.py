@@ -26,12 +26,16 @@ def random_crops(
     ratio: tuple[float, float],
     aspect: Tensor,
     generator: torch.Generator,
+    rows: slice | Tensor = slice(None),
 ) -> Tensor:
-    """Random boxes (batch, 4) float32 by the law of torchvision's RandomResizedCrop.
+    """Random boxes (n, 4) float32 of n `rows` of a batch by the law of torchvision's RandomResizedCrop.
+
+    batch, rows: boxes are drawn for so many images, and those of `rows` returned, by default all: a process that has a part
+    of the batch gets the boxes that it has where one process has all of it.
 
     scale: range of the crop's share of the image area, uniform.
     ratio: range of the crop's width / height in the pixels of the original, log-uniform.
-    aspect: (batch,) width / height of each original, since a stored square says nothing of it.
+    aspect: (n,) width / height of each original, since a stored square says nothing of it.
     A crop that does not fit is drawn again, up to ten times; then it is the largest centred one within `ratio`.
     Raises ValueError on a scale outside (0, 1], a ratio that is not positive, or a range that falls.
     Differs: sizes and places are not rounded to whole pixels; `snapped` does.
@@ -40,7 +44,8 @@ def random_crops(
         raise ValueError(f"crop scale is {tuple(scale)}: expected area shares 0 < low <= high <= 1")
     if not 0 < ratio[0] <= ratio[1]:
         raise ValueError(f"crop ratio is {tuple(ratio)}: expected aspects 0 < low <= high")
-    aspect = aspect.to(generator.device, torch.float32)
+    kept, aspect = aspect, torch.ones(batch, device=generator.device)
+    aspect[rows] = kept.to(aspect)
     by_area, by_ratio = torch.rand(2, CROP_ATTEMPTS, batch, device=generator.device, generator=generator)
     by_top, by_left = torch.rand(2, batch, device=generator.device, generator=generator)
     area = torch.lerp(torch.tensor(scale[0]).to(by_area), torch.tensor(scale[1]).to(by_area), by_area)
@@ -56,7 +61,7 @@ def random_crops(
     width = torch.where(fallback, (ratio[1] / aspect).clamp(max=1), width)
     top = torch.where(fallback, 0.5, by_top) * (1 - height)
     left = torch.where(fallback, 0.5, by_left) * (1 - width)
-    return torch.stack([top, left, height, width], dim=1)
+    return torch.stack([top, left, height, width], dim=1)[rows]
 
 
 def random_flips(batch: int, generator: torch.Generator) -> Tensor:

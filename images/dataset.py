@@ -78,13 +78,20 @@ class WholeImages:
                 whole = torch.empty(len(self), *found.shape[1:], dtype=found.dtype)
             whole[torch.from_numpy(rows)] = found
             advance(len(rows))
-        if whole is None:
-            raise ValueError(f"{self.shards.folder}: split {self.shards.split} has no image")
+        assert whole is not None
         return whole
 
-    def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        """(rows (B,), images (B, 3, size, size) uint8) of every image once, in the order of the files."""
+    def batches(
+        self, batch_size: int, part: Callable[[int], slice] = lambda count: slice(count)
+    ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """(rows (B,), images (B, 3, size, size) uint8) of every image once, in the order of the files.
+
+        part: which of so many batches, by default all. Raises ValueError where there is no image.
+        """
+        if not len(self):
+            raise ValueError(f"{self.shards.folder}: split {self.shards.split} has no image")
         chunks = [self._rows[start : start + batch_size] for start in range(0, len(self), batch_size)]
+        chunks = chunks[part(len(chunks))]
         decoded = ReadAhead(
             lambda number: self._decode(chunks[number]), steps=len(chunks), workers=self.workers, prefetch=self.workers
         )

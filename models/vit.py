@@ -95,7 +95,8 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block (B, N, D) -> (B, N, D); `drop_path` is the chance that a row skips a branch in training.
 
-    With `last`, only the last so many tokens are computed, (B, last, D), from all: what follows uses no others.
+    With `last`, only the last so many tokens are computed, (B, last, D), from all: what follows uses no others. `share`: see
+    `VisionTransformer.take_share`.
     """
 
     def __init__(self, width: int, num_heads: int, drop_path: float = 0.0) -> None:
@@ -105,6 +106,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=EPS)
         self.mlp = Mlp(width)
         self.drop_path = drop_path
+        self.share: tuple[int, torch.Tensor] | None = None
 
     def forward(self, tokens: torch.Tensor, last: int | None = None) -> torch.Tensor:
         kept = tokens if last is None else tokens[:, -last:]
@@ -115,7 +117,8 @@ class Block(nn.Module):
         if not self.training or self.drop_path == 0:
             return branch
         keep = 1 - self.drop_path
-        return branch * branch.new_empty(len(branch), 1, 1).bernoulli_(keep) / keep
+        batch, rows = self.share or (len(branch), slice(None))
+        return branch * branch.new_empty(batch, 1, 1).bernoulli_(keep)[rows] / keep
 
 
 class PatchEmbed(nn.Module):
@@ -166,6 +169,14 @@ class VisionTransformer(nn.Module):
     def num_patches(self) -> int:
         """L."""
         return self.grid[0] * self.grid[1]
+
+    def take_share(self, rows: torch.Tensor, *, batch: int) -> None:
+        """Let the images of training be `rows` (n,) int64 of batches of `batch`, whose others are seen elsewhere.
+
+        Drop path is then drawn for the whole batch, and the draws of these rows are kept: it depends on no number of processes.
+        """
+        for block in self.blocks:
+            block.share = batch, rows
 
     def encode(self, images: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
         """Tokens (B, 1 + L, D) after the final norm, class token first; with `visible` (B, V) indices, (B, 1 + V, D).

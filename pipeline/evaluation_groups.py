@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.groups import Count, Group, Name, NonNegative, OpenShare, Positive, Range, Seed, Share
 
@@ -37,6 +37,19 @@ class FinetuneParams(Group):
     )
     crop_scale: Range = Field(description="area shares of the random crop")
     clip: Positive = Field(description="largest gradient norm")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed, in pairs."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @model_validator(mode="after")
+    def _check(self) -> "FinetuneParams":
+        if self.mixes and self.batch_size % 2:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be even for mixup and cutmix, which mix images in pairs"
+            )
+        return self
 
 
 class LinearMaeParams(Group):

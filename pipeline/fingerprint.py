@@ -12,7 +12,7 @@ from pipeline.groups import ComputeParams
 from pipeline.imports import code_files
 
 LIBRARIES = ("torch", "timm", "numpy", "pillow")
-# How the batch of a pretraining is shared among processes and cut, which changes the last bits alone.
+# How a batch is shared among processes and cut, which changes the last bits alone.
 SHARING = {"world_size", "micro_batch"}
 
 

@@ -293,7 +293,7 @@ class ComputeParams(Group):
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     compile: bool
-    world_size: Count = Field(description="processes of a pretraining; every other stage runs in one")
+    world_size: Count = Field(description="processes of pretrain and of finetune; what else trains runs in one")
     micro_batch: Annotated[int, Field(ge=0)] = Field(
         description="most images that a process of a pretraining takes at once; 0: its part of the batch"
     )

@@ -79,6 +79,9 @@ class Params(Group):
             raise ValueError(f"compare.baseline {self.compare.baseline} is not one of arms.names {self.arms.names}")
         if self.compute.world_size > self.pretrain.batch_size:
             raise ValueError(f"compute.world_size {self.compute.world_size} is more than pretrain.batch_size")
+        if self.compute.world_size > self.finetune.batch_size // (2 if self.finetune.mixes else 1):
+            pairs = ", in the pairs that mixup and cutmix take" if self.finetune.mixes else ""
+            raise ValueError(f"compute.world_size {self.compute.world_size} is more than finetune.batch_size{pairs}")
         from_heads = self.refine.initialisation == "heads" and self.teacher.source == "train"
         if from_heads and self.refine.parts != self.teacher.num_heads:
             raise ValueError(
@@ -114,8 +117,8 @@ class Runtime(Group):
     shard_workers: Count = Field(
         description="processes that make shards, each with a CUDA device of its own, or compute.threads cores"
     )
-    launcher: Literal["local", "slurm"] = Field(description="who starts the processes of a pretraining")
-    nodes: Count = Field(description="machines that share the processes of a pretraining")
+    launcher: Literal["local", "slurm"] = Field(description="who starts the processes that train together")
+    nodes: Count = Field(description="machines that share the processes that train together")
     rendezvous: str = Field(description="HOST:PORT at which the nodes of launcher local meet; HOST is one of them")
     restarts: Annotated[int, Field(ge=0)] = Field(description="times to go on by itself after a process was lost")
     join_seconds: Count = Field(description="how long nodes wait for one that is missing")

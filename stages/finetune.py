@@ -10,8 +10,10 @@ from pipeline.predictions import write_predictions
 from pipeline.stage import run, write_metrics
 from training.accuracy import class_accuracy
 from training.compute import set_up
+from training.distributed import join
 from training.encoders import save_model
 from training.finetuning import CROP, finetune
+from training.launching import launched
 from training.probing import metrics_of
 from training.scratch import Scratch
 
@@ -20,6 +22,8 @@ def main() -> None:
     """`python -m stages.finetune ARM SEED`."""
     params, runtime = load_params(), load_runtime()
     arm, seed = arguments("ARM", "SEED")
+    if launched("stages.finetune", [arm, str(seed)], world_size=params.compute.world_size, runtime=runtime):
+        return
     job = f"{arm}-{seed}"
     folder = Path("pretrained") / job
     identity = fingerprint(
@@ -28,18 +32,25 @@ def main() -> None:
         compute=params.compute,
         inputs=["data/shards", folder],
     )
-    with Scratch(f"finetune-{job}", identity) as scratch:
+    compute = set_up(**params.compute.model_dump())
+    with (
+        join(compute.world_size, compute.device) as processes,
+        Scratch(f"finetune-{job}", identity, processes) as scratch,
+    ):
         task, history, said = finetune(
             "data/shards",
             folder,
             params.finetune,
             crop=params.pretrain,
             seed=seed,
-            compute=set_up(**params.compute.model_dump()),
+            compute=compute,
             runtime=runtime,
             scratch=scratch,
             label=f"finetune {job}",
+            processes=processes,
         )
+        if processes.rank:
+            return
         with whole_folder(Path("finetuned") / job) as target:
             save_model(target, task.tested, task.config)
         write_predictions(Path("predictions/finetune") / f"{job}.parquet", said)

@@ -41,7 +41,7 @@ TABLE = {
     "quality.seed": (3, ["evaluate_parts@masks"]),
     "compare.confidence": (0.9, ["compare"]),
     "compute.threads": (2, [*TORCH, *PRETRAIN, *PROBE, *FINETUNE]),
-    "compute.world_size": (2, PRETRAIN),
+    "compute.world_size": (2, [*PRETRAIN, *FINETUNE]),
     "compute.micro_batch": (4, PRETRAIN),
 }
 

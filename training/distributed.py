@@ -140,7 +140,7 @@ def settled_rank(store: torch.distributed.Store, rank: int, world_size: int) -> 
     if len(first) > 1:
         raise ValueError(
             f"DVC runs this stage on {len(first)} nodes, each of which would write the outs; run it on one, and on the "
-            "others by `python -m stages.pretrain ARM SEED`"
+            "others by `python -m stages.pretrain ARM SEED`, or stages.finetune"
         )
     return (rank - first[0]) % world_size if first else rank
 

@@ -20,6 +20,7 @@ from pipeline.params import Runtime
 from pipeline.predictions import Predictions
 from training.adamw import AdamW
 from training.compute import Compute
+from training.distributed import ALONE, Processes
 from training.encoders import ENCODER_KEYS, load_encoder, load_weights
 from training.loop import train, update
 from training.randomness import generator, seed_of, steps_of
@@ -44,8 +45,11 @@ class Finetuning:
         compute: Compute,
         workers: int = 0,
         prefetch: int = 0,
+        processes: Processes = ALONE,
     ) -> None:
-        self.images, self.group, self.seed, self.compute, self.crop_ratio = images, group, seed, compute, crop_ratio
+        self.images, self.group, self.seed, self.crop_ratio = images, group, seed, crop_ratio
+        self.compute, self.processes = compute, processes
+        self.rows = rows_of(processes, group)
         classes = len(images.shards.classes)
         _, config = load_weights(folder)
         self.config = {name: config[name] for name in ENCODER_KEYS} | {"num_classes": classes}
@@ -53,6 +57,7 @@ class Finetuning:
         initialise(self.model, generator(seed, "finetune weights"))
         self.model.start_from(load_encoder(folder))
         self.model.to(compute.device)
+        self.model.take_share(self.rows.to(compute.device), batch=group.batch_size)
         self.forward = torch.compile(self.model) if compute.compile else self.model
         self.steps = steps_of(group.epochs, len(images), group.batch_size)
         self.warmup = round(self.steps * group.warmup_epochs / group.epochs)
@@ -62,49 +67,62 @@ class Finetuning:
         self.scaler = compute.scaler()
         self.order = images.order(seed, "finetune order")
         self.inputs = ReadAhead(self.prepare, steps=self.steps, workers=workers, prefetch=prefetch)
-        self.mixup = _mixup(group, classes) if group.mixup or group.cutmix else None
+        self.mixup = _mixup(group, classes) if group.mixes else None
         self.erase = _random_erasing(group.random_erasing) if group.random_erasing else None
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(group.ema)) if group.ema else None
 
     def prepare(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views (B, 3, h, w), normalised, and classes (B,) of step `number`."""
-        group = self.group
-        batch = self.images.batch(self.order.rows(number * group.batch_size, group.batch_size))
+        """This process's views (n, 3, h, w), normalised, and classes (n,) of step `number`.
+
+        Drawn is for the whole batch, so that it depends on no number of processes; read and decoded are this one's images.
+        """
+        group, count = self.group, self.group.batch_size
+        batch = self.images.batch(self.order.rows(number * count, count)[self.rows.numpy()])
         draw = generator(self.seed, "finetune crops", number)
         boxes = random_crops(
-            group.batch_size,
+            count,
             scale=group.crop_scale,
             ratio=self.crop_ratio,
             aspect=torch.from_numpy(batch.aspect),
             generator=draw,
+            rows=self.rows,
         )
-        views = crop_images(batch.pixels, boxes, random_flips(group.batch_size, draw), self.model.image_size)
+        views = crop_images(batch.pixels, boxes, random_flips(count, draw)[self.rows], self.model.image_size)
         return normalise(views), torch.from_numpy(self.images.labels[batch.rows])
+
+    def augment(self, number: int, views: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The views (n, 3, h, w), changed in place, and targets (n, N): erased and mixed as they are in the whole batch."""
+        if self.erase is not None:
+            # timm's RandomErasing draws its places from Python's global state, and its noise from torch's, which the loop seeds.
+            random.seed(seed_of(self.seed, "erasing", number))
+            # Image after image, those of other processes into the void: the state goes the same way in all of them.
+            images = [torch.empty_like(views[0])] * self.group.batch_size
+            for row, view in zip(self.rows.tolist(), views, strict=True):
+                images[row] = view
+            for image in images:
+                self.erase(image)
+        if self.mixup is None:
+            return views, F.one_hot(labels, self.config["num_classes"]).float()
+        # timm's Mixup draws from NumPy's global state, once for all, and mixes an image with its mirror in the batch.
+        np.random.seed(seed_of(self.seed, "mixup", number) % 2**32)
+        return self.mixup(views, labels)
 
     def step(self, number: int) -> dict[str, float | torch.Tensor]:
         """One update on a batch of random crops."""
         group = self.group
-        batch, labels = self.inputs(number)
-        targets = F.one_hot(labels, self.config["num_classes"]).float()
-        if self.erase is not None:
-            # timm's RandomErasing draws its places from Python's global state, and its noise from torch's, which the loop seeds.
-            random.seed(seed_of(self.seed, "erasing", number))
-            batch = self.erase(batch)
-        if self.mixup is not None:
-            # timm's Mixup draws from NumPy's global state.
-            np.random.seed(seed_of(self.seed, "mixup", number) % 2**32)
-            batch, targets = self.mixup(batch, labels)
+        views, targets = self.augment(number, *self.inputs(number))
         rate = warmup_cosine(number, steps=self.steps, warmup_steps=self.warmup, peak=self.peak)
         set_lr(self.optimizer, rate)
         self.model.train()
         with self.compute.autocast():
-            scores = self.forward(batch.to(self.compute.device))
+            scores = self.forward(views.to(self.compute.device))
         smoothing = group.label_smoothing if self.mixup is None else 0.0
         loss = F.cross_entropy(scores.float(), targets.to(self.compute.device), label_smoothing=smoothing)
-        _, norm = update([loss], self.optimizer, clip=group.clip, scaler=self.scaler)
+        share = loss * (len(views) / group.batch_size)
+        loss, norm = update([share], self.optimizer, clip=group.clip, scaler=self.scaler, processes=self.processes)
         if self.average is not None:
             self.average.update_parameters(self.model)
-        return {"loss": loss.detach(), "lr": rate, "gradient_norm": norm}
+        return {"loss": loss, "lr": rate, "gradient_norm": norm}
 
     @property
     def state(self) -> dict[str, object]:
@@ -122,6 +140,26 @@ class Finetuning:
         """Classes (B,) of whole images (B, 3, h, w) uint8 at the encoder's size."""
         model = self.tested.eval()
         return model(normalise(pixels.to(self.compute.device).float() / 255)).argmax(dim=1)
+
+    def predict_all(self, images: WholeImages) -> np.ndarray:
+        """Classes (N,) int64 of all images, in each process, which predict a part of the batches each."""
+        said = torch.zeros(len(images), dtype=torch.int64, device=self.compute.device)
+        for rows, pixels in images.batches(self.group.batch_size, self.processes.part):
+            said[torch.from_numpy(rows)] = self.predict(pixels)
+        return self.processes.sum(said).cpu().numpy()
+
+
+def rows_of(processes: Processes, group: FinetuneParams) -> torch.Tensor:
+    """This process's rows (n,) int64 of a batch, rising.
+
+    Where images are mixed they are pairs, a row and its mirror in the batch: so that no image is decoded by two processes,
+    and the batch of these rows alone, reversed, has each at the place of its mirror.
+    """
+    rows = torch.arange(group.batch_size)
+    if not group.mixes:
+        return rows[processes.part(len(rows))]
+    half = rows[processes.part(len(rows) // 2)]
+    return torch.cat([half, len(rows) - 1 - half.flip(0)])
 
 
 def _random_erasing(probability: float) -> object:
@@ -149,8 +187,12 @@ def finetune(
     runtime: Runtime,
     scratch: Scratch,
     label: str,
+    processes: Processes = ALONE,
 ) -> tuple[Finetuning, list[dict[str, float]], Predictions]:
-    """Train on `train` of image shards and predict `test`: (the task, its history, what it said of the test images)."""
+    """Train on `train` of image shards and predict `test`: (the task, its history, what it said of the test images).
+
+    Several `processes` share both, and all have the results.
+    """
     shards = ImageShards(shards_folder, "train")
     images = TrainingImages(shards, crop.decode_size, window=crop.shuffle_images, ram_gib=runtime.ram_gib)
     task = Finetuning(
@@ -162,6 +204,7 @@ def finetune(
         compute=compute,
         workers=runtime.workers,
         prefetch=runtime.prefetch,
+        processes=processes,
     )
     history = train(
         task.step,
@@ -173,7 +216,7 @@ def finetune(
         batch_size=group.batch_size,
         checkpoint_seconds=runtime.checkpoint_seconds,
         log_seconds=runtime.log_seconds,
+        processes=processes,
     )
     test = WholeImages(ImageShards(shards_folder, "test"), task.model.image_size[0], workers=runtime.workers)
-    said = test.gather(task.predict, group.batch_size).numpy()
-    return task, history, Predictions(test.shards.ids, test.labels, {"finetune_accuracy": said})
+    return task, history, Predictions(test.shards.ids, test.labels, {"finetune_accuracy": task.predict_all(test)})

@@ -110,16 +110,15 @@ class Pretraining:
         part = self.processes.part(count)
         batch = self.images.batch(self.order.rows(number * count, count)[part])
         draw = generator(self.seed, "crops", number)
-        aspect = torch.ones(count)
-        aspect[part] = torch.from_numpy(batch.aspect)
         boxes = random_crops(
             count,
             scale=group.crop_scale,
             ratio=group.crop_ratio,
-            aspect=aspect,
+            aspect=torch.from_numpy(batch.aspect),
             generator=draw,
+            rows=part,
         )
-        boxes = snapped(boxes[part], torch.from_numpy(batch.sizes))
+        boxes = snapped(boxes, torch.from_numpy(batch.sizes))
         flips = (random_flips(count, draw) if group.flip else torch.zeros(count, dtype=torch.bool))[part]
         mask, logged = self.masks.draw(
             batch.rows,

@@ -1,4 +1,4 @@
-"""A pretraining as one job of SLURM: submitted, followed line by line, saved and queued again when it is preempted.
+"""A training as one job of SLURM: submitted, followed line by line, saved and queued again when it is preempted.
 
 submitit pickles what it submits, and what that returns, in a folder of its own. Here that is `Node`, a few words and
 numbers, and an exit code; the folder is this user's alone, and is removed with a job that ended well.

@@ -16,6 +16,7 @@ from benchmarks.costs import (
 from benchmarks.scale_page import document
 from models.mae import MaskedAutoencoder
 from pipeline.files import read_json
+from pipeline.params import read_yaml
 from pipeline.presets import compose
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +56,12 @@ def test_costs__are_of_the_preset_of_the_paper():
     assert (preset["pretrain"]["epochs"], preset["finetune"]["epochs"]) == (800, 100)
     assert (preset["extract"]["part_images"], preset["refine"]["epochs"]) == (100_000, 10)
     assert preset["data"]["shard_mib"] == 512
+
+
+def test_stages__those_that_spread_are_those_of_the_graph():
+    graph = read_yaml(ROOT / "dvc.yaml")["stages"]
+    spread = {name for name, stage in graph.items() if stage.get("meta", {}).keys() & {"sharded", "distributed"}}
+    assert spread == {stage.name for stage in stages(RECORD["figures"]) if stage.spread}
 
 
 def test_stages__cost_grows_with_images_and_wall_time_falls_with_devices():

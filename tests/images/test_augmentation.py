@@ -53,6 +53,14 @@ def test_random_crops__follows_the_law_of_random_resized_crop(aspect):
     assert ours.prod(dim=1).isfinite().all()
 
 
+@pytest.mark.parametrize("rows", [slice(2, 5), torch.tensor([0, 1, 5, 6])])
+def test_random_crops__of_some_rows_are_theirs_in_the_whole_batch(rows):
+    aspect = torch.tensor([0.4, 1.0, 3.0, 0.7, 1.2, 2.0, 0.5])
+    given = {"scale": (0.2, 1.0), "ratio": (3 / 4, 4 / 3)}
+    whole = random_crops(7, **given, aspect=aspect, generator=seeded())
+    assert torch.equal(random_crops(7, **given, aspect=aspect[rows], generator=seeded(), rows=rows), whole[rows])
+
+
 def test_random_crops__stay_inside_the_image_and_in_range():
     boxes = crops(5000, aspect=0.7)
     top, left, height, width = boxes.unbind(1)

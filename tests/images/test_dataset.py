@@ -75,6 +75,20 @@ def test_gather__of_some_takes_the_first_rows(shards):
     assert np.array_equal(images.gather(lambda pixels: pixels, 7).numpy(), squares)
 
 
+def test_gather__a_split_without_images_is_named(shards):
+    with pytest.raises(ValueError, match=rf"{shards.folder}: split {shards.split} has no image"):
+        WholeImages(shards, 6, workers=0, most=0).gather(lambda pixels: pixels, 7)
+
+
+def test_batches__the_parts_of_all_are_the_batches_of_one(shards):
+    images = WholeImages(shards, 6, workers=0)
+    whole = list(images.batches(16))
+    assert len(whole) == 10
+    parts = [*images.batches(16, lambda count: slice(0, 4)), *images.batches(16, lambda count: slice(4, count))]
+    for (rows, pixels), (theirs, same) in zip(whole, parts, strict=True):
+        assert np.array_equal(rows, theirs) and np.array_equal(pixels, same)
+
+
 def test_decoded_masks__turn_with_their_images(shards):
     rows = np.array([row for row in range(len(shards)) if shards.mask_bytes(row) is not None])[:20]
     masks = decoded_masks(shards, rows, 5)

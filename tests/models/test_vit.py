@@ -88,6 +88,19 @@ def test_drop_path__drops_image_by_image_and_is_off_in_eval():
     assert len(dropped.flatten(1).unique(dim=0)) > 8
 
 
+def test_take_share__rows_drop_what_they_drop_in_the_whole_batch():
+    whole, part = (make(Classifier, num_classes=7, drop_path=0.5, depth=3).train() for _ in range(2))
+    rows = torch.tensor([1, 4, 5, 9])
+    part.take_share(rows, batch=10)
+    images, scores = torch.randn(10, 3, 32, 48), []
+    for model, seen in ((whole, images), (part, images[rows])):
+        torch.manual_seed(0)
+        scores.append(model(seen))
+    torch.testing.assert_close(scores[1], scores[0][rows])
+    assert not torch.allclose(scores[0], whole.eval()(images))
+    assert torch.equal(part.eval()(images), whole(images)), "all that is given is seen where nothing is dropped"
+
+
 def test_classifier__starts_from_the_encoder():
     encoder = make()
     classifier = make(Classifier, seed=5, num_classes=7)

@@ -36,6 +36,12 @@ def load_changed(tmp_path, changes):
         ({"teacher.source": "weights.pth"}, "name its sha256"),
         ({"compute.world_size": 0}, "compute.world_size: got 0"),
         ({"compute.world_size": 65}, "compute.world_size 65 is more than pretrain.batch_size"),
+        ({"compute.world_size": 3, "finetune.batch_size": 2}, "compute.world_size 3 is more than finetune.batch_size"),
+        (
+            {"compute.world_size": 3, "finetune.batch_size": 4, "finetune.cutmix": 1.0},
+            "compute.world_size 3 is more than finetune.batch_size, in the pairs that mixup and cutmix take",
+        ),
+        ({"finetune.batch_size": 7, "finetune.mixup": 0.8}, "batch_size 7 must be even for mixup and cutmix"),
     ],
 )
 def test_load_params__a_fault_is_one_line_with_its_key(tmp_path, changes, message):

@@ -61,8 +61,8 @@ def free_port():
         return free.getsockname()[1]
 
 
-def start(folder, **variables):
-    command = [sys.executable, "-m", "stages.pretrain", *JOB.split("-")]
+def start(folder, stage="pretrain", **variables):
+    command = [sys.executable, "-m", f"stages.{stage}", *JOB.split("-")]
     environment = {**os.environ, "PYTHONPATH": str(folder), **variables}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
