@@ -22,6 +22,7 @@ from pipeline.files import STATE_FOLDER, main_worktree, state_folder, whole_file
 from pipeline.graph import Graph, stage_entries
 from pipeline.locks import lock
 from pipeline.notes import damaged_notes, read_note, write_note
+from pipeline.params import read_yaml
 from pipeline.processes import with_variable
 from pipeline.redaction import one_line, redacted
 from pipeline.running import at
@@ -122,8 +123,12 @@ def _fault(path: Path) -> str:
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from voluptuous import Invalid
 
+    if not path.is_file():
+        return ""
     try:
-        COMPILED_LOCKFILE_SCHEMA({"schema": "2.0", "stages": dict(stage_entries(path))})
+        document = read_yaml(path)
+        # One without stages is whole for DVC, and never what it writes.
+        COMPILED_LOCKFILE_SCHEMA({"stages": None, **document} if isinstance(document, dict) else document)
     except (ValueError, Invalid) as error:
         return " ".join(str(error).removeprefix(f"{path}: ").split())[:120]
     return ""

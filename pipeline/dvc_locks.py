@@ -81,7 +81,7 @@ def _may_be_held(tree: Path, touched: float) -> bool:
 
 
 def dead_entries(tree: Path, *, remove: bool) -> list[str]:
-    """What rwlock lists of dead processes, or that it is cut off: DVC writes it in place.
+    """What rwlock lists of dead processes, or that it is damaged: DVC writes it in place.
 
     What a first look finds is looked at again under DVC's own guard; whoever has that for long is alive and at work, and
     then there is nothing to say.
@@ -95,7 +95,7 @@ def dead_entries(tree: Path, *, remove: bool) -> list[str]:
             return []
         entries = _entries(found)
         dead = [f"{name} ({info['cmd']}, process {info['pid']})" for _, name, info, is_alive in entries if not is_alive]
-        told = ["cut off in the middle of writing"] if found is None else dead
+        told = ["not what DVC writes, cut off in the middle perhaps"] if found is None else dead
         if remove and told:
             left: dict[str, dict[str, Any]] = {"read": {}, "write": {}}
             for kind, name, info, is_alive in entries:
@@ -121,13 +121,16 @@ def _entries(found: Listed | None) -> list[tuple[str, str, dict[str, Any], bool]
 
 
 def _read(tree: Path) -> Listed | None:
-    """Rwlock and when it was written; None where it is cut off."""
+    """Rwlock and when it was written; None where DVC itself cannot read it, and would run nothing while it lies there."""
+    from dvc.rwlock import SCHEMA
+    from voluptuous import Invalid
+
     path = _rwlock(tree)
     if not path.is_file():
         return 0.0, {}
     try:
-        return path.stat().st_mtime, json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        return path.stat().st_mtime, SCHEMA(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, Invalid):
         return None
 
 

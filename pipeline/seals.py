@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.files import distrust, read_json, sha256_of, sync, whole_file, write_json
+from pipeline.files import distrust, json_text, read_json, sha256_of, sync, whole_file, write_json
 
 MANIFEST = "manifest.json"
 SEAL = "sha256"
@@ -27,10 +27,13 @@ def write_sealed(path: str | Path, document: Mapping[str, Any]) -> None:
 
 
 def read_sealed(path: str | Path) -> dict[str, Any]:
-    """What `write_sealed` was given; a missing or damaged file is a ValueError that names it."""
+    """What `write_sealed` was given; a missing or damaged file is a ValueError that names it.
+
+    Every byte counts, also one that means nothing in JSON: the file may be linked, and then the copy differs.
+    """
     document = read_json(path)
-    said = document.pop(SEAL, None) if isinstance(document, dict) else None
-    if not isinstance(document, dict) or said != _digest_of(document):
+    is_whole = isinstance(document, dict) and Path(path).read_text(encoding="utf-8") == json_text(document)
+    if not is_whole or document.pop(SEAL, None) != _digest_of(document):
         distrust(path)
         raise ValueError(f"{path}: damaged: it is not what its sha256 says; {mend(Path(path).parent)}")
     return document

@@ -246,7 +246,8 @@ class _Writer:
         dead = []
         for run in self._search("attributes.status = 'RUNNING'"):
             host, _, writer = run.data.tags.get(WRITER_TAG, "").partition("/")
-            if host == socket.gethostname() and not is_alive(writer):
+            # One replay at a time: what this very process left open is of an earlier one, which lost its server.
+            if host == socket.gethostname() and (writer == identity(os.getpid()) or not is_alive(writer)):
                 dead.append(run)
         return dead
 

@@ -55,7 +55,7 @@ def test_rwlock__that_is_damaged_is_mended_or_means_what_it_meant(small, tries, 
     dead = subprocess.Popen(["true"])
     dead.wait()
     path = small / ".dvc" / "tmp" / "rwlock"
-    entry = {"pid": dead.pid, "cmd": "dvc repro", "hostname": "here"}
+    entry = {"pid": dead.pid, "cmd": "dvc repro"}
     for number in range((tries or 20) * 4):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"read": {}, "write": {str(small / "out/made"): entry}}))

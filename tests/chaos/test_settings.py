@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,8 @@ def is_seen(whole):
         return True
     before, now = dict(flatten(whole)), dict(flatten(values))
     read = {key for stage in read_yaml("dvc.yaml")["stages"].values() for key in stage.get("params", [])}
+    # Of lists of a matrix, and of folders that a stage depends on.
+    read |= set(re.findall(r"\$\{([\w.]+)\}", Path("dvc.yaml").read_text()))
     changed = [leaf for leaf in {*before, *now} if before.get(leaf) != now.get(leaf)]
     return bool(changed) and all(any(f"{leaf}.".startswith(f"{key}.") for key in read) for leaf in changed)
 

@@ -1,10 +1,12 @@
 import json
+import os
 
 import pytest
 
 from pipeline import tracking
 from pipeline.files import md5_of, read_json, write_json, write_rows
 from pipeline.notes import write_note
+from pipeline.supervision import identity
 
 
 @pytest.fixture
@@ -140,13 +142,14 @@ def test_replay__notes_what_every_execution_changed_also_after_a_restored_one(re
     assert digest_of(noted()["previous"]) == "aaa.dir" and digest_of(noted()["entry"]) == "ccc.dir"
 
 
-def test_replay__runs_of_a_replay_that_died_are_written_again(repository, monkeypatch):
+@pytest.mark.parametrize("writer", ["1:0.00", identity(os.getpid())], ids=["of another process", "of this one"])
+def test_replay__runs_of_a_replay_that_died_are_written_again(repository, monkeypatch, writer):
     def die(*arguments):
         raise SystemExit
 
     with monkeypatch.context() as patch:
         patch.setattr(tracking, "log_stage", die)
-        patch.setattr(tracking, "identity", lambda pid: "1:0.00")
+        patch.setattr(tracking, "identity", lambda pid: writer)
         with pytest.raises(SystemExit):
             tracking.replay()
     assert [run.info.status for run in runs()[1].values()] == ["RUNNING", "RUNNING"]
