@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from pipeline.files import json_text
 from pipeline.seals import check_files, read_sealed, read_sealed_bytes, sealed_file, write_manifest, write_sealed
 
 DOCUMENT = {"version": 1, "share": 0.1, "shards": [{"file": "a", "rows": 3}], "none": None}
@@ -15,12 +16,14 @@ def test_read_sealed__gives_what_was_written(tmp_path):
 def test_read_sealed__any_other_content_is_refused(tmp_path):
     path = tmp_path / "m.json"
     write_sealed(path, DOCUMENT)
-    whole = json.loads(path.read_text())
-    for changed in ({**whole, "share": 0.2}, {**whole, "more": 1}, {"sha256": whole["sha256"]}, DOCUMENT, [], None):
-        path.write_text(json.dumps(changed))
+    text = path.read_text()
+    whole = json.loads(text)
+    others = ({**whole, "share": 0.2}, {**whole, "more": 1}, {"sha256": whole["sha256"]}, DOCUMENT, [], None)
+    for changed in (*map(json_text, others), json.dumps(whole, indent=7), text[:-1], f"{text} "):
+        path.write_text(changed)
         with pytest.raises(ValueError, match=r"m\.json: damaged: .*dvc repro"):
             read_sealed(path)
-    path.write_text(json.dumps(whole, indent=7))
+    path.write_text(text)
     assert read_sealed(path) == DOCUMENT
 
 
