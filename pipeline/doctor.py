@@ -74,13 +74,13 @@ def damaged_state(tree: Path, *, repair: bool) -> Iterator[str]:
     for path in damaged_notes(tree):
         if repair:
             path.unlink(missing_ok=True)
-        yield f"{path}: damaged; {'removed' if repair else 'repair removes it'}"
+        yield f"{path}: damaged, or of another version; {'removed' if repair else 'repair removes it'}"
 
 
 def damaged_experiment_notes(*, repair: bool) -> Iterator[str]:
     """The same for what is noted of an experiment."""
     for path in damaged_experiments(repair=repair):
-        yield f"{path}: damaged; {'written again' if repair else 'repair writes it again'}"
+        yield f"{path}: damaged, or of another version; {'written again' if repair else 'repair writes it again'}"
 
 
 def dead_dvc_locks(tree: Path, *, repair: bool) -> Iterator[str]:
