@@ -10,18 +10,23 @@ from PIL import Image
 from pipeline.image_shards import ImageShardWriter
 
 
-def write_random_images(folder: Path, count: int, size: int, *, shard_bytes: int = 2**26) -> None:
-    """Write `count` training images of `size` pixels and one class as image shards, the same ones each time."""
+def write_random_images(
+    folder: Path, count: int, size: int, *, shard_bytes: int = 2**26, test_count: int = 0, classes: str = "a"
+) -> None:
+    """Write `count` training and `test_count` test images of `size` pixels as image shards, the same ones each time.
+
+    classes: a letter each, which the images have in turn.
+    """
     generator = np.random.default_rng(0)
-    with ImageShardWriter(folder, classes=["a"], has_masks=False, shard_bytes=shard_bytes) as writer:
-        for number in range(count):
+    with ImageShardWriter(folder, classes=list(classes), has_masks=False, shard_bytes=shard_bytes) as writer:
+        for number in range(count + test_count):
             buffer = io.BytesIO()
             Image.fromarray(generator.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(buffer, "png")
             digest = hashlib.sha256(buffer.getvalue()).digest()
             writer.add(
-                "train",
+                "train" if number < count else "test",
                 image_id=int.from_bytes(digest[:8], "big"),
-                label=0,
+                label=number % len(classes),
                 sha256=digest,
                 image=buffer.getvalue(),
                 path=f"{number}.png",
