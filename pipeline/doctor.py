@@ -226,7 +226,8 @@ def damaged_runs(*, repair: bool) -> Iterator[str]:
         raise ValueError(
             f"{path}: {told[:250]}; where that does not help, move it away and run `semmae track`"
         ) from error
-    places = _places({run.run_id: run.state for run in damaged}, forget=repair)
+    # Every tree's dvc.lock is read for it.
+    places = _places({run.run_id: run.state for run in damaged}, forget=repair) if damaged else {}
     for run in damaged:
         again = places.get(run.run_id) or (f"where commit {run.commit[:10]} is checked out" if run.state else "")
         after = f"`semmae track` {again} writes them again" if again else "a walk that did not end is not written again"
@@ -239,9 +240,10 @@ def _places(states: Mapping[str, str], *, forget: bool) -> dict[str, str]:
     found = {}
     for tree, name in trees().items():
         with at(tree, name):
-            present = None if _fault(tree / "dvc.lock") else tracking.state_of()
+            present = "" if _fault(tree / "dvc.lock") else tracking.state_of()
+            noted = dict([tracking.last_written()])
             found |= {
-                run: f"in {tree}" for run, state in states.items() if present in (state, tracking.noted_state(run))
+                run: f"in {tree}" for run, state in states.items() if present and present in (state, noted.get(run))
             }
             if forget:
                 tracking.forget(states)

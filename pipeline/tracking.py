@@ -175,16 +175,16 @@ def state_of(lock_file: str | Path = "dvc.lock") -> str:
     return _keys(_entries(Path(lock_file)))[1]
 
 
-def noted_state(pipeline: str) -> str | None:
-    """The state that the last replay of this tree wrote as this run, if it was that one."""
+def last_written() -> tuple[str, str]:
+    """The run of the pipeline that the last replay of this tree wrote, and its state; both empty where there was none."""
     note = read_note(_note())
-    return note["state"] if note and note["written"]["pipeline"] == pipeline else None
+    return (note["written"]["pipeline"], note["state"]) if note else ("", "")
 
 
 def forget(pipelines: Collection[str]) -> None:
     """Runs of the pipeline that are gone: where the last replay of this tree wrote one of them, the next looks again."""
-    if any(noted_state(pipeline) is not None for pipeline in pipelines):
-        _note().unlink()
+    if last_written()[0] in pipelines:
+        _note().unlink(missing_ok=True)
 
 
 class _Writer:

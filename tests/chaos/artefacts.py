@@ -339,9 +339,7 @@ def damage(name, kind, count):
     for path in files_of(name):
         data = path.read_bytes()
         for where in places_of(kind, len(data), count, f"{name} {path}"):
-            path.unlink()
-            if kind != "deleted":
-                path.write_bytes(damaged(data, kind, where))
+            spoil(path, kind, where)
             told["cases"] += 1
             try:
                 found = state(name)
@@ -362,6 +360,9 @@ def damage(name, kind, count):
 def names(text, path):
     """Whether a line names the file, or the folder whose manifest it belongs to."""
     return any(str(place) in text for place in (path, *path.parents) if place != Path())
+
+
+KINDS = {"truncated": "truncated", "flipped": "one bit flipped", "emptied": "emptied", "deleted": "deleted"}
 
 
 def places_of(kind, size, count, key):
@@ -388,7 +389,12 @@ def damaged(data, kind, where):
 
 def harm(path, kind, draw):
     """Damage a file, at a place that is drawn."""
+    spoil(path, kind, draw.randrange(path.stat().st_size * (8 if kind == "flipped" else 1)))
+
+
+def spoil(path, kind, where):
+    """Damage a file at a place; what it was a hard link of stays whole."""
     data = path.read_bytes()
     path.unlink()
     if kind != "deleted":
-        path.write_bytes(damaged(data, kind, draw.randrange(len(data) * (8 if kind == "flipped" else 1))))
+        path.write_bytes(damaged(data, kind, where))

@@ -6,11 +6,10 @@ import shutil
 import pytest
 
 from pipeline.fingerprint import digest_of
-from tests.chaos.artefacts import ARTEFACTS, damage, damaged, places_of
+from tests.chaos.artefacts import ARTEFACTS, KINDS, damage, places_of, spoil
 from tests.chaos.conftest import SILENT, copy_of
 from tests.chaos.zygote import error_lines
 
-KINDS = {"truncated": "truncated", "flipped": "one bit flipped", "emptied": "emptied", "deleted": "deleted"}
 WORDS = {"refused": "refused, named", "recomputed": "made again", "absent": "made again", "unharmed": "read as it was"}
 SEALED = [name for name, artefact in ARTEFACTS.items() if artefact.is_sealed]
 # Places in each file that a run of a few minutes tries; --chaos multiplies them.
@@ -85,11 +84,7 @@ def test_damage__is_one_line_of_the_stage_that_reads_it(zygote, recorded, tmp_pa
         folder = copy_of(recorded, tmp_path / str(where))
         # What was made of the sound file would be used instead of it.
         shutil.rmtree(folder / ".semmae", ignore_errors=True)
-        path = folder / file
-        data = path.read_bytes()
-        path.unlink()
-        if kind != "deleted":
-            path.write_bytes(damaged(data, kind, where))
+        spoil(folder / file, kind, where)
         answer = zygote(folder, f"stages.{stage}", *arguments)
         if answer["code"] == 0:
             found = {out: digest_of(folder / out) for out in outs}

@@ -12,9 +12,8 @@ from dvc.repo import Repo
 from pipeline.doctor import examine
 from pipeline.files import md5_of, state_folder
 from pipeline.slots import CPU, Needs, held_slots, occupy
-from tests.chaos.artefacts import harm
+from tests.chaos.artefacts import KINDS, harm
 from tests.chaos.conftest import OUTS, SILENT
-from tests.chaos.test_damage import KINDS
 from tests.conftest import wait_until
 from tests.pipeline.conftest import digest_by_path, make_small
 

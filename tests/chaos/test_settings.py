@@ -11,9 +11,8 @@ from pipeline.fingerprint import digest_of
 from pipeline.graph import stage_entries, value_of
 from pipeline.params import load_params, load_runtime, read_yaml
 from pipeline.stage_runs import flatten
-from tests.chaos.artefacts import damaged, places_of
+from tests.chaos.artefacts import KINDS, places_of, spoil
 from tests.chaos.conftest import SILENT, chosen, copy_of
-from tests.chaos.test_damage import KINDS
 from tests.chaos.zygote import error_lines
 
 LOADERS = {"params.yaml": load_params, "runtime.yaml": load_runtime}
@@ -30,9 +29,8 @@ def damage_all(name, kind, count):
     data, whole, document = path.read_bytes(), load(name), read_yaml(name)
     outcomes, others = {REFUSED: 0, UNHARMED: 0}, []
     for where in places_of(kind, len(data), int(count), f"{name} {kind}"):
-        path.unlink(missing_ok=True)
-        if kind != "deleted":
-            path.write_bytes(damaged(data, kind, where))
+        path.write_bytes(data)
+        spoil(path, kind, where)
         try:
             found = load(name)
         except ValueError as error:
@@ -96,10 +94,7 @@ def test_runtime__that_is_damaged_is_refused_or_changes_no_bit(zygote, recorded,
 
 def outcome_of_stage(zygote, recorded, target, kind, where):
     folder = copy_of(recorded, target)
-    path = folder / "runtime.yaml"
-    changed = damaged(path.read_bytes(), kind, where)
-    path.unlink()
-    path.write_bytes(changed)
+    spoil(folder / "runtime.yaml", kind, where)
     with contextlib.chdir(folder):
         whole = digest_of(OUT)
     answer = zygote(folder, f"stages.{STAGE[0]}", *STAGE[1:])

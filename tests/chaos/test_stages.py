@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from pipeline.fingerprint import digest_of
+from tests.chaos.artefacts import KINDS, harm
 from tests.chaos.conftest import SILENT, chosen, copy_of
 from tests.chaos.zygote import error_lines
 
@@ -146,28 +147,20 @@ def save_some(one, at):
     return folder / "checkpoint.pt", folder / "previous.pt"
 
 
-@pytest.mark.parametrize("kind", ["flipped", "truncated", "emptied", "deleted"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_checkpoint__that_is_damaged_gives_way_to_the_one_before(case, points, tries, tell, kind):
     words = ("pretrain", "semmae", "0")
     for number in range(tries or 20):
         one, draw = case(words, number), random.Random(f"{kind} {number}")
         saved, previous = save_some(one, points(words) // 2)
         step = step_of(saved)
-        data = bytearray(saved.read_bytes())
-        saved.unlink()
-        if kind == "flipped":
-            place = draw.randrange(8 * len(data))
-            data[place // 8] ^= 1 << place % 8
-        if kind != "deleted":
-            saved.write_bytes(
-                data if kind == "flipped" else data[: draw.randrange(len(data))] if kind == "truncated" else b""
-            )
+        harm(saved, kind, draw)
         before = step_of(previous)
         said, is_same = one.ends()
         assert kind == "deleted" or f"{saved.name}: damaged" in said, said
         assert before <= step and f"resumes at step {before} of" in said, said
-        tell({"flipped": "one bit flipped"}.get(kind, kind), "training checkpoint",
-             "named, resumed bit-identically from the one before" if is_same else SILENT)  # fmt: skip
+        told = "named, resumed bit-identically from the one before"
+        tell(KINDS[kind], "training checkpoint", told if is_same else SILENT)
         shutil.rmtree(one.folder)
 
 
