@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from images.dataset import WholeImages
-from pipeline.image_shards import ImageShards
 from pipeline.params import load_params, load_runtime
+from shards.image_shards import ImageShards
 from stages.probe import without_patches
 from training.compute import set_up
 from training.encoders import load_encoder

@@ -24,9 +24,9 @@ from parts.baselines import cluster_labels, random_labels
 from parts.labelling import label_patches, majority_labels
 from parts.quality import part_quality, position_information
 from pipeline.groups import RefineParams
-from pipeline.image_shards import ImageShards
 from pipeline.params import load_params
 from reports.statistics import estimate
+from shards.image_shards import ImageShards
 from stages.evaluate_parts import CELL, patch_colours
 from training.compute import Compute, set_up
 from training.refining import PartTokens, Refining, read_last_block

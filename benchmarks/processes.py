@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.random_images import write_random_images
 from pipeline.presets import check, compose, write_params
-from pipeline.seals import write_sealed
+from shards.seals import write_sealed
 
 ROOT = Path(__file__).parents[1]
 IMAGES, TEST_IMAGES, SIZE, BATCH, EPOCHS, ROUNDS = 512, 64, 64, 64, 4, 3

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from images.order import ShuffledOrder
-from pipeline.files import write_json
-from pipeline.seals import MANIFEST
-from pipeline.shard_folders import is_intact, join_shards
-from pipeline.shards import PAGE_ROWS, MaskCache, MaskCacheWriter
 from pipeline.stage import peak_mib
+from shards.arrays import PAGE_ROWS, MaskCache, MaskCacheWriter
+from shards.files import write_json
+from shards.folders import is_intact, join_shards
+from shards.seals import MANIFEST
 
 GRID, PARTS = (14, 14), 6
 HEADER = {

@@ -24,8 +24,8 @@ import numpy as np
 from benchmarks import rows
 from benchmarks.costs import CLASSES, GROUP_IMAGES
 from benchmarks.scale_page import document
-from pipeline.files import read_json, write_json, write_text
 from pipeline.stage import peak_mib
+from shards.files import read_json, write_json, write_text
 
 RECORD, PAGE = Path("docs/scale.json"), Path("docs/scale.md")
 # Images of a measurement, and the two sizes of those of memory: small files, image shards, features.
@@ -45,7 +45,7 @@ def core_seconds(work: Callable[[], object], images: int) -> float:
 def preparing(folder: Path) -> dict[str, float]:
     """prepare_data on photographs: CPU seconds an image, and bytes that a shard adds to them."""
     from benchmarks.input import generate
-    from pipeline.image_shards import ImageShards
+    from shards.image_shards import ImageShards
 
     generate(folder / "photographs", PHOTOGRAPHS)
     seconds = core_seconds(lambda: prepare(folder / "photographs", folder / "shards"), PHOTOGRAPHS)
@@ -65,7 +65,7 @@ def prepare(source: Path, target: Path) -> None:
     from images.preparation import fill_shards
     from images.sources import open_source
     from images.splits import assign_splits
-    from pipeline.image_shards import ImageShardWriter
+    from shards.image_shards import ImageShardWriter
 
     found = open_source(str(source), image_column="image", label_column="label")
     assign_splits(found.items, seed=0, val_share=0.01, test_share=0.01)
@@ -81,7 +81,7 @@ def decoding(folder: Path) -> dict[str, float]:
     from images.decoding import decode_square
     from images.stream import TrainingImages
     from parts.masking import semantic_mask
-    from pipeline.image_shards import ImageShards
+    from shards.image_shards import ImageShards
 
     shards = ImageShards(folder / "shards", "train")
     images = TrainingImages(shards, DECODE_SIZE, window=8192, ram_gib=0.0)
@@ -146,7 +146,7 @@ def networks() -> dict[str, float]:
 
 def caches(folder: Path) -> dict[str, float]:
     """Bytes an image of attention, patch tokens and part labels, by the writers of the stages."""
-    from pipeline.shards import ArrayShardWriter, MaskCacheWriter
+    from shards.arrays import ArrayShardWriter, MaskCacheWriter
 
     def size_of(name: str, count: int, columns: dict[str, tuple[str, tuple[int, ...]]]) -> float:
         draw = np.random.default_rng(0)
@@ -184,8 +184,8 @@ def small_files(folder: Path, count: int) -> None:
 
 def sharded(folder: Path, count: int) -> None:
     """Image shards without images, as many rows a group and groups a shard as photographs have at 512 MiB."""
-    from pipeline import image_shard_file
-    from pipeline.image_shards import ImageShardWriter
+    from shards import image_shard_file
+    from shards.image_shards import ImageShardWriter
 
     image_shard_file.GROUP_ROWS = GROUP_IMAGES
     with ImageShardWriter(folder, classes=["a"], has_masks=False, shard_bytes=1024 * GROUP_IMAGES) as writer:
@@ -201,7 +201,7 @@ def child_prepare(folder: Path, count: int) -> None:
 
 def child_index(folder: Path, count: int) -> None:
     """Image shards as a training opens them: two thousand images from everywhere."""
-    from pipeline.image_shards import ImageShards
+    from shards.image_shards import ImageShards
 
     shards = ImageShards(folder, "train")
     for row in np.random.default_rng(0).integers(0, count, 2000):

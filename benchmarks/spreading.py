@@ -21,8 +21,8 @@ import torch
 
 from benchmarks.random_images import write_random_images
 from models.teachers import build
-from pipeline.image_shards import list_shards
 from pipeline.presets import check, compose, write_params
+from shards.image_shards import list_shards
 from training.teacher import write_teacher
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import torch
 
 from images.decoding import decode_mask_square, square_and_aspect
 from images.stream import ReadAhead
-from pipeline.image_shards import ImageShards
+from shards.image_shards import ImageShards
 
 # Images that one task decodes: neighbours in a file, so that a row group is read once.
 _CHUNK = 64

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.files import link_or_copy, whole_folder
+from shards.files import link_or_copy, whole_folder
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from images.entries import Entry, shown
 from images.items import Encoded, Item, Rejection, id_of
 from images.parquet_pages import inflated_size
 from images.roots import Root
-from pipeline.storage import AHEAD_BYTES
-from pipeline.urls import is_url
+from shards.storage import AHEAD_BYTES
+from shards.urls import is_url
 
 SUFFIX = b".parquet"
 ONE_CLASS = "all"

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from images.decoding import Refused, inspect, inspect_mask
 from images.entries import shown
 from images.items import Encoded, Item, Rejection, Source
-from pipeline.files import whole_file
-from pipeline.image_shards import SPLITS, ImageShardWriter
+from shards.files import whole_file
+from shards.image_shards import SPLITS, ImageShardWriter
 
 # Where the same bytes lie in several splits, the first of these keeps them.
 PRECEDENCE = ("test", "val", "train")

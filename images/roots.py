@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from images.entries import Entry, subfolders, walk
-from pipeline.storage import AHEAD_BYTES, ObjectFile, list_objects
-from pipeline.urls import is_url
+from shards.storage import AHEAD_BYTES, ObjectFile, list_objects
+from shards.urls import is_url
 
 
 class Root(Protocol):

@@ -13,7 +13,7 @@ from images.folder_source import FolderSource
 from images.items import Source
 from images.parquet_source import ParquetSource, is_shard
 from images.roots import Root, root_of
-from pipeline.files import whole_file
+from shards.files import whole_file
 
 # Of image files, as far as names tell: a folder of Parquet files without one can only be shards.
 SUFFIXES = (

@@ -10,7 +10,7 @@ import numpy as np
 
 from images.decoding import Decoded, decode_at_least
 from images.order import ShuffledOrder
-from pipeline.image_shards import ImageShards
+from shards.image_shards import ImageShards
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")

@@ -1,1 +1,1 @@
-"""Orchestration: parameters, files, shards and tracking. It knows files and DVC; it holds no tensor maths."""
+"""Orchestration: the command line, DVC's graph, the walk and its slots, experiments. No tensor maths."""

@@ -42,7 +42,7 @@ def use(
     from images.roots import root_of
     from images.sources import unhashable_entries, write_listing
     from pipeline.presets import check, read_document, write_params
-    from pipeline.urls import check_url, is_url
+    from shards.urls import check_url, is_url
 
     if is_url(folder):
         check_url(folder, "the folder")
@@ -108,8 +108,8 @@ def teacher(
 @app.command()
 def start(checkpoint: Annotated[Path, typer.Argument(help="a file of MAE, SemMAE, or of `semmae export`")]) -> None:
     """Start pretraining from a checkpoint: params.yaml names it and its sha256. With pretrain.epochs 0 it is only evaluated."""
-    from pipeline.files import sha256_of
     from pipeline.presets import check, read_document, write_params
+    from shards.files import sha256_of
 
     if not checkpoint.is_file():
         raise ValueError(f"{checkpoint}: no such checkpoint file")

@@ -18,9 +18,7 @@ import psutil
 
 from pipeline import dvc_locks, flow_runs, run_damage, tracking
 from pipeline.experiments import FINISHED, damaged_experiments, experiments, hold, worktrees
-from pipeline.files import STATE_FOLDER, main_worktree, state_folder, whole_file
 from pipeline.graph import Graph, stage_entries
-from pipeline.locks import lock
 from pipeline.notes import damaged_notes, read_note, write_note
 from pipeline.params import read_yaml
 from pipeline.processes import with_variable
@@ -29,6 +27,8 @@ from pipeline.running import at
 from pipeline.services import api_url, state
 from pipeline.supervision import GRACE_SECONDS, SUPERVISOR, end_tree, is_alive
 from pipeline.temporaries import abandoned_temporaries
+from shards.files import STATE_FOLDER, main_worktree, state_folder, whole_file
+from shards.locks import lock
 
 # Resume state is what a killed job goes on from: only after these many days is it nobody's.
 SCRATCH_DAYS = 7.0

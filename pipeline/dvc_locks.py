@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 
 from pipeline.experiments import is_walked
-from pipeline.files import write_json
 from pipeline.processes import CLOCK_SECONDS, RUN_VARIABLE, was_made_by
 from pipeline.services import state
+from shards.files import write_json
 
 LOCKS = ("lock", "rwlock.lock")
 # When rwlock was written, and its read and write locks by path.

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import STATE_FOLDER, main_worktree, state_folder, write_text
 from pipeline.imports import PACKAGES
-from pipeline.locks import lock
 from pipeline.names import EXPERIMENT, shown
 from pipeline.notes import is_sound, read_note, write_note
 from pipeline.presets import check, compose, preset_of, read_document, write_params
 from pipeline.redaction import redacted
+from shards.files import STATE_FOLDER, main_worktree, state_folder, write_text
+from shards.locks import lock
 
 # Files in these that git does not know yet are code as well.
 CODE_FOLDERS = (*PACKAGES, "presets")

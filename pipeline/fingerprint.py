@@ -7,9 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import sha256_of
 from pipeline.groups import ComputeParams
 from pipeline.imports import code_files
+from shards.files import sha256_of
 
 LIBRARIES = ("torch", "timm", "numpy", "pillow")
 # How a batch is shared among processes and cut, which changes the last bits alone.

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.experiments import is_walked
-from pipeline.files import STATE_FOLDER
 from pipeline.processes import RUN_VARIABLE, with_variable
 from pipeline.services import limit_name, worker_name
 from pipeline.slots import CPU, GPU, held_slots
 from pipeline.supervision import SUPERVISOR, is_alive
+from shards.files import STATE_FOLDER
 
 FLOW = "semmae"
 # A run younger than this in its state may have a process that is about to start.

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from pipeline.names import NAME, check_name, check_text
 from pipeline.redaction import refuse_secrets
-from pipeline.urls import check_url, is_url
+from shards.urls import check_url, is_url
 
 Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]

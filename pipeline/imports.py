@@ -7,9 +7,21 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from pipeline.files import write_text
+from shards.files import write_text
 
-PACKAGES = ("pipeline", "stages", "models", "images", "parts", "training", "reports")
+PACKAGES = (
+    "config",
+    "evaluation",
+    "images",
+    "jobs",
+    "models",
+    "parts",
+    "pipeline",
+    "reports",
+    "shards",
+    "stages",
+    "training",
+)
 
 
 def code_files(module: str, root: str | Path = ".") -> list[str]:

@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.files import state_folder
-from pipeline.locks import lock
-from pipeline.shard_folders import is_intact
+from shards.files import state_folder
+from shards.folders import is_intact
+from shards.locks import lock
 
 
 class KeptShards:

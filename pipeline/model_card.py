@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import read_json
 from pipeline.fingerprint import digest_of
 from pipeline.params import Params
 from pipeline.recorded import check_recorded
-from pipeline.seals import read_sealed
+from shards.files import read_json
+from shards.seals import read_sealed
 
 LOADING = {
     "timm": 'import timm\n\nmodel = timm.create_model("local-dir:FOLDER", pretrained=True)',

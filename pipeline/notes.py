@@ -1,11 +1,11 @@
-"""Small JSON files of the state folder: what one process notes for the next, each with a digest of its own (`pipeline.seals`)."""
+"""Small JSON files of the state folder: what one process notes for the next, each with a digest of its own (`shards.seals`)."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import STATE_FOLDER
-from pipeline.seals import read_sealed, write_sealed
+from shards.files import STATE_FOLDER
+from shards.seals import read_sealed, write_sealed
 
 PLACES = ("records/*.json", "first/*.json", "executions/*.json", "replayed.json", "services/services.json")
 

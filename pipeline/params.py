@@ -37,7 +37,7 @@ from pipeline.groups import (
 )
 from pipeline.names import shown
 from pipeline.redaction import redacted
-from pipeline.urls import host_and_port
+from shards.urls import host_and_port
 
 
 class Params(Group):

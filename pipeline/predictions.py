@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.files import whole_file
+from shards.files import whole_file
 
 # In place of a class: this image was not put to this protocol.
 NOT_ASKED = -1

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from pipeline.files import write_text
 from pipeline.params import Params, explain
+from shards.files import write_text
 
 FOLDER = Path("presets")
 BASE = "quickstart"

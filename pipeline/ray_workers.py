@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import ray_guard
-from pipeline.files import own_state, state_folder, write_text
 from pipeline.names import shown
 from pipeline.spreading import LOST, Message, Work, Worker
 from pipeline.stage import Terminated
 from pipeline.supervision import identity
-from pipeline.urls import host_and_port, is_url
+from shards.files import own_state, state_folder, write_text
+from shards.urls import host_and_port, is_url
 
 # What a cluster of this machine's own is told; Ray reads the first two when it is imported.
 OWN = {

@@ -7,11 +7,11 @@ by something else, a failing disk for example, and DVC does not see that where t
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.files import md5_of
 from pipeline.graph import stage_entries
-from pipeline.seals import mend
 from pipeline.stage import NOTES
 from pipeline.stage_runs import digests_of
+from shards.files import md5_of
+from shards.seals import mend
 
 
 def check_recorded(*places: str | Path, root: Path = Path()) -> None:

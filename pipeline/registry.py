@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import read_json
 from pipeline.graph import Graph, explain, stage_entries
 from pipeline.model_card import jobs
 from pipeline.params import Params
 from pipeline.redaction import one_line, redacted
-from pipeline.seals import read_sealed
 from pipeline.tracking import EXPERIMENT, FINISHED, KEY_TAG, client, key_of, replay, tracking_uri
+from shards.files import read_json
+from shards.seals import read_sealed
 
 # Where the model lies among the artefacts of its run.
 ARTIFACT = "encoder"

@@ -16,13 +16,13 @@ from typing import Any
 
 import psutil
 
-from pipeline.files import main_worktree, state_folder
 from pipeline.names import shown
 from pipeline.notes import read_note, write_note
 from pipeline.redaction import redacted, without_user
 from pipeline.slots import CPU, GPU, available
 from pipeline.supervision import end_tree, identity, is_alive
 from pipeline.tracking import client, tracking_uri
+from shards.files import main_worktree, state_folder
 
 LOOPBACK, ANY = "127.0.0.1", "0.0.0.0"
 POOL, DEPLOYMENT = "semmae", "pipeline"

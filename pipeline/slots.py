@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from pipeline.files import state_folder
+from shards.files import state_folder
 
 CPU, GPU = "cpu", "gpu"
 LOOK_SECONDS = 0.2

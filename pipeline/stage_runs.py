@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import md5_of, read_json
 from pipeline.redaction import redacted
 from pipeline.run_contents import Content, Point, write_content
-from pipeline.seals import mend
+from shards.files import md5_of, read_json
+from shards.seals import mend
 
 # Of the data that a stage reads: DVC has them.
 SOURCE_TYPE = "dvc"

@@ -1,14 +1,14 @@
-"""What `pipeline.files` had not finished when its process was killed."""
+"""What `shards.files` had not finished when its process was killed."""
 
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.files import STATE_FOLDER
-from pipeline.locks import lock
 from pipeline.params import read_yaml
 from pipeline.processes import was_made_by
+from shards.files import STATE_FOLDER
+from shards.locks import lock
 
 # .NAME.PID.tmp
 TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import main_worktree, own_state, state_folder
 from pipeline.graph import stage_entries
 from pipeline.notes import read_note, write_note
 from pipeline.params import read_yaml
@@ -38,6 +37,7 @@ from pipeline.run_contents import (
 )
 from pipeline.stage_runs import git_tags, log_stage, other_outs, params_of, tags_of
 from pipeline.supervision import identity, is_alive
+from shards.files import main_worktree, own_state, state_folder
 
 EXPERIMENT = "semmae"
 # Without it MLflow 3 opens the experiment as one of language models, with an empty page of traces.

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.execution import CANCELLED, SKIPPED, UNCHANGED, Outcome, execute
-from pipeline.files import STATE_FOLDER, md5_of
 from pipeline.graph import Graph, stage_entries, value_of
 from pipeline.params import load_params, load_runtime, read_yaml
 from pipeline.slots import CPU, Needs, needs_of
 from pipeline.stage_runs import digests_of
 from pipeline.tracking import key_of
+from shards.files import STATE_FOLDER, md5_of
 
 Report = Callable[[str, str], None]
 # DVC writes dvc.lock in less.

@@ -10,10 +10,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import read_json, write_text
 from pipeline.graph import stage_entries
 from pipeline.tracking import executions, key_of
 from reports.page import Cell, Section, facts, page, table
+from shards.files import read_json, write_text
 
 COLUMNS = (
     "stage",

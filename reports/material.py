@@ -14,8 +14,6 @@ from images.augmentation import crop_labels, whole_images
 from models.mae import MaskedAutoencoder
 from parts.masking import random_mask, semantic_mask
 from pipeline.groups import Arm
-from pipeline.image_shards import ImageShards
-from pipeline.shards import MaskCache
 from reports import figures
 from reports.comparison import Row, headline
 from reports.dissection import Dissection, dissect, load_decoder
@@ -41,6 +39,8 @@ from reports.portrait import portrait
 from reports.reconstructions import inputs_of, load_autoencoder, reconstruct
 from reports.results import Results
 from reports.samples import Samples, choose
+from shards.arrays import MaskCache
+from shards.image_shards import ImageShards
 from training.part_model import FrozenParts
 from training.randomness import generator
 from training.snapshots import read_snapshots

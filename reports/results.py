@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from pipeline.predictions import Predictions
 
-from pipeline.files import md5_of, read_json
+from shards.files import md5_of, read_json
 
 # Not accuracies: facts about a run, which are not compared.
 FACTS = ("test_images", "penalty")

@@ -6,7 +6,7 @@ import numpy as np
 
 from images.dataset import decoded_masks
 from images.decoding import decode_square
-from pipeline.image_shards import ImageShards
+from shards.image_shards import ImageShards
 
 TILE = 128
 

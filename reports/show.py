@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from images.decoding import decode_square, inspect
-from pipeline.files import whole_file
 from pipeline.redaction import CONTROL
 from reports import figures
 from reports.dissection import Dissection, dissect, inputs_of, load_decoder
@@ -17,6 +16,7 @@ from reports.map_tiles import part_colours
 from reports.pictures import strip
 from reports.portrait import portrait
 from reports.samples import TILE
+from shards.files import whole_file
 from training.part_model import FrozenParts
 from training.teacher import FrozenTeacher
 

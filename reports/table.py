@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.files import read_json
 from pipeline.recorded import check_recorded
 from pipeline.tracking import tracking_uri
 from reports.comparison import Row, from_csv, headline, percent, points, sentences
 from reports.results import label_of
 from reports.statistics import DIRECTION_HIGHER, DIRECTION_LOWER, HIGHER, LOWER
+from shards.files import read_json
 
 STYLES = {HIGHER: "green", LOWER: "red", DIRECTION_HIGHER: "", DIRECTION_LOWER: ""}
 # Straight to the runs: the start page of MLflow 3 is about traces of language models.

@@ -7,13 +7,13 @@ code are linked, not computed. Full image shards never change, so new images cos
 import numpy as np
 
 from pipeline.fingerprint import fingerprint
-from pipeline.image_shards import list_shards
 from pipeline.kept_shards import KeptShards
 from pipeline.params import load_params, load_runtime
-from pipeline.shard_folders import join_shards
-from pipeline.shards import MaskCache
 from pipeline.spreading import Task, Work, make_missing
 from pipeline.stage import run, write_metrics
+from shards.arrays import MaskCache
+from shards.folders import join_shards
+from shards.image_shards import list_shards
 from training.compute import device_type
 from training.part_labels import labelling
 

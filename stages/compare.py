@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from pipeline.files import whole_file, whole_folder, write_text
 from pipeline.params import load_params
 from pipeline.recorded import check_recorded
 from pipeline.stage import run, write_metrics
@@ -11,6 +10,7 @@ from reports.mask_statistics import POINTS
 from reports.material import Material, gather, sheets
 from reports.report import render
 from reports.results import curves_csv, read_results
+from shards.files import whole_file, whole_folder, write_text
 from training.compute import set_up
 
 FOLDER = Path("report")

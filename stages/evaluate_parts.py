@@ -9,10 +9,10 @@ from parts.attention import extract_all
 from parts.baselines import cluster_labels, random_labels
 from parts.labelling import majority_labels
 from parts.quality import colour_information, part_quality, position_information
-from pipeline.image_shards import ImageShards
 from pipeline.params import load_params
-from pipeline.shards import ArrayShards, MaskCache
 from pipeline.stage import run, write_metrics
+from shards.arrays import ArrayShards, MaskCache
+from shards.image_shards import ImageShards
 from training.compute import set_up
 from training.teacher import FrozenTeacher
 

@@ -7,14 +7,14 @@ are others.
 
 import numpy as np
 
-from pipeline.files import whole_folder
 from pipeline.fingerprint import fingerprint
-from pipeline.image_shards import ImageShards, list_shards
 from pipeline.kept_shards import KeptShards
 from pipeline.params import load_params, load_runtime
-from pipeline.shard_folders import join_shards
 from pipeline.spreading import Task, Work, make_missing
 from pipeline.stage import run
+from shards.files import whole_folder
+from shards.folders import join_shards
+from shards.image_shards import ImageShards, list_shards
 from training.compute import device_type
 from training.extraction import ALL, RAW, TOKENS, extracting, extraction_key
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from pipeline.files import whole_folder, write_rows
 from pipeline.fingerprint import fingerprint
 from pipeline.names import arguments
 from pipeline.params import load_params, load_runtime
 from pipeline.predictions import write_predictions
 from pipeline.stage import run, write_metrics
+from shards.files import whole_folder, write_rows
 from training.accuracy import class_accuracy
 from training.compute import set_up
 from training.distributed import join

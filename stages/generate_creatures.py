@@ -11,9 +11,9 @@ from PIL import Image
 
 from images.anatomy import PARTS
 from images.creatures import SPLITS, draw
-from pipeline.files import whole_folder, write_text
 from pipeline.params import load_params
 from pipeline.stage import progress, run
+from shards.files import whole_folder, write_text
 
 FOLDER = Path("data/creatures")
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from images.dataset import WholeImages
 from images.stream import TrainingImages
-from pipeline.files import write_rows
 from pipeline.fingerprint import fingerprint
-from pipeline.image_shards import ImageShards
 from pipeline.names import arguments
 from pipeline.params import load_params, load_runtime
 from pipeline.predictions import Predictions, write_predictions
 from pipeline.stage import run, write_metrics
+from shards.files import write_rows
+from shards.image_shards import ImageShards
 from training.compute import set_up
 from training.encoders import load_encoder
 from training.finetuning import CROP

@@ -10,12 +10,12 @@ import numpy as np
 from images.preparation import check_outcome, fill_shards, write_rejected
 from images.sources import open_source
 from images.splits import assign_splits
-from pipeline.files import state_folder
-from pipeline.image_shards import ImageShardWriter
 from pipeline.names import arguments
 from pipeline.params import load_params, load_runtime
-from pipeline.seals import read_sealed_bytes, sealed_file
 from pipeline.stage import Meter, run, write_metrics
+from shards.files import state_folder
+from shards.image_shards import ImageShardWriter
+from shards.seals import read_sealed_bytes, sealed_file
 
 # Of a data set for transfer or segmentation.
 PREPARED = Path("prepared")

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from images.stream import TrainingImages
-from pipeline.files import whole_folder, write_rows
 from pipeline.fingerprint import fingerprint
-from pipeline.image_shards import ImageShards
 from pipeline.names import arguments
 from pipeline.params import Params, load_params, load_runtime
 from pipeline.stage import run, write_metrics
+from shards.files import whole_folder, write_rows
+from shards.image_shards import ImageShards
 from training.compute import set_up
 from training.distributed import join
 from training.encoders import save_model

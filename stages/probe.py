@@ -9,12 +9,12 @@ import torch
 from images.augmentation import crop_labels, whole_images
 from images.dataset import WholeImages
 from models.vit import VisionTransformer
-from pipeline.image_shards import ImageShards
 from pipeline.names import arguments
 from pipeline.params import load_params, load_runtime
 from pipeline.predictions import NOT_ASKED, Predictions, write_predictions
-from pipeline.shards import MaskCache
 from pipeline.stage import run, write_metrics
+from shards.arrays import MaskCache
+from shards.image_shards import ImageShards
 from training.compute import set_up
 from training.encoders import features, load_encoder
 from training.linear import LinearProbe

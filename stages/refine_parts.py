@@ -4,12 +4,12 @@ from functools import partial
 
 from parts.labelling import label_patches
 from parts.quality import position_information, usage
-from pipeline.files import whole_folder, write_rows
 from pipeline.fingerprint import fingerprint
 from pipeline.groups import RefineParams
-from pipeline.image_shards import ImageShards
 from pipeline.params import load_params, load_runtime
 from pipeline.stage import run, write_metrics
+from shards.files import whole_folder, write_rows
+from shards.image_shards import ImageShards
 from training.compute import Compute, set_up
 from training.encoders import save_model
 from training.loop import train

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.files import link_or_copy, whole_folder
 from pipeline.groups import Arm
 from pipeline.names import arguments
 from pipeline.params import load_params
-from pipeline.seals import MANIFEST, mend, write_sealed
-from pipeline.shard_folders import is_intact
-from pipeline.shards import VERSION, ArrayShards, MaskCacheWriter
 from pipeline.stage import run
+from shards.arrays import VERSION, ArrayShards, MaskCacheWriter
+from shards.files import link_or_copy, whole_folder
+from shards.folders import is_intact
+from shards.seals import MANIFEST, mend, write_sealed
 
 SOURCES = {"raw": Path("masks/raw"), "learned": Path("masks/learned")}
 

@@ -9,11 +9,11 @@ from images.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from images.dataset import DecodedImages, WholeImages
 from models.teachers import architecture_of, build, load_teacher, statistics_of
 from models.vit import initialise
-from pipeline.files import write_rows
 from pipeline.fingerprint import fingerprint
-from pipeline.image_shards import ImageShards
 from pipeline.params import load_params, load_runtime
 from pipeline.stage import run, write_metrics
+from shards.files import write_rows
+from shards.image_shards import ImageShards
 from training.compute import set_up
 from training.distilling import Distillation
 from training.loop import train

@@ -173,7 +173,7 @@ def bucket(object_server, monkeypatch):
     """An empty bucket, and the environment in which this process and its children find its server."""
     from s3fs import S3FileSystem
 
-    from pipeline import storage
+    from shards import storage
     from tests.object_store import ENVIRONMENT, Bucket
 
     for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": object_server.url}.items():

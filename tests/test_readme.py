@@ -11,7 +11,7 @@ import typer
 from pipeline.cli import app
 from pipeline.params import read_yaml
 from pipeline.presets import preset_names
-from pipeline.shards import MaskCache
+from shards.arrays import MaskCache
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

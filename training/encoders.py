@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from images.augmentation import normalise
 from models.vit import VisionTransformer
-from pipeline.files import read_json, write_json
-from pipeline.seals import check_files, write_manifest
+from shards.files import read_json, write_json
+from shards.seals import check_files, write_manifest
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 ENCODER_KEYS = ("image_size", "patch_size", "width", "depth", "num_heads")

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from models.layouts import to_hf, to_mae, to_timm
-from pipeline.files import whole_folder, write_text
 from pipeline.model_card import LOADING, card, jobs
 from pipeline.params import Params
+from shards.files import whole_folder, write_text
 from training.encoders import load_weights, save_state
 
 LAYOUTS = {"timm": to_timm, "hf": to_hf, "mae": to_mae}

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from parts.attention import extract_all
-from pipeline.files import whole_folder
-from pipeline.image_shards import Shard
-from pipeline.shard_folders import bind_folders
-from pipeline.shards import ArrayShardWriter, MaskCacheWriter
 from pipeline.spreading import Make
+from shards.arrays import ArrayShardWriter, MaskCacheWriter
+from shards.files import whole_folder
+from shards.folders import bind_folders
+from shards.image_shards import Shard
 from training.compute import set_up
 from training.teacher import FrozenTeacher
 

@@ -15,9 +15,9 @@ from models.classifier import Classifier, layer_decay_groups
 from models.vit import initialise
 from pipeline.evaluation_groups import FinetuneParams
 from pipeline.groups import PretrainParams
-from pipeline.image_shards import ImageShards
 from pipeline.params import Runtime
 from pipeline.predictions import Predictions
+from shards.image_shards import ImageShards
 from training.adamw import AdamW
 from training.compute import Compute
 from training.distributed import ALONE, Processes

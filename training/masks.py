@@ -9,8 +9,8 @@ import torch
 from images.augmentation import crop_labels
 from parts.masking import attention_mask, block_mask, hidden_ratio_std, random_mask, semantic_mask
 from parts.schedules import alpha_at
-from pipeline.seals import MANIFEST, read_sealed
-from pipeline.shards import MaskCache
+from shards.arrays import MaskCache
+from shards.seals import MANIFEST, read_sealed
 
 ATTMASK_MODES = {"attmask_high": "high", "attmask_hint": "hint"}
 # Ids that are looked up at a time where all are.

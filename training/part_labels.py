@@ -10,9 +10,9 @@ import torch
 
 from parts.attention import extract_all
 from pipeline.fingerprint import digest_of
-from pipeline.image_shards import Shard
-from pipeline.shards import MaskCacheWriter
 from pipeline.spreading import Make
+from shards.arrays import MaskCacheWriter
+from shards.image_shards import Shard
 from training.compute import set_up
 from training.part_model import FrozenParts
 from training.teacher import FrozenTeacher

@@ -13,10 +13,10 @@ import torch
 from images.dataset import WholeImages
 from models.vit import VisionTransformer
 from pipeline.evaluation_groups import ProbeParams
-from pipeline.image_shards import ImageShards
 from pipeline.params import Runtime
 from pipeline.predictions import NOT_ASKED, Predictions
 from pipeline.stage import Meter
+from shards.image_shards import ImageShards
 from training.accuracy import accuracy, class_accuracy
 from training.encoders import features
 from training.knn import knn_predict

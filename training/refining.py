@@ -27,8 +27,8 @@ from models.part_losses import (
 from parts.clustering import distances, k_means, whitening
 from parts.foreground import attention_foreground, border_foreground
 from pipeline.groups import RefineParams
-from pipeline.image_shards import ImageShards
-from pipeline.shards import ArrayShards
+from shards.arrays import ArrayShards
+from shards.image_shards import ImageShards
 from training.adamw import AdamW
 from training.compute import Compute
 from training.encoders import load_weights

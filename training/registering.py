@@ -13,8 +13,8 @@ import torch
 from images.augmentation import normalise
 from models.vit import VisionTransformer
 from pipeline import registry
-from pipeline.files import sha256_of
 from pipeline.params import load_params
+from shards.files import sha256_of
 from training.encoders import WEIGHTS, load_encoder
 from training.exporting import export
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from pipeline.files import link_or_copy, state_folder
-from pipeline.locks import lock
-from pipeline.seals import read_sealed_bytes, sealed_file
+from shards.files import link_or_copy, state_folder
+from shards.locks import lock
+from shards.seals import read_sealed_bytes, sealed_file
 from training.distributed import ALONE, Processes
 
 # Of a lock that NFS keeps for a machine which does not answer: 90 s, with a margin.

@@ -15,7 +15,7 @@ from models.classifier import layer_decay_groups
 from models.segmenter import Segmenter, resized_positions
 from models.vit import VisionTransformer, initialise
 from pipeline.evaluation_groups import SegmentParams
-from pipeline.image_shards import ImageShards
+from shards.image_shards import ImageShards
 from training.adamw import AdamW
 from training.compute import Compute
 from training.loop import update

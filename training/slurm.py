@@ -19,11 +19,11 @@ from typing import Any, TextIO
 
 import submitit
 
-from pipeline.files import own_state
-from pipeline.locks import lock
 from pipeline.params import Runtime, SlurmRuntime
 from pipeline.redaction import one_line
 from pipeline.stage import SAVED, Terminated, Termination
+from shards.files import own_state
+from shards.locks import lock
 from training.launching import Child, torchrun
 
 LOOK_SECONDS = 1.0

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from images.augmentation import to_bytes
 from models.mae import MaskedAutoencoder
-from pipeline.seals import check_files
+from shards.seals import check_files
 from training.encoders import write_tensors
 
 MOMENTS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from images.decoding import decode_square
 from images.stream import map_ahead
 from models.teachers import CONFIG, WEIGHTS, load_teacher, read_config
-from pipeline.files import sha256_of, whole_folder, write_json
-from pipeline.image_shards import Shard, read_shard
-from pipeline.seals import check_files, write_manifest
+from shards.files import sha256_of, whole_folder, write_json
+from shards.image_shards import Shard, read_shard
+from shards.seals import check_files, write_manifest
 from training.encoders import write_tensors
 
 

@@ -15,9 +15,9 @@ from benchmarks.costs import (
 )
 from benchmarks.scale_page import document
 from models.mae import MaskedAutoencoder
-from pipeline.files import read_json
 from pipeline.params import read_yaml
 from pipeline.presets import compose
+from shards.files import read_json
 
 ROOT = Path(__file__).parents[2]
 RECORD = read_json(ROOT / "docs/scale.json")

@@ -14,16 +14,16 @@ import torch
 
 from images.preparation import write_rejected
 from models.teachers import build
-from pipeline.files import read_json, whole_file, whole_folder, write_rows, write_text
-from pipeline.image_shards import SPLITS, ImageShards, ImageShardWriter
 from pipeline.kept_shards import KeptShards
 from pipeline.notes import read_note, write_note
 from pipeline.params import load_params
 from pipeline.predictions import Predictions, read_predictions, write_predictions
 from pipeline.presets import compose, write_params
 from pipeline.recorded import check_recorded
-from pipeline.shards import ArrayShards, ArrayShardWriter, MaskCache, MaskCacheWriter
 from pipeline.stage import note_written, write_metrics
+from shards.arrays import ArrayShards, ArrayShardWriter, MaskCache, MaskCacheWriter
+from shards.files import read_json, whole_file, whole_folder, write_rows, write_text
+from shards.image_shards import SPLITS, ImageShards, ImageShardWriter
 from stages.prepare_data import read_order, write_order
 from training.encoders import load_weights, save_model
 from training.scratch import Scratch

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
-from pipeline.files import write_text
+from shards.files import write_text
 from tests.conftest import ROOT, recorded_copy
 from tests.pipeline.conftest import make_small, surroundings  # noqa: F401
 

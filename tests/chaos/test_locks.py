@@ -10,8 +10,8 @@ import pytest
 from dvc.repo import Repo
 
 from pipeline.doctor import examine
-from pipeline.files import md5_of, state_folder
 from pipeline.slots import CPU, Needs, held_slots, occupy
+from shards.files import md5_of, state_folder
 from tests.chaos.artefacts import KINDS, harm
 from tests.chaos.conftest import OUTS, SILENT
 from tests.conftest import wait_until

@@ -13,8 +13,8 @@ import pytest
 from dvc.repo import Repo
 
 from pipeline.doctor import examine
-from pipeline.files import md5_of
-from pipeline.locks import lock
+from shards.files import md5_of
+from shards.locks import lock
 from tests.chaos.artefacts import KINDS, harm
 from tests.chaos.conftest import OUTS, SILENT
 from tests.chaos.test_stages import Case

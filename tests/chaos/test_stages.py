@@ -169,7 +169,7 @@ def step_of(path):
 
     import torch
 
-    from pipeline.seals import read_sealed_bytes
+    from shards.seals import read_sealed_bytes
 
     return torch.load(io.BytesIO(read_sealed_bytes(path)), weights_only=True)["step"]
 

@@ -16,8 +16,8 @@ import time
 import traceback
 from pathlib import Path
 
-from pipeline.files import written
 from pipeline.stage import run
+from shards.files import written
 from tests.chaos.points import Points, limit
 
 STAGES = ("cache_masks", "compare", "evaluate_parts", "extract_attention", "finetune", "prepare_data", "pretrain", "probe",

@@ -8,7 +8,7 @@ from PIL import Image
 from images.dataset import DecodedImages, WholeImages, decoded_masks
 from images.decoding import decode_square
 from images.items import id_of
-from pipeline.image_shards import ImageShards, ImageShardWriter
+from shards.image_shards import ImageShards, ImageShardWriter
 
 
 def encoded(array, **options):

@@ -11,7 +11,7 @@ from PIL import Image
 from images.decoding import Refused
 from images.items import Encoded, Item, Rejection, id_of
 from images.preparation import Outcome, check_outcome, fill_shards, write_rejected
-from pipeline.image_shards import ImageShards, ImageShardWriter
+from shards.image_shards import ImageShards, ImageShardWriter
 
 
 def png(seed, size=8):

@@ -9,7 +9,7 @@ from PIL import Image
 from images.decoding import decode, decode_at_least
 from images.items import id_of
 from images.stream import ReadAhead, TrainingImages, map_ahead
-from pipeline.image_shards import ImageShards, ImageShardWriter
+from shards.image_shards import ImageShards, ImageShardWriter
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.shards import ArrayShardWriter
 from pipeline.stage import note
+from shards.arrays import ArrayShardWriter
 
 
 def making(*, journal, poison="", fault="", bug="", pause=0, dies_loading=False):

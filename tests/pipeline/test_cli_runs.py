@@ -9,7 +9,7 @@ import typer
 
 from pipeline import cli, experiments, running, slots
 from pipeline.cli_runs import parse_changes
-from pipeline.files import read_json
+from shards.files import read_json
 from tests.pipeline.conftest import make_small
 
 # `notes` leaves a record, as every stage of the project does. `waits` is there for one who terminates it.

@@ -8,8 +8,8 @@ import shutil
 import pytest
 from dvc_objects.fs.system import reflink
 
-from pipeline.parquet_files import opened
 from pipeline.presets import read_document, write_params
+from shards.parquet_files import opened
 from tests.pipeline.conftest import make_small, repro
 
 STAGES = """

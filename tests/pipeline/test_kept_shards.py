@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.kept_shards import KeptShards
-from pipeline.shards import ArrayShardWriter
+from shards.arrays import ArrayShardWriter
 
 
 @pytest.fixture(autouse=True)

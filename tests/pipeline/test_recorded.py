@@ -2,9 +2,9 @@ import os
 
 import pytest
 
-from pipeline.files import md5_of, write_json
 from pipeline.recorded import check_recorded
 from pipeline.stage import NOTES
+from shards.files import md5_of, write_json
 
 PATH = "metrics/probe/mae-0.json"
 

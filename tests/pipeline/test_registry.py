@@ -1,9 +1,9 @@
 import pytest
 
 from pipeline import registry, tracking
-from pipeline.files import md5_of, write_json
 from pipeline.params import load_params
-from pipeline.seals import write_sealed
+from shards.files import md5_of, write_json
+from shards.seals import write_sealed
 from tests.conftest import ROOT
 
 

@@ -8,11 +8,11 @@ import threading
 import numpy as np
 import pytest
 
-from pipeline import parquet_files
-from pipeline.image_shards import SPLITS, ImageShards, list_shards, read_shard
 from pipeline.kept_shards import KeptShards
-from pipeline.shard_folders import join_shards
-from pipeline.shards import ArrayShards, ArrayShardWriter
+from shards import parquet_files
+from shards.arrays import ArrayShards, ArrayShardWriter
+from shards.folders import join_shards
+from shards.image_shards import SPLITS, ImageShards, list_shards, read_shard
 from tests.pipeline.test_image_shards import COUNTS, write
 
 SAME = ("rows", "bytes", "sha256", "footer")
@@ -150,7 +150,7 @@ def test_shards__a_pass_in_the_order_of_the_files_reads_each_row_group_with_one_
 
 
 def test_read_shard__reads_each_byte_about_once_and_few_at_a_time(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.image_shards.SPAN_BYTES", 200_000)
+    monkeypatch.setattr("shards.image_shards.SPAN_BYTES", 200_000)
     folder = write(tmp_path / "s", {"train": 3000}, shard_bytes=5_000_000, store=bucket.url)
     (shard,) = list_shards(folder)
     bucket.asked()

@@ -4,9 +4,9 @@ import os
 import pytest
 
 from pipeline import tracking
-from pipeline.files import md5_of, read_json, write_json, write_rows
 from pipeline.notes import write_note
 from pipeline.supervision import identity
+from shards.files import md5_of, read_json, write_json, write_rows
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from models.part_learner import PartLearner
 from models.teachers import build
 from models.vit import initialise
 from parts.masking import random_mask
-from pipeline.files import write_json, write_rows
 from pipeline.groups import Arm
-from pipeline.image_shards import ImageShardWriter
 from pipeline.predictions import Predictions, write_predictions
-from pipeline.seals import write_sealed
-from pipeline.shards import MaskCacheWriter
 from reports import figures
+from shards.arrays import MaskCacheWriter
+from shards.files import write_json, write_rows
+from shards.image_shards import ImageShardWriter
+from shards.seals import write_sealed
 from training.encoders import save_model
 from training.snapshots import Snapshots
 from training.teacher import write_teacher

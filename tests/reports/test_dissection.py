@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.image_shards import ImageShards
-from pipeline.shards import ArrayShards, MaskCache
 from reports.dissection import dissect, inputs_of, load_decoder
+from shards.arrays import ArrayShards, MaskCache
+from shards.image_shards import ImageShards
 from tests.reports.conftest import GRID, PARTS, write_part_model
 from training.part_model import FrozenParts
 from training.teacher import FrozenTeacher

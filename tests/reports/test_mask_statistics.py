@@ -3,9 +3,9 @@ import pytest
 
 from parts.schedules import alpha_at
 from pipeline.groups import Arm
-from pipeline.seals import write_sealed
-from pipeline.shards import MaskCacheWriter
 from reports.mask_statistics import ALPHAS, POINTS, draw, hidden_spread, open_masks, shown_progress
+from shards.arrays import MaskCacheWriter
+from shards.seals import write_sealed
 
 IDS = np.arange(1, 61, dtype=np.uint64)
 GRID, PARTS = (8, 8), 4

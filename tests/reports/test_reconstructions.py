@@ -3,9 +3,9 @@ import torch
 
 from images.augmentation import normalise
 from parts.masking import random_mask
-from pipeline.image_shards import ImageShards
 from reports.reconstructions import inputs_of, load_autoencoder, reconstruct, to_pixels
 from reports.samples import choose
+from shards.image_shards import ImageShards
 
 
 def test_to_pixels__undoes_normalise():

@@ -6,15 +6,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from pipeline.files import read_json
 from pipeline.presets import compose, write_params
-from pipeline.seals import write_sealed
 from reports import figures
 from reports.comparison import compare
 from reports.material import gather, measures_by_method, part_usage, sheets
 from reports.report import render
 from reports.results import read_results
 from reports.table import print_summary
+from shards.files import read_json
+from shards.seals import write_sealed
 from tests.conftest import run_stage
 from tests.reports.conftest import (
     ARMS,

@@ -2,8 +2,8 @@ import shutil
 
 import pytest
 
-from pipeline.files import read_json, write_json
 from reports.results import curves_csv, label_of, read_results
+from shards.files import read_json, write_json
 
 ARMS, SEEDS = ("semmae", "mae", "raw_attention"), (0, 1)
 

@@ -1,7 +1,7 @@
 import numpy as np
 
-from pipeline.image_shards import ImageShards
 from reports.samples import TILE, choose, spread_over_classes
+from shards.image_shards import ImageShards
 
 
 def test_spread_over_classes__takes_each_class_in_turn():

@@ -5,10 +5,10 @@ import sys
 import pytest
 from rich.console import Console
 
-from pipeline.files import write_json, write_text
 from reports.comparison import compare, flat_metrics, to_csv
 from reports.results import read_results
 from reports.table import part_line, print_summary
+from shards.files import write_json, write_text
 
 
 @pytest.fixture(scope="module")

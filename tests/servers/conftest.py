@@ -16,8 +16,8 @@ import psutil
 import pytest
 from dvc.repo import Repo
 
-from pipeline.files import read_json
 from pipeline.presets import read_document, write_params
+from shards.files import read_json
 from tests.conftest import run_stage, wait_until
 
 SEMMAE = [sys.executable, "-c", "from pipeline.cli import main; main()"]

@@ -10,9 +10,9 @@ from PIL import Image
 
 from models.part_learner import PartLearner
 from models.teachers import build
-from pipeline.files import write_text
-from pipeline.image_shards import SPLITS, ImageShardWriter, list_shards
 from pipeline.presets import compose, write_params
+from shards.files import write_text
+from shards.image_shards import SPLITS, ImageShardWriter, list_shards
 from tests.conftest import ROOT, TINY, run_stage
 from training.encoders import save_model
 from training.teacher import write_teacher

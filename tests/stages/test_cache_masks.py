@@ -15,9 +15,9 @@ from PIL import Image
 import training.part_labels
 from models.part_learner import PartLearner
 from parts.attention import extract_all
-from pipeline.files import read_json, write_text
-from pipeline.image_shards import SPLITS, ImageShards
-from pipeline.shards import MaskCache
+from shards.arrays import MaskCache
+from shards.files import read_json, write_text
+from shards.image_shards import SPLITS, ImageShards
 from tests.conftest import ROOT, run_stage
 from tests.stages.streaming import (
     LEARNER,

@@ -5,12 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
-from pipeline.files import read_json
-from pipeline.image_shards import ImageShards
 from pipeline.params import load_params
 from pipeline.predictions import read_predictions
 from pipeline.presets import read_document, write_params
-from pipeline.seals import read_sealed, write_sealed
+from shards.files import read_json
+from shards.image_shards import ImageShards
+from shards.seals import read_sealed, write_sealed
 from tests.conftest import run_stage
 from tests.reports.document import parse
 from tests.stages.test_stages import outs_of

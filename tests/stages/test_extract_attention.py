@@ -12,8 +12,8 @@ from PIL import Image
 
 import training.extraction
 from parts.attention import extract_all
-from pipeline.image_shards import SPLITS, ImageShards, list_shards
-from pipeline.shards import ArrayShards, MaskCache
+from shards.arrays import ArrayShards, MaskCache
+from shards.image_shards import SPLITS, ImageShards, list_shards
 from tests.conftest import run_stage
 from tests.stages.streaming import (
     SPLIT_IMAGES,

@@ -12,9 +12,9 @@ from PIL import Image
 
 from images.dataset import DecodedImages
 from images.items import id_of
-from pipeline.files import read_json
-from pipeline.image_shards import SPLITS, ImageShards
 from pipeline.presets import compose, write_params
+from shards.files import read_json
+from shards.image_shards import SPLITS, ImageShards
 from tests.conftest import ROOT, run_stage
 
 

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 
 from models.mae import MaskedAutoencoder
 from models.vit import initialise
-from pipeline.files import read_json
 from pipeline.fingerprint import digest_of
-from pipeline.image_shards import ImageShards
 from pipeline.params import load_params, read_yaml
 from pipeline.predictions import NOT_ASKED, read_predictions
 from pipeline.presets import read_document, write_params
-from pipeline.shards import MaskCache, MaskCacheWriter
+from shards.arrays import MaskCache, MaskCacheWriter
+from shards.files import read_json
+from shards.image_shards import ImageShards
 from tests.conftest import ROOT, expand, run_stage
 from training.pretraining import ARCHITECTURE
 from training.randomness import generator
@@ -63,7 +63,7 @@ def test_stages__history_rows_have_ascending_steps(world):
 
 
 def test_masks__cover_every_image_of_every_split(world):
-    from pipeline.image_shards import ImageShards
+    from shards.image_shards import ImageShards
 
     ids = np.concatenate([ImageShards(world / "data/shards", split).ids for split in ("train", "val", "test")])
     for name in ("raw", "learned"):

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from pipeline.files import read_json
 from pipeline.fingerprint import digest_of
-from pipeline.image_shards import SPLITS, ImageShards
 from pipeline.params import load_params
 from pipeline.presets import read_document, write_params
+from shards.files import read_json
+from shards.image_shards import SPLITS, ImageShards
 from tests.conftest import ROOT, expand, run_stage
 
 

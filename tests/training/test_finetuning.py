@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from images.dataset import WholeImages
 from images.stream import TrainingImages
 from models.vit import VisionTransformer, initialise
-from pipeline.image_shards import ImageShards
 from pipeline.params import load_params
 from pipeline.predictions import read_predictions
 from pipeline.presets import read_document, write_params
+from shards.image_shards import ImageShards
 from tests.training.conftest import JOB, assert_same_bits, children, finish, start, wait_for_checkpoint, write_runtime
 from training.compute import set_up
 from training.distributed import ALONE, Processes

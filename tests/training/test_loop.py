@@ -4,8 +4,8 @@ import signal
 import pytest
 import torch
 
-from pipeline.seals import sealed_file
 from pipeline.stage import Terminated
+from shards.seals import sealed_file
 from training import loop, scratch
 from training.adamw import AdamW
 from training.loop import NonFiniteLoss, train, update

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from pipeline.params import load_params
-from pipeline.seals import MANIFEST, write_sealed
-from pipeline.shards import VERSION, MaskCacheWriter
+from shards.arrays import VERSION, MaskCacheWriter
+from shards.seals import MANIFEST, write_sealed
 from training.masks import ArmMasks, draw_mask
 from training.randomness import generator
 

@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
-from pipeline.image_shards import ImageShards
-from pipeline.shards import ArrayShards, MaskCache
+from shards.arrays import ArrayShards, MaskCache
+from shards.image_shards import ImageShards
 from training.part_model import FrozenParts
 
 

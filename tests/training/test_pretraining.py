@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from images.stream import TrainingImages
-from pipeline.image_shards import ImageShards
 from pipeline.params import load_params
+from shards.image_shards import ImageShards
 from training.compute import set_up
 from training.distributed import ALONE, Processes
 from training.masks import ArmMasks

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline import cli_runs, registry, tracking
-from pipeline.files import read_json
 from pipeline.params import load_params
+from shards.files import read_json
 from tests.conftest import ROOT
 from training.encoders import features, load_encoder
 from training.registering import register

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.locks import lock
 from pipeline.params import Runtime, load_runtime
 from pipeline.stage import Terminated
+from shards.locks import lock
 from tests.conftest import wait_until
 from tests.training import fake_slurm
 from tests.training.conftest import (

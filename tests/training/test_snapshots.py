@@ -4,7 +4,7 @@ from images.augmentation import to_bytes
 from models.mae import MaskedAutoencoder
 from models.vit import initialise
 from parts.masking import random_mask
-from pipeline.seals import write_manifest
+from shards.seals import write_manifest
 from training.snapshots import MOMENTS, Snapshots, read_snapshots
 
 SHAPE = {

@@ -44,12 +44,12 @@ from pipeline.experiments import hold
 held = hold(Path())
 """
 WRITE_FILE = """
-from pipeline.files import whole_file
+from shards.files import whole_file
 held = whole_file("made/small.txt")
 held.__enter__().write(b"half")
 """
 WRITE_FOLDER = """
-from pipeline.files import whole_folder
+from shards.files import whole_folder
 held = whole_folder(".semmae/scratch/pretrain-mae-0/abc/new")
 (held.__enter__() / "half").touch()
 """
@@ -63,7 +63,7 @@ tracking.replay()
 """
 SCRATCH = """
 from pathlib import Path
-from pipeline.locks import lock
+from shards.locks import lock
 held = lock(Path(".semmae/scratch/pretrain-mae-0/abc"), "pretrain-mae-0")
 Path(".semmae/scratch/pretrain-mae-0/abc/checkpoint.pt").touch()
 """

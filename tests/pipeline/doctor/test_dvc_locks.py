@@ -8,9 +8,9 @@ import pytest
 
 from pipeline import dvc_locks
 from pipeline.doctor import examine
-from pipeline.files import read_json, write_json
 from pipeline.notes import write_note
 from pipeline.supervision import identity
+from shards.files import read_json, write_json
 from tests.pipeline.doctor.conftest import (
     DVC_LOCK,
     LINK,

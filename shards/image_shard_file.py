@@ -9,8 +9,8 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.files import whole_file
-from pipeline.row_index import Group
+from shards.files import whole_file
+from shards.row_index import Group
 
 # Reading one image reads its row group, so a group is small in rows and in bytes.
 GROUP_ROWS, GROUP_BYTES = 64, 2**19

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.files import distrust, json_text, read_json, sha256_of, sync, whole_file, write_json
+from shards.files import distrust, json_text, read_json, sha256_of, sync, whole_file, write_json
 
 MANIFEST = "manifest.json"
 SEAL = "sha256"

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from pipeline.files import json_text
-from pipeline.seals import check_files, read_sealed, read_sealed_bytes, sealed_file, write_manifest, write_sealed
+from shards.files import json_text
+from shards.seals import check_files, read_sealed, read_sealed_bytes, sealed_file, write_manifest, write_sealed
 
 DOCUMENT = {"version": 1, "share": 0.1, "shards": [{"file": "a", "rows": 3}], "none": None}
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.image_shards import SPLITS, ImageShards, ImageShardWriter, list_shards, read_shard
+from shards.image_shards import SPLITS, ImageShards, ImageShardWriter, list_shards, read_shard
 
 # The smallest PNG: one white pixel.
 PIXEL = bytes.fromhex(

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.columns import values_of
+from shards.columns import values_of
 
 
 @pytest.mark.parametrize("kind", [pa.uint64(), pa.int64()])
@@ -23,7 +23,7 @@ def test_values_of__of_a_slice():
 
 def test_shards__are_read_without_pandas(world):
     code = (
-        "import sys\nfrom pipeline.image_shards import ImageShards\nfrom pipeline.shards import MaskCache\n"
+        "import sys\nfrom shards.image_shards import ImageShards\nfrom shards.arrays import MaskCache\n"
         "shards = ImageShards('data/shards', 'train')\nMaskCache('masks/learned').rows(shards.ids)\nshards.bytes(0)\n"
         "assert 'pandas' not in sys.modules"
     )

@@ -8,8 +8,8 @@ import fsspec
 import pytest
 from s3fs import S3FileSystem
 
-from pipeline import storage
-from pipeline.storage import ObjectFile, list_objects, send, size_of, sizes_of
+from shards import storage
+from shards.storage import ObjectFile, list_objects, send, size_of, sizes_of
 from tests.conftest import ROOT
 
 DATA = os.urandom(300_000)
@@ -93,7 +93,7 @@ def test_object__threads_share_the_connection(bucket):
 
 FORKED = """
 import multiprocessing, sys
-from pipeline.storage import ObjectFile
+from shards.storage import ObjectFile
 
 def read():
     print(ObjectFile(sys.argv[1], 100_000).read(5).decode(), flush=True)
@@ -123,7 +123,7 @@ def test_store__is_found_by_the_configuration_of_fsspec_too(bucket):
     bucket.put("a", b"12345")
     environment = {**os.environ, "FSSPEC_S3_ENDPOINT_URL": bucket.server.url, "PYTHONPATH": str(ROOT)}
     del environment["AWS_ENDPOINT_URL"]
-    command = [sys.executable, "-c", f"from pipeline.storage import size_of; print(size_of('{bucket.url}/a'))"]
+    command = [sys.executable, "-c", f"from shards.storage import size_of; print(size_of('{bucket.url}/a'))"]
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (answer.stdout, answer.stderr) == ("5\n", "")
 

@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.seals import read_sealed, write_sealed
-from pipeline.shard_folders import bind_folders, is_intact, join_shards
-from pipeline.shards import PAGE_ROWS, VERSION, ArrayShards, ArrayShardWriter, MaskCache, MaskCacheWriter
+from shards.arrays import PAGE_ROWS, VERSION, ArrayShards, ArrayShardWriter, MaskCache, MaskCacheWriter
+from shards.folders import bind_folders, is_intact, join_shards
+from shards.seals import read_sealed, write_sealed
 
 
 def header(**changes):
@@ -203,7 +203,7 @@ def test_rows__are_what_pyarrow_reads_wherever_a_column_lies(tmp_path):
 
 
 def test_array_shard_writer__a_shard_is_one_page_of_every_column(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.shards.PAGE_BYTES", 1000)
+    monkeypatch.setattr("shards.arrays.PAGE_BYTES", 1000)
     ids, wide = random_ids(25), np.random.default_rng(0).normal(size=(25, 60)).astype("<f4")
     with ArrayShardWriter(tmp_path / "s", columns={"wide": ("<f4", (60,))}, header={}, shard_rows=20) as writer:
         writer.add(ids, wide=wide)

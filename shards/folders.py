@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.files import distrust, link_or_copy, sha256_of, whole_folder
-from pipeline.seals import MANIFEST, read_sealed, write_sealed
-from pipeline.shards import VERSION, shard_name
-from pipeline.storage import size_of
+from shards.arrays import VERSION, shard_name
+from shards.files import distrust, link_or_copy, sha256_of, whole_folder
+from shards.seals import MANIFEST, read_sealed, write_sealed
+from shards.storage import size_of
 
 
 def bind_folders(folder: str | Path, names: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.presets import compose
-from pipeline.urls import check_url, is_url
+from shards.urls import check_url, is_url
 from tests.conftest import ROOT
 
 

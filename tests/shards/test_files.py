@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from pipeline.files import link_or_copy, read_json, whole_file, whole_folder, write_rows
+from shards.files import link_or_copy, read_json, whole_file, whole_folder, write_rows
 
 
 def test_whole_file__a_failed_write_leaves_the_old_file(tmp_path):

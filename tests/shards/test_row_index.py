@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.row_index import GROUPS, SPLITS, Group, read_index, write_index
+from shards.row_index import GROUPS, SPLITS, Group, read_index, write_index
 
 COUNTS = {"train": 300, "val": 0, "test": 7}
 

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipeline.columns import values_of
-from pipeline.files import sha256_of, whole_file
-from pipeline.parquet_files import faulty
+from shards.columns import values_of
+from shards.files import sha256_of, whole_file
+from shards.parquet_files import faulty
 
 INDEX = "index.arrow"
 SPLITS = ("train", "val", "test")

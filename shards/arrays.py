@@ -22,11 +22,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.columns import values_of
-from pipeline.files import sha256_of, whole_file, whole_folder
-from pipeline.parquet_files import faulty, find, keep, opened
-from pipeline.seals import MANIFEST, read_sealed, write_sealed
-from pipeline.storage import REQUESTS
+from shards.columns import values_of
+from shards.files import sha256_of, whole_file, whole_folder
+from shards.parquet_files import faulty, find, keep, opened
+from shards.seals import MANIFEST, read_sealed, write_sealed
+from shards.storage import REQUESTS
 
 VERSION = 2
 # Rows and bytes of a column that stand in one Parquet page: Arrow cuts off at 20,000 rows, and a page holds less than 2 GiB.

@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.files import whole_folder
-from pipeline.image_shard_file import LENGTH_BYTES, ShardFile, image_schema
-from pipeline.parquet_files import Place, faulty, find, keep, opened, read_range
-from pipeline.row_index import GROUPS, INDEX, SPLITS, read_index, write_index
-from pipeline.seals import MANIFEST, read_sealed, write_sealed
+from shards.files import whole_folder
+from shards.image_shard_file import LENGTH_BYTES, ShardFile, image_schema
+from shards.parquet_files import Place, faulty, find, keep, opened, read_range
+from shards.row_index import GROUPS, INDEX, SPLITS, read_index, write_index
+from shards.seals import MANIFEST, read_sealed, write_sealed
 
 VERSION = 2
 HELD_GROUPS = 16

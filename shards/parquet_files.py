@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.files import distrust, is_lack_of_memory, sha256_of
-from pipeline.storage import ObjectFile, fetch, send, size_of, sizes_of
-from pipeline.urls import is_url
+from shards.files import distrust, is_lack_of_memory, sha256_of
+from shards.storage import ObjectFile, fetch, send, size_of, sizes_of
+from shards.urls import is_url
 
 # Where a file lies: a path, or a URL as text.
 Place = Path | str

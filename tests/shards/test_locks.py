@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pipeline.locks import lock
+from shards.locks import lock
 
 
 def hold(folder, ready):
