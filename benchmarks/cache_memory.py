@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.random_images import write_random_images
+from config.presets import compose, write_params
 from models.part_learner import PartLearner
 from models.teachers import build
-from pipeline.presets import compose, write_params
 from shards.image_shards import list_shards
 from training.encoders import save_model
 from training.teacher import write_teacher

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from config.params import load_params, load_runtime
 from images.dataset import WholeImages
-from pipeline.params import load_params, load_runtime
 from shards.image_shards import ImageShards
 from stages.probe import without_patches
 from training.compute import set_up

@@ -17,14 +17,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from config.groups import RefineParams
+from config.params import load_params
 from images.dataset import decoded_masks
 from images.decoding import decode_square
 from parts.attention import Extraction, extract_all
 from parts.baselines import cluster_labels, random_labels
 from parts.labelling import label_patches, majority_labels
 from parts.quality import part_quality, position_information
-from pipeline.groups import RefineParams
-from pipeline.params import load_params
 from reports.statistics import estimate
 from shards.image_shards import ImageShards
 from stages.evaluate_parts import CELL, patch_colours

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.random_images import write_random_images
-from pipeline.presets import check, compose, write_params
+from config.presets import check, compose, write_params
 from shards.seals import write_sealed
 
 ROOT = Path(__file__).parents[1]

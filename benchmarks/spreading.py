@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.random_images import write_random_images
+from config.presets import check, compose, write_params
 from models.teachers import build
-from pipeline.presets import check, compose, write_params
 from shards.image_shards import list_shards
 from training.teacher import write_teacher
 

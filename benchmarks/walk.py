@@ -15,10 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from config.presets import write_params
 from pipeline.cli_runs import parse_changes
 from pipeline.experiments import changed
 from pipeline.graph import stage_entries
-from pipeline.presets import write_params
 from pipeline.slots import CPU, available
 from pipeline.stage_runs import digests_of
 from pipeline.tracking import REPLAY_STAGE

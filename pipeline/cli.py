@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from config.redaction import one_line, redacted
 from pipeline.cli_runs import app as runs
-from pipeline.redaction import one_line, redacted
 
 # What DVC watches in place of a folder that it cannot hash.
 LISTING = Path("data/listing.txt")
@@ -23,7 +23,7 @@ def preset(
     names: Annotated[list[str], typer.Argument(help="quickstart, small, clothing10 table4, ...; `list` names all")],
 ) -> None:
     """Write params.yaml from a preset, or from one and what others change of it."""
-    from pipeline.presets import compose, preset_names, write_params
+    from config.presets import compose, preset_names, write_params
 
     if names == ["list"]:
         print("\n".join(preset_names()))
@@ -39,9 +39,9 @@ def use(
     ],
 ) -> None:
     """Point params.yaml at a folder of your own images, here or in a store (s3://BUCKET/PREFIX)."""
+    from config.presets import check, read_document, write_params
     from images.roots import root_of
     from images.sources import unhashable_entries, write_listing
-    from pipeline.presets import check, read_document, write_params
     from shards.urls import check_url, is_url
 
     if is_url(folder):
@@ -86,7 +86,7 @@ def teacher(
     image_size: Annotated[int, typer.Option(help="pixels that images are resized to for a file's teacher")] = 224,
 ) -> None:
     """Make a checkpoint the teacher: params.yaml names it and its sha256, and no other file is accepted afterwards."""
-    from pipeline.presets import check, read_document, write_params
+    from config.presets import check, read_document, write_params
     from pipeline.weights import OFFICIAL, fetch, pin
 
     if source == "list":
@@ -108,7 +108,7 @@ def teacher(
 @app.command()
 def start(checkpoint: Annotated[Path, typer.Argument(help="a file of MAE, SemMAE, or of `semmae export`")]) -> None:
     """Start pretraining from a checkpoint: params.yaml names it and its sha256. With pretrain.epochs 0 it is only evaluated."""
-    from pipeline.presets import check, read_document, write_params
+    from config.presets import check, read_document, write_params
     from shards.files import sha256_of
 
     if not checkpoint.is_file():
@@ -122,9 +122,9 @@ def start(checkpoint: Annotated[Path, typer.Argument(help="a file of MAE, SemMAE
 @app.command()
 def check() -> None:
     """Check parameters and data folder before any work."""
+    from config.params import load_params, load_runtime
     from images.roots import root_of
     from images.sources import unhashable_entries, write_listing
-    from pipeline.params import load_params, load_runtime
 
     params, _ = load_params(), load_runtime()
     data = params.data
@@ -166,7 +166,7 @@ def show(
     out: Annotated[Path, typer.Option(help="folder of the pictures")] = Path("parts_of"),
 ) -> None:
     """Draw the learned parts of any images; a file that cannot be read is named, and the others are drawn."""
-    from pipeline.params import load_params
+    from config.params import load_params
     from reports.show import show as draw
     from training.compute import set_up
 
@@ -192,7 +192,7 @@ def export(
     finetuned: Annotated[bool, typer.Option(help="the fine-tuned classifier; timm alone")] = False,
 ) -> None:
     """Write a run's weights as another package reads them, with a model card."""
-    from pipeline.params import load_params
+    from config.params import load_params
     from training.exporting import export as write
 
     target = out or Path("exported") / f"{job}-{'classifier' if finetuned else layout}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from pipeline.redaction import redacted, secret_values
+from config.redaction import redacted, secret_values
 from pipeline.slots import GPU, Needs, alone, occupy
 from pipeline.supervision import SLOT, SUPERVISOR, end_command, identity
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from config.names import EXPERIMENT, shown
+from config.presets import check, compose, preset_of, read_document, write_params
+from config.redaction import redacted
 from pipeline.imports import PACKAGES
-from pipeline.names import EXPERIMENT, shown
 from pipeline.notes import is_sound, read_note, write_note
-from pipeline.presets import check, compose, preset_of, read_document, write_params
-from pipeline.redaction import redacted
 from shards.files import STATE_FOLDER, main_worktree, state_folder, write_text
 from shards.locks import lock
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline.groups import ComputeParams
+from config.groups import ComputeParams
 from pipeline.imports import code_files
 from shards.files import sha256_of
 

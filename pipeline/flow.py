@@ -26,11 +26,11 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
 from pydantic import BaseModel, ConfigDict, Field
 
+from config.names import STAGE
+from config.params import load_params
+from config.presets import preset_names
 from pipeline import experiments
 from pipeline.execution import CANCELLED, FAILED, SKIPPED, Outcome, progress_of
-from pipeline.names import STAGE
-from pipeline.params import load_params
-from pipeline.presets import preset_names
 from pipeline.running import at, place_for, repeat, status_of
 from pipeline.services import limit_name, run_page
 from pipeline.supervision import GRACE_SECONDS, follow, identity

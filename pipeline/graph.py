@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.params import read_yaml
+from config.params import read_yaml
 from pipeline.slots import CPU
 
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from config.params import Params
 from pipeline.fingerprint import digest_of
-from pipeline.params import Params
 from pipeline.recorded import check_recorded
 from shards.files import read_json
 from shards.seals import read_sealed

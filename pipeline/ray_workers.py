@@ -18,8 +18,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from config.names import shown
 from pipeline import ray_guard
-from pipeline.names import shown
 from pipeline.spreading import LOST, Message, Work, Worker
 from pipeline.stage import Terminated
 from pipeline.supervision import identity

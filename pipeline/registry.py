@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from config.params import Params
+from config.redaction import one_line, redacted
 from pipeline.graph import Graph, explain, stage_entries
 from pipeline.model_card import jobs
-from pipeline.params import Params
-from pipeline.redaction import one_line, redacted
 from pipeline.tracking import EXPERIMENT, FINISHED, KEY_TAG, client, key_of, replay, tracking_uri
 from shards.files import read_json
 from shards.seals import read_sealed

@@ -16,9 +16,9 @@ from typing import Any
 
 import psutil
 
-from pipeline.names import shown
+from config.names import shown
+from config.redaction import redacted, without_user
 from pipeline.notes import read_note, write_note
-from pipeline.redaction import redacted, without_user
 from pipeline.slots import CPU, GPU, available
 from pipeline.supervision import end_tree, identity, is_alive
 from pipeline.tracking import client, tracking_uri

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
+from config.params import Runtime
 from pipeline.kept_shards import KeptShards
-from pipeline.params import Runtime
 from pipeline.stage import Meter, note, noted
 
 # Writes one shard to its `target`, whole or not at all, and yields numbers of images as they are done.

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.names import stage_name
+from config.names import stage_name
+from config.redaction import one_line, redacted
 from pipeline.notes import read_note, write_note
-from pipeline.redaction import one_line, redacted
 from pipeline.supervision import SLOT, SUPERVISOR, follow
 from shards.files import STATE_FOLDER, is_lack_of_memory, md5_of, own_state, write_json, write_text, written
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.redaction import redacted
+from config.redaction import redacted
 from pipeline.run_contents import Content, Point, write_content
 from shards.files import md5_of, read_json
 from shards.seals import mend

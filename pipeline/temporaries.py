@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.params import read_yaml
+from config.params import read_yaml
 from pipeline.processes import was_made_by
 from shards.files import STATE_FOLDER
 from shards.locks import lock

@@ -20,11 +20,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from config.params import read_yaml
+from config.presets import preset_of
+from config.redaction import one_line, redacted
 from pipeline.graph import stage_entries
 from pipeline.notes import read_note, write_note
-from pipeline.params import read_yaml
-from pipeline.presets import preset_of
-from pipeline.redaction import one_line, redacted
 from pipeline.run_contents import (
     COMPUTED_TAG,
     KEY_TAG,

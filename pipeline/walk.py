@@ -13,9 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from config.params import load_params, load_runtime, read_yaml
 from pipeline.execution import CANCELLED, SKIPPED, UNCHANGED, Outcome, execute
 from pipeline.graph import Graph, stage_entries, value_of
-from pipeline.params import load_params, load_runtime, read_yaml
 from pipeline.slots import CPU, Needs, needs_of
 from pipeline.stage_runs import digests_of
 from pipeline.tracking import key_of

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from config.groups import Arm
 from images.augmentation import crop_labels, whole_images
 from parts.masking import hidden_ratio_std
-from pipeline.groups import Arm
 from training.masks import ArmMasks
 from training.randomness import generator
 

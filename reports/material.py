@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from config.groups import Arm
 from images.augmentation import crop_labels, whole_images
 from models.mae import MaskedAutoencoder
 from parts.masking import random_mask, semantic_mask
-from pipeline.groups import Arm
 from reports import figures
 from reports.comparison import Row, headline
 from reports.dissection import Dissection, dissect, load_decoder

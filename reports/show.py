@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from config.redaction import CONTROL
 from images.decoding import decode_square, inspect
-from pipeline.redaction import CONTROL
 from reports import figures
 from reports.dissection import Dissection, dissect, inputs_of, load_decoder
 from reports.gallery import PartMaps, Strip, painted_strip, rebuilt_strip, single_part_strips

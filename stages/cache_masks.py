@@ -6,9 +6,9 @@ code are linked, not computed. Full image shards never change, so new images cos
 
 import numpy as np
 
+from config.params import load_params, load_runtime
 from pipeline.fingerprint import fingerprint
 from pipeline.kept_shards import KeptShards
-from pipeline.params import load_params, load_runtime
 from pipeline.spreading import Task, Work, make_missing
 from pipeline.stage import run, write_metrics
 from shards.arrays import MaskCache

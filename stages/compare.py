@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.params import load_params
+from config.params import load_params
 from pipeline.recorded import check_recorded
 from pipeline.stage import run, write_metrics
 from reports.comparison import compare, flat_metrics, sentences, to_csv

@@ -7,9 +7,9 @@ are others.
 
 import numpy as np
 
+from config.params import load_params, load_runtime
 from pipeline.fingerprint import fingerprint
 from pipeline.kept_shards import KeptShards
-from pipeline.params import load_params, load_runtime
 from pipeline.spreading import Task, Work, make_missing
 from pipeline.stage import run
 from shards.files import whole_folder

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from config.params import load_params
 from images.anatomy import PARTS
 from images.creatures import SPLITS, draw
-from pipeline.params import load_params
 from pipeline.stage import progress, run
 from shards.files import whole_folder, write_text
 

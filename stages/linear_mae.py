@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from config.names import arguments
+from config.params import load_params, load_runtime
 from images.dataset import WholeImages
 from images.stream import TrainingImages
 from pipeline.fingerprint import fingerprint
-from pipeline.names import arguments
-from pipeline.params import load_params, load_runtime
 from pipeline.predictions import Predictions, write_predictions
 from pipeline.stage import run, write_metrics
 from shards.files import write_rows

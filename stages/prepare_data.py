@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from config.names import arguments
+from config.params import load_params, load_runtime
 from images.preparation import check_outcome, fill_shards, write_rejected
 from images.sources import open_source
 from images.splits import assign_splits
-from pipeline.names import arguments
-from pipeline.params import load_params, load_runtime
 from pipeline.stage import Meter, run, write_metrics
 from shards.files import state_folder
 from shards.image_shards import ImageShardWriter

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from config.names import arguments
+from config.params import Params, load_params, load_runtime
 from images.stream import TrainingImages
 from pipeline.fingerprint import fingerprint
-from pipeline.names import arguments
-from pipeline.params import Params, load_params, load_runtime
 from pipeline.stage import run, write_metrics
 from shards.files import whole_folder, write_rows
 from shards.image_shards import ImageShards

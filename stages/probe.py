@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from config.names import arguments
+from config.params import load_params, load_runtime
 from images.augmentation import crop_labels, whole_images
 from images.dataset import WholeImages
 from models.vit import VisionTransformer
-from pipeline.names import arguments
-from pipeline.params import load_params, load_runtime
 from pipeline.predictions import NOT_ASKED, Predictions, write_predictions
 from pipeline.stage import run, write_metrics
 from shards.arrays import MaskCache

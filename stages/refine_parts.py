@@ -2,11 +2,11 @@
 
 from functools import partial
 
+from config.groups import RefineParams
+from config.params import load_params, load_runtime
 from parts.labelling import label_patches
 from parts.quality import position_information, usage
 from pipeline.fingerprint import fingerprint
-from pipeline.groups import RefineParams
-from pipeline.params import load_params, load_runtime
 from pipeline.stage import run, write_metrics
 from shards.files import whole_folder, write_rows
 from shards.image_shards import ImageShards

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from config.names import arguments
+from config.params import Params, Runtime, load_params, load_runtime
 from images.dataset import WholeImages
 from images.stream import TrainingImages
 from pipeline.fingerprint import fingerprint
-from pipeline.names import arguments
-from pipeline.params import Params, Runtime, load_params, load_runtime
 from pipeline.stage import run, write_metrics
 from shards.files import write_rows
 from shards.image_shards import ImageShards

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.groups import Arm
-from pipeline.names import arguments
-from pipeline.params import load_params
+from config.groups import Arm
+from config.names import arguments
+from config.params import load_params
 from pipeline.stage import run
 from shards.arrays import VERSION, ArrayShards, MaskCacheWriter
 from shards.files import link_or_copy, whole_folder

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
+from config.params import load_params, load_runtime
 from images.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from images.dataset import DecodedImages, WholeImages
 from models.teachers import architecture_of, build, load_teacher, statistics_of
 from models.vit import initialise
 from pipeline.fingerprint import fingerprint
-from pipeline.params import load_params, load_runtime
 from pipeline.stage import run, write_metrics
 from shards.files import write_rows
 from shards.image_shards import ImageShards

@@ -14,9 +14,9 @@ from pathlib import Path
 import dvc.repo
 import pytest
 
+from config.params import load_params, read_yaml
+from config.presets import compose, write_params
 from pipeline.imports import PACKAGES, module_of
-from pipeline.params import load_params, read_yaml
-from pipeline.presets import compose, write_params
 
 ROOT = Path(__file__).parents[1]
 TINY = {

@@ -5,9 +5,9 @@ import contextlib
 import pytest
 from dvc.repo import Repo
 
+from config.params import load_params
+from config.presets import compose, preset_names, read_document, write_params
 from pipeline.imports import module_of
-from pipeline.params import load_params
-from pipeline.presets import compose, preset_names, read_document, write_params
 from tests.conftest import ROOT, expand, make_world, recorded_copy
 
 ARMS, SEEDS = ("semmae", "mae", "raw_attention"), (0, 1)
@@ -107,7 +107,7 @@ def test_graph__every_preset_is_valid_and_makes_the_whole_graph(empty_world, nam
 
 def test_graph__every_parameter_reaches_a_stage(recorded):
     """No parameter is dead: each leaf of params.yaml is tracked by a stage, or steers the graph itself."""
-    from pipeline.params import read_yaml
+    from config.params import read_yaml
     from pipeline.stage_runs import flatten
 
     steering = {"data.watch", "data.generate", "data.part_truth"}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import typer
 
+from config.params import read_yaml
+from config.presets import preset_names
 from pipeline.cli import app
-from pipeline.params import read_yaml
-from pipeline.presets import preset_names
 from shards.arrays import MaskCache
 from tests.conftest import ROOT
 

@@ -3,13 +3,13 @@
 import numpy as np
 import torch
 
+from config.groups import TeacherParams
 from images.augmentation import crop_images, jitter_colours, normalise, random_crops, random_flips
 from images.dataset import DecodedImages
 from models.ibot import SelfDistillation
 from models.teachers import build
 from models.vit import initialise, sincos_positions
 from parts.masking import block_mask
-from pipeline.groups import TeacherParams
 from training.adamw import AdamW
 from training.compute import Compute
 from training.loop import update

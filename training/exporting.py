@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from config.params import Params
 from models.layouts import to_hf, to_mae, to_timm
 from pipeline.model_card import LOADING, card, jobs
-from pipeline.params import Params
 from shards.files import whole_folder, write_text
 from training.encoders import load_weights, save_state
 

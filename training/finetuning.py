@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from config.evaluation_groups import FinetuneParams
+from config.groups import PretrainParams
+from config.params import Runtime
 from images.augmentation import crop_images, normalise, random_crops, random_flips
 from images.dataset import WholeImages
 from images.stream import ReadAhead, TrainingImages
 from models.classifier import Classifier, layer_decay_groups
 from models.vit import initialise
-from pipeline.evaluation_groups import FinetuneParams
-from pipeline.groups import PretrainParams
-from pipeline.params import Runtime
 from pipeline.predictions import Predictions
 from shards.image_shards import ImageShards
 from training.adamw import AdamW

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from pipeline.params import Runtime
+from config.params import Runtime
 from pipeline.stage import MISTAKE, SAVED, Terminated, torchrun_rank
 from training.distributed import WRITER, die_with_parent
 from training.loopback import BACKEND

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from config.evaluation_groups import LinearMaeParams
 from images.augmentation import crop_images, normalise, random_crops, random_flips
 from images.stream import ReadAhead, TrainingImages
 from models.vit import VisionTransformer
-from pipeline.evaluation_groups import LinearMaeParams
 from training.compute import Compute
 from training.encoders import features
 from training.loop import update

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from config.groups import PretrainParams
 from images.augmentation import crop_images, normalise, random_crops, random_flips, snapped
 from images.stream import ReadAhead, TrainingImages
 from models.checkpoints import read_checkpoint
@@ -13,7 +14,6 @@ from models.mae import MaskedAutoencoder
 from models.start import start_from
 from models.vit import initialise
 from parts.masking import random_mask
-from pipeline.groups import PretrainParams
 from training.adamw import AdamW
 from training.compute import Compute
 from training.distributed import ALONE, Processes

@@ -10,10 +10,10 @@ from functools import partial
 import numpy as np
 import torch
 
+from config.evaluation_groups import ProbeParams
+from config.params import Runtime
 from images.dataset import WholeImages
 from models.vit import VisionTransformer
-from pipeline.evaluation_groups import ProbeParams
-from pipeline.params import Runtime
 from pipeline.predictions import NOT_ASKED, Predictions
 from pipeline.stage import Meter
 from shards.image_shards import ImageShards

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from config.groups import RefineParams
 from images.augmentation import crop_images, crop_maps, random_crops, random_flips, snapped
 from images.decoding import decode_square
 from models.part_decoder import PartDecoder, initialise_decoder
@@ -26,7 +27,6 @@ from models.part_losses import (
 )
 from parts.clustering import distances, k_means, whitening
 from parts.foreground import attention_foreground, border_foreground
-from pipeline.groups import RefineParams
 from shards.arrays import ArrayShards
 from shards.image_shards import ImageShards
 from training.adamw import AdamW

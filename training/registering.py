@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from config.params import load_params
 from images.augmentation import normalise
 from models.vit import VisionTransformer
 from pipeline import registry
-from pipeline.params import load_params
 from shards.files import sha256_of
 from training.encoders import WEIGHTS, load_encoder
 from training.exporting import export

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from config.evaluation_groups import SegmentParams
 from images.augmentation import crop_images, crop_labels, normalise, random_crops, random_flips
 from images.dataset import WholeImages, decoded_masks
 from images.decoding import IGNORED_LABEL
@@ -14,7 +15,6 @@ from images.stream import ReadAhead, TrainingImages
 from models.classifier import layer_decay_groups
 from models.segmenter import Segmenter, resized_positions
 from models.vit import VisionTransformer, initialise
-from pipeline.evaluation_groups import SegmentParams
 from shards.image_shards import ImageShards
 from training.adamw import AdamW
 from training.compute import Compute

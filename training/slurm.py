@@ -19,8 +19,8 @@ from typing import Any, TextIO
 
 import submitit
 
-from pipeline.params import Runtime, SlurmRuntime
-from pipeline.redaction import one_line
+from config.params import Runtime, SlurmRuntime
+from config.redaction import one_line
 from pipeline.stage import SAVED, Terminated, Termination
 from shards.files import own_state
 from shards.locks import lock

@@ -14,9 +14,9 @@ from benchmarks.costs import (
     stages,
 )
 from benchmarks.scale_page import document
+from config.params import read_yaml
+from config.presets import compose
 from models.mae import MaskedAutoencoder
-from pipeline.params import read_yaml
-from pipeline.presets import compose
 from shards.files import read_json
 
 ROOT = Path(__file__).parents[2]

@@ -1,8 +1,8 @@
 import pytest
 
 from benchmarks.part_ablation import MEASURES, World, variants
-from pipeline.groups import RefineParams
-from pipeline.params import load_params
+from config.groups import RefineParams
+from config.params import load_params
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from config.params import load_params
+from config.presets import compose, write_params
 from images.preparation import write_rejected
 from models.teachers import build
 from pipeline.kept_shards import KeptShards
 from pipeline.notes import read_note, write_note
-from pipeline.params import load_params
 from pipeline.predictions import Predictions, read_predictions, write_predictions
-from pipeline.presets import compose, write_params
 from pipeline.recorded import check_recorded
 from pipeline.stage import note_written, write_metrics
 from shards.arrays import ArrayShards, ArrayShardWriter, MaskCache, MaskCacheWriter

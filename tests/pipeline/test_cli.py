@@ -6,8 +6,8 @@ import sys
 import pytest
 from PIL import Image
 
+from config.params import load_params
 from pipeline import cli
-from pipeline.params import load_params
 from pipeline.weights import OFFICIAL, Official
 from tests.conftest import ROOT
 

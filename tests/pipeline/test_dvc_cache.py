@@ -8,7 +8,7 @@ import shutil
 import pytest
 from dvc_objects.fs.system import reflink
 
-from pipeline.presets import read_document, write_params
+from config.presets import read_document, write_params
 from shards.parquet_files import opened
 from tests.pipeline.conftest import make_small, repro
 

@@ -11,12 +11,12 @@ import time
 
 import pytest
 
+from config.names import EXPERIMENT
+from config.params import read_yaml
 from pipeline import experiments, running, slots
 from pipeline.execution import FAILED, RAN
 from pipeline.experiments import FINISHED, RUNNING, STOPPED, changed, draft, hold, is_as_here, is_walked, prepare
 from pipeline.graph import Graph
-from pipeline.names import EXPERIMENT
-from pipeline.params import read_yaml
 from shards.files import state_folder
 from tests.pipeline.conftest import make_small, repro
 
@@ -38,7 +38,7 @@ READS = """
 import os
 from pathlib import Path
 from parts.word import word
-from pipeline.params import read_yaml
+from config.params import read_yaml
 
 with open(os.environ["COUNTS"], "a") as file:
     file.write("reads\\n")

@@ -2,8 +2,8 @@ import contextlib
 
 import pytest
 
+from config.params import load_params
 from pipeline.fingerprint import fingerprint
-from pipeline.params import load_params
 from tests.conftest import ROOT
 
 COMPUTE = load_params(ROOT / "params.yaml").compute

@@ -3,7 +3,7 @@ import contextlib
 import pytest
 from pydantic import ValidationError
 
-from pipeline.presets import preset_names, read_document
+from config.presets import preset_names, read_document
 from tests.conftest import ROOT
 
 

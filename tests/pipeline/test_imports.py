@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from config.params import read_yaml
 from pipeline.imports import PACKAGES, code_files, module_of
-from pipeline.params import read_yaml
 
 STAGES = read_yaml("dvc.yaml")["stages"]
 BELOW = {

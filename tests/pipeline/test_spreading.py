@@ -16,8 +16,8 @@ import pytest
 import pipeline.local_workers
 import pipeline.spreading
 import pipeline.stage
+from config.params import load_runtime
 from pipeline.kept_shards import KeptShards
-from pipeline.params import load_runtime
 from pipeline.ray_workers import OWN, PROBE_SECONDS, _room
 from pipeline.spreading import Task, Work, make_missing
 from pipeline.stage import Meter, noted

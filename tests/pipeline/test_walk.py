@@ -7,11 +7,11 @@ import time
 
 import pytest
 
+from config.params import load_runtime
+from config.presets import read_document, write_params
 from pipeline import slots
 from pipeline import walk as walk_module
 from pipeline.execution import CANCELLED, FAILED, RAN, SKIPPED, UNCHANGED
-from pipeline.params import load_runtime
-from pipeline.presets import read_document, write_params
 from pipeline.slots import CPU, GPU, Needs, held_slots
 from pipeline.walk import Walk, unchanged
 from tests.conftest import ROOT

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from config.groups import Arm
 from models.mae import MaskedAutoencoder
 from models.part_decoder import PartDecoder
 from models.part_learner import PartLearner
 from models.teachers import build
 from models.vit import initialise
 from parts.masking import random_mask
-from pipeline.groups import Arm
 from pipeline.predictions import Predictions, write_predictions
 from reports import figures
 from shards.arrays import MaskCacheWriter

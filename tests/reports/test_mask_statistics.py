@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from config.groups import Arm
 from parts.schedules import alpha_at
-from pipeline.groups import Arm
 from reports.mask_statistics import ALPHAS, POINTS, draw, hidden_spread, open_masks, shown_progress
 from shards.arrays import MaskCacheWriter
 from shards.seals import write_sealed

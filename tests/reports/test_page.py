@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 
 import reports
-from pipeline.params import read_yaml
+from config.params import read_yaml
 from reports.figures import Chart
 from reports.page import Cell, Section, chart, data_uri, page, strips, table
 from reports.pictures import png

@@ -6,7 +6,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from pipeline.presets import compose, write_params
+from config.presets import compose, write_params
 from reports import figures
 from reports.comparison import compare
 from reports.material import gather, measures_by_method, part_usage, sheets

@@ -9,7 +9,7 @@ import pytest
 from dvc.repo import Repo
 from rich.console import Console
 
-from pipeline.presets import read_document, write_params
+from config.presets import read_document, write_params
 from reports.revisions import print_changes
 from tests.conftest import run_stage
 

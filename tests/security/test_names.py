@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from config.names import NAME, arguments, shown, stage_name
+from config.params import load_params, read_yaml
+from config.presets import check, compose, write_params
 from pipeline import cli
-from pipeline.names import NAME, arguments, shown, stage_name
-from pipeline.params import load_params, read_yaml
-from pipeline.presets import check, compose, write_params
 from pipeline.walk import Walk
 from tests.conftest import ROOT, make_world
 

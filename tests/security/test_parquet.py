@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from config.presets import compose, write_params
 from images.parquet_pages import inflated_size
 from images.sources import open_source
-from pipeline.presets import compose, write_params
 from stages import prepare_data
 from tests.conftest import ROOT
 from tests.security.bombs import encoded, picture

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.redaction import MARK, one_line, redacted, refuse_secrets, without_user
+from config.redaction import MARK, one_line, redacted, refuse_secrets, without_user
 
 SECRET = "c4n4ryV4lue"
 WITH_SECRETS = [

@@ -8,10 +8,10 @@ from threading import Event
 
 import pytest
 
+from config.redaction import MARK
 from pipeline import tracking
 from pipeline.execution import execute
 from pipeline.notes import write_note
-from pipeline.redaction import MARK
 from pipeline.slots import CPU, Needs
 from tests.conftest import ROOT
 from tests.pipeline.conftest import IDENTITY, make_small

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from dvc.repo import Repo
 
-from pipeline.presets import read_document, write_params
+from config.presets import read_document, write_params
 from shards.files import read_json
 from tests.conftest import run_stage, wait_until
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.presets import compose
+from config.presets import compose
 from shards.urls import check_url, is_url
 from tests.conftest import ROOT
 
@@ -44,7 +44,7 @@ def test_check_url__a_path_is_refused():
     ],
 )
 def test_params__an_address_that_cannot_be_used_is_one_line(monkeypatch, changes, message):
-    from pipeline.presets import check
+    from config.presets import check
 
     monkeypatch.chdir(ROOT)
     document = compose("quickstart")

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from config.presets import compose, write_params
 from models.part_learner import PartLearner
 from models.teachers import build
-from pipeline.presets import compose, write_params
 from shards.files import write_text
 from shards.image_shards import SPLITS, ImageShardWriter, list_shards
 from tests.conftest import ROOT, TINY, run_stage

@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from pipeline.params import load_params
+from config.params import load_params
+from config.presets import read_document, write_params
 from pipeline.predictions import read_predictions
-from pipeline.presets import read_document, write_params
 from shards.files import read_json
 from shards.image_shards import ImageShards
 from shards.seals import read_sealed, write_sealed

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from config.presets import compose, write_params
 from images.anatomy import PARTS
 from images.creatures import draw
-from pipeline.presets import compose, write_params
 from stages import generate_creatures
 
 SCENE = {"seed": 1, "max_clutter": 4, "occlusion": 0.5}

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.presets import read_document, write_params
+from config.presets import read_document, write_params
 from shards.files import read_json
 from tests.conftest import expand, load_params, run_stage
 from tests.reports.document import parse

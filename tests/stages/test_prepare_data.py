@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from config.presets import compose, write_params
 from images.dataset import DecodedImages
 from images.items import id_of
-from pipeline.presets import compose, write_params
 from shards.files import read_json
 from shards.image_shards import SPLITS, ImageShards
 from tests.conftest import ROOT, run_stage

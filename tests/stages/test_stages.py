@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from config.params import load_params, read_yaml
+from config.presets import read_document, write_params
 from models.mae import MaskedAutoencoder
 from models.vit import initialise
 from pipeline.fingerprint import digest_of
-from pipeline.params import load_params, read_yaml
 from pipeline.predictions import NOT_ASKED, read_predictions
-from pipeline.presets import read_document, write_params
 from shards.arrays import MaskCache, MaskCacheWriter
 from shards.files import read_json
 from shards.image_shards import ImageShards

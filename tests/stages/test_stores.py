@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from config.params import load_params
+from config.presets import read_document, write_params
 from pipeline.fingerprint import digest_of
-from pipeline.params import load_params
-from pipeline.presets import read_document, write_params
 from shards.files import read_json
 from shards.image_shards import SPLITS, ImageShards
 from tests.conftest import ROOT, expand, run_stage

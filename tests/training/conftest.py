@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from config.presets import read_document, write_params
 from pipeline.notes import read_note
-from pipeline.presets import read_document, write_params
 
 JOB = "semmae-0"
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.groups import TeacherParams
+from config.groups import TeacherParams
 from training.compute import set_up
 from training.distilling import CollapseError, Distillation
 

@@ -6,8 +6,8 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+from config.params import load_params
 from models.mae import MaskedAutoencoder, split_mask
-from pipeline.params import load_params
 from tests.conftest import run_stage
 from tests.training.test_distributed import write
 from training.encoders import load_encoder, load_weights

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from config.params import load_params
+from config.presets import read_document, write_params
 from images.dataset import WholeImages
 from images.stream import TrainingImages
 from models.vit import VisionTransformer, initialise
-from pipeline.params import load_params
 from pipeline.predictions import read_predictions
-from pipeline.presets import read_document, write_params
 from shards.image_shards import ImageShards
 from tests.training.conftest import JOB, assert_same_bits, children, finish, start, wait_for_checkpoint, write_runtime
 from training.compute import set_up

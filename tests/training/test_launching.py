@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.params import Runtime, load_runtime
+from config.params import Runtime, load_runtime
 from pipeline.stage import Terminated
 from tests.training.conftest import (
     JOB,

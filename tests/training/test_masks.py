@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.params import load_params
+from config.params import load_params
 from shards.arrays import VERSION, MaskCacheWriter
 from shards.seals import MANIFEST, write_sealed
 from training.masks import ArmMasks, draw_mask

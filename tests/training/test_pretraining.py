@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from config.params import load_params
 from images.stream import TrainingImages
-from pipeline.params import load_params
 from shards.image_shards import ImageShards
 from training.compute import set_up
 from training.distributed import ALONE, Processes

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from config.groups import RefineParams
 from models.part_learner import PartLearner
 from parts.labelling import label_patches
 from parts.quality import part_quality
-from pipeline.groups import RefineParams
 from training.compute import set_up
 from training.refining import PartTokens, Refining
 

@@ -9,8 +9,8 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+from config.params import load_params
 from pipeline import cli_runs, registry, tracking
-from pipeline.params import load_params
 from shards.files import read_json
 from tests.conftest import ROOT
 from training.encoders import features, load_encoder

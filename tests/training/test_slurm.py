@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.params import Runtime, load_runtime
+from config.params import Runtime, load_runtime
 from pipeline.stage import Terminated
 from shards.locks import lock
 from tests.conftest import wait_until

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.groups import Count, Group, Name, NonNegative, OpenShare, Positive, Range, Seed, Share
+from config.groups import Count, Group, Name, NonNegative, OpenShare, Positive, Range, Seed, Share
 
 
 class ProbeParams(Group):

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.redaction import CONTROL, redacted
+from config.redaction import CONTROL, redacted
 
 # Of an arm, a data set, an optimiser.
 NAME = "[a-z0-9][a-z0-9_]{0,47}"

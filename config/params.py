@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 
-from pipeline.evaluation_groups import (
+from config.evaluation_groups import (
     CompareParams,
     FinetuneParams,
     LinearMaeParams,
@@ -19,7 +19,7 @@ from pipeline.evaluation_groups import (
     SegmentParams,
     TransferParams,
 )
-from pipeline.groups import (
+from config.groups import (
     ArmsParams,
     CacheParams,
     ComputeParams,
@@ -35,8 +35,8 @@ from pipeline.groups import (
     Seed,
     TeacherParams,
 )
-from pipeline.names import shown
-from pipeline.redaction import redacted
+from config.names import shown
+from config.redaction import redacted
 from shards.urls import host_and_port
 
 

@@ -4,8 +4,8 @@ import json
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.params import load_params, load_runtime
-from pipeline.presets import compose, preset_names, read_document, write_params
+from config.params import load_params, load_runtime
+from config.presets import compose, preset_names, read_document, write_params
 
 
 def load_changed(tmp_path, changes):

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from pipeline.params import Params, explain
+from config.params import Params, explain
 from shards.files import write_text
 
 FOLDER = Path("presets")

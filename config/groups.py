@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pipeline.names import NAME, check_name, check_text
-from pipeline.redaction import refuse_secrets
+from config.names import NAME, check_name, check_text
+from config.redaction import refuse_secrets
 from shards.urls import check_url, is_url
 
 Share = Annotated[float, Field(ge=0, le=1)]
