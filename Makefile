@@ -38,7 +38,7 @@ chaos: $(VENV)/ready
 
 # Rewrite the code dependencies in dvc.yaml from the imports.
 deps: $(VENV)/ready
-	python -m pipeline.imports
+	python -m jobs.code
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python >= 3.11 is needed, this is " + sys.version.split()[0] + "; set PYTHON=")'

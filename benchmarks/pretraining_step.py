@@ -19,10 +19,10 @@ from torch import nn
 
 from benchmarks.autoencoders import LightlyAutoencoder, TimmAutoencoder
 from images.augmentation import crop_images, normalise, random_crops, random_flips
+from jobs.stage import peak_mib
 from models.mae import MaskedAutoencoder, split_mask
 from models.vit import initialise, patchify
 from parts.masking import random_mask, semantic_mask
-from pipeline.stage import peak_mib
 from training.adamw import AdamW
 from training.loop import update
 from training.schedules import decay_groups

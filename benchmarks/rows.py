@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from images.order import ShuffledOrder
-from pipeline.stage import peak_mib
+from jobs.stage import peak_mib
 from shards.arrays import PAGE_ROWS, MaskCache, MaskCacheWriter
 from shards.files import write_json
 from shards.folders import is_intact, join_shards

@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks import rows
 from benchmarks.costs import CLASSES, GROUP_IMAGES
 from benchmarks.scale_page import document
-from pipeline.stage import peak_mib
+from jobs.stage import peak_mib
 from shards.files import read_json, write_json, write_text
 
 RECORD, PAGE = Path("docs/scale.json"), Path("docs/scale.md")

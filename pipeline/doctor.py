@@ -18,14 +18,14 @@ import psutil
 
 from config.params import read_yaml
 from config.redaction import one_line, redacted
+from jobs.notes import damaged_notes, read_note, write_note
+from jobs.supervision import GRACE_SECONDS, SUPERVISOR, end_tree, is_alive
 from pipeline import dvc_locks, flow_runs, run_damage, tracking
 from pipeline.experiments import FINISHED, damaged_experiments, experiments, hold, worktrees
 from pipeline.graph import Graph, stage_entries
-from pipeline.notes import damaged_notes, read_note, write_note
 from pipeline.processes import with_variable
 from pipeline.running import at
 from pipeline.services import api_url, state
-from pipeline.supervision import GRACE_SECONDS, SUPERVISOR, end_tree, is_alive
 from pipeline.temporaries import abandoned_temporaries
 from shards.files import STATE_FOLDER, main_worktree, state_folder, whole_file
 from shards.locks import lock

@@ -13,8 +13,8 @@ from pathlib import Path
 from threading import Event
 
 from config.redaction import redacted, secret_values
+from jobs.supervision import SLOT, SUPERVISOR, end_command, identity
 from pipeline.slots import GPU, Needs, alone, occupy
-from pipeline.supervision import SLOT, SUPERVISOR, end_command, identity
 
 RAN, CACHED, UNCHANGED, FAILED, CANCELLED, SKIPPED = "ran", "restored", "unchanged", "failed", "cancelled", "skipped"
 DONE = (RAN, CACHED, UNCHANGED)
@@ -192,6 +192,6 @@ class _Child:
 
 
 def progress_of(line: str) -> float | None:
-    """Share of a stage that is done, in [0, 1], from a line of `pipeline.stage.Meter`; None for other lines."""
+    """Share of a stage that is done, in [0, 1], from a line of `jobs.stage.Meter`; None for other lines."""
     match = PROGRESS.search(line)
     return int(match[1]) / int(match[2]) if match and int(match[2]) else None

@@ -16,8 +16,8 @@ from typing import Any
 from config.names import EXPERIMENT, shown
 from config.presets import check, compose, preset_of, read_document, write_params
 from config.redaction import redacted
-from pipeline.imports import PACKAGES
-from pipeline.notes import is_sound, read_note, write_note
+from jobs.code import PACKAGES
+from jobs.notes import is_sound, read_note, write_note
 from shards.files import STATE_FOLDER, main_worktree, state_folder, write_text
 from shards.locks import lock
 

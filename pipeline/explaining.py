@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jobs.notes import read_note
 from pipeline.graph import Graph, explain, kind_of, leaves, stage_entries
-from pipeline.notes import read_note
 from pipeline.tracking import executions
 
 

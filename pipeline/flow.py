@@ -29,11 +29,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from config.names import STAGE
 from config.params import load_params
 from config.presets import preset_names
+from jobs.supervision import GRACE_SECONDS, follow, identity
 from pipeline import experiments
 from pipeline.execution import CANCELLED, FAILED, SKIPPED, Outcome, progress_of
 from pipeline.running import at, place_for, repeat, status_of
 from pipeline.services import limit_name, run_page
-from pipeline.supervision import GRACE_SECONDS, follow, identity
 from pipeline.tracking import KILLED, Replayed, replay
 from pipeline.walk import Walk, unchanged
 

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from jobs.supervision import SUPERVISOR, is_alive
 from pipeline.experiments import is_walked
 from pipeline.processes import RUN_VARIABLE, with_variable
 from pipeline.services import limit_name, worker_name
 from pipeline.slots import CPU, GPU, held_slots
-from pipeline.supervision import SUPERVISOR, is_alive
 from shards.files import STATE_FOLDER
 
 FLOW = "semmae"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from config.params import Params
-from pipeline.fingerprint import digest_of
-from pipeline.recorded import check_recorded
+from jobs.fingerprint import digest_of
+from jobs.recorded import check_recorded
 from shards.files import read_json
 from shards.seals import read_sealed
 

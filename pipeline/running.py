@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jobs.stage import Terminated
 from pipeline import experiments
 from pipeline.execution import CANCELLED, FAILED, Outcome, command_of
 from pipeline.graph import Graph
-from pipeline.stage import Terminated
 from pipeline.tracking import EXPERIMENT_VARIABLE, replay
 from pipeline.tracking import FAILED as FAILED_RUN
 from pipeline.tracking import FINISHED as FINISHED_RUN

@@ -18,9 +18,9 @@ import psutil
 
 from config.names import shown
 from config.redaction import redacted, without_user
-from pipeline.notes import read_note, write_note
+from jobs.notes import read_note, write_note
+from jobs.supervision import end_tree, identity, is_alive
 from pipeline.slots import CPU, GPU, available
-from pipeline.supervision import end_tree, identity, is_alive
 from pipeline.tracking import client, tracking_uri
 from shards.files import main_worktree, state_folder
 

@@ -23,8 +23,9 @@ from typing import Any
 from config.params import read_yaml
 from config.presets import preset_of
 from config.redaction import one_line, redacted
+from jobs.notes import read_note, write_note
+from jobs.supervision import identity, is_alive
 from pipeline.graph import stage_entries
-from pipeline.notes import read_note, write_note
 from pipeline.run_contents import (
     COMPUTED_TAG,
     KEY_TAG,
@@ -36,7 +37,6 @@ from pipeline.run_contents import (
     write_content,
 )
 from pipeline.stage_runs import git_tags, log_stage, other_outs, params_of, tags_of
-from pipeline.supervision import identity, is_alive
 from shards.files import main_worktree, own_state, state_folder
 
 EXPERIMENT = "semmae"

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.recorded import check_recorded
+from jobs.recorded import check_recorded
 from pipeline.tracking import tracking_uri
 from reports.comparison import Row, from_csv, headline, percent, points, sentences
 from reports.results import label_of

@@ -7,10 +7,10 @@ code are linked, not computed. Full image shards never change, so new images cos
 import numpy as np
 
 from config.params import load_params, load_runtime
-from pipeline.fingerprint import fingerprint
-from pipeline.kept_shards import KeptShards
-from pipeline.spreading import Task, Work, make_missing
-from pipeline.stage import run, write_metrics
+from jobs.cluster.spreading import Task, Work, make_missing
+from jobs.fingerprint import fingerprint
+from jobs.kept_shards import KeptShards
+from jobs.stage import run, write_metrics
 from shards.arrays import MaskCache
 from shards.folders import join_shards
 from shards.image_shards import list_shards

@@ -6,11 +6,11 @@ import torch
 from config.params import load_params
 from images.dataset import decoded_masks
 from images.decoding import decode_square
+from jobs.stage import run, write_metrics
 from parts.attention import extract_all
 from parts.baselines import cluster_labels, random_labels
 from parts.labelling import majority_labels
 from parts.quality import colour_information, part_quality, position_information
-from pipeline.stage import run, write_metrics
 from shards.arrays import ArrayShards, MaskCache
 from shards.image_shards import ImageShards
 from training.compute import set_up

@@ -8,10 +8,10 @@ are others.
 import numpy as np
 
 from config.params import load_params, load_runtime
-from pipeline.fingerprint import fingerprint
-from pipeline.kept_shards import KeptShards
-from pipeline.spreading import Task, Work, make_missing
-from pipeline.stage import run
+from jobs.cluster.spreading import Task, Work, make_missing
+from jobs.fingerprint import fingerprint
+from jobs.kept_shards import KeptShards
+from jobs.stage import run
 from shards.files import whole_folder
 from shards.folders import join_shards
 from shards.image_shards import ImageShards, list_shards

@@ -12,7 +12,7 @@ from PIL import Image
 from config.params import load_params
 from images.anatomy import PARTS
 from images.creatures import SPLITS, draw
-from pipeline.stage import progress, run
+from jobs.stage import progress, run
 from shards.files import whole_folder, write_text
 
 FOLDER = Path("data/creatures")

@@ -6,9 +6,10 @@ from config.names import arguments
 from config.params import load_params, load_runtime
 from images.dataset import WholeImages
 from images.stream import TrainingImages
-from pipeline.fingerprint import fingerprint
+from jobs.fingerprint import fingerprint
+from jobs.scratch import Scratch
+from jobs.stage import run, write_metrics
 from pipeline.predictions import Predictions, write_predictions
-from pipeline.stage import run, write_metrics
 from shards.files import write_rows
 from shards.image_shards import ImageShards
 from training.compute import set_up
@@ -17,7 +18,6 @@ from training.finetuning import CROP
 from training.linear_mae import LinearMae
 from training.loop import train
 from training.probing import metrics_of
-from training.scratch import Scratch
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from config.params import load_params, load_runtime
 from images.preparation import check_outcome, fill_shards, write_rejected
 from images.sources import open_source
 from images.splits import assign_splits
-from pipeline.stage import Meter, run, write_metrics
+from jobs.stage import Meter, run, write_metrics
 from shards.files import state_folder
 from shards.image_shards import ImageShardWriter
 from shards.seals import read_sealed_bytes, sealed_file

@@ -5,18 +5,18 @@ from pathlib import Path
 from config.names import arguments
 from config.params import Params, load_params, load_runtime
 from images.stream import TrainingImages
-from pipeline.fingerprint import fingerprint
-from pipeline.stage import run, write_metrics
+from jobs.cluster.distributed import join
+from jobs.cluster.launching import launched
+from jobs.fingerprint import fingerprint
+from jobs.scratch import Scratch
+from jobs.stage import run, write_metrics
 from shards.files import whole_folder, write_rows
 from shards.image_shards import ImageShards
 from training.compute import set_up
-from training.distributed import join
 from training.encoders import save_model
-from training.launching import launched
 from training.loop import train
 from training.masks import ArmMasks
 from training.pretraining import Pretraining
-from training.scratch import Scratch
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ from config.names import arguments
 from config.params import load_params, load_runtime
 from images.augmentation import crop_labels, whole_images
 from images.dataset import WholeImages
+from jobs.stage import run, write_metrics
 from models.vit import VisionTransformer
 from pipeline.predictions import NOT_ASKED, Predictions, write_predictions
-from pipeline.stage import run, write_metrics
 from shards.arrays import MaskCache
 from shards.image_shards import ImageShards
 from training.compute import set_up

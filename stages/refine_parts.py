@@ -4,17 +4,17 @@ from functools import partial
 
 from config.groups import RefineParams
 from config.params import load_params, load_runtime
+from jobs.fingerprint import fingerprint
+from jobs.scratch import Scratch
+from jobs.stage import run, write_metrics
 from parts.labelling import label_patches
 from parts.quality import position_information, usage
-from pipeline.fingerprint import fingerprint
-from pipeline.stage import run, write_metrics
 from shards.files import whole_folder, write_rows
 from shards.image_shards import ImageShards
 from training.compute import Compute, set_up
 from training.encoders import save_model
 from training.loop import train
 from training.refining import Activations, Features, Refining, load_part_tokens, read_last_block
-from training.scratch import Scratch
 
 
 def main() -> None:

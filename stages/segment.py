@@ -6,14 +6,14 @@ from config.names import arguments
 from config.params import Params, Runtime, load_params, load_runtime
 from images.dataset import WholeImages
 from images.stream import TrainingImages
-from pipeline.fingerprint import fingerprint
-from pipeline.stage import run, write_metrics
+from jobs.fingerprint import fingerprint
+from jobs.scratch import Scratch
+from jobs.stage import run, write_metrics
 from shards.files import write_rows
 from shards.image_shards import ImageShards
 from training.compute import Compute, set_up
 from training.encoders import load_encoder
 from training.loop import train
-from training.scratch import Scratch
 from training.segmenting import Segmentation, class_iou, encoder_at, num_classes_of, segmentation_metrics
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from config.groups import Arm
 from config.names import arguments
 from config.params import load_params
-from pipeline.stage import run
+from jobs.stage import run
 from shards.arrays import VERSION, ArrayShards, MaskCacheWriter
 from shards.files import link_or_copy, whole_folder
 from shards.folders import is_intact

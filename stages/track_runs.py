@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.stage import run
+from jobs.stage import run
 from pipeline.tracking import replay, tracking_uri
 from reports.costs import write_costs
 

@@ -8,17 +8,17 @@ import torch
 from config.params import load_params, load_runtime
 from images.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from images.dataset import DecodedImages, WholeImages
+from jobs.fingerprint import fingerprint
+from jobs.scratch import Scratch
+from jobs.stage import run, write_metrics
 from models.teachers import architecture_of, build, load_teacher, statistics_of
 from models.vit import initialise
-from pipeline.fingerprint import fingerprint
-from pipeline.stage import run, write_metrics
 from shards.files import write_rows
 from shards.image_shards import ImageShards
 from training.compute import set_up
 from training.distilling import Distillation
 from training.loop import train
 from training.randomness import generator, seed_of
-from training.scratch import Scratch
 from training.teacher import write_teacher
 from training.teacher_quality import knn_correct, knn_metrics
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from config.names import arguments
 from config.params import load_params, load_runtime
-from pipeline.fingerprint import fingerprint
+from jobs.fingerprint import fingerprint
+from jobs.scratch import Scratch
+from jobs.stage import run, write_metrics
 from pipeline.predictions import Predictions, write_predictions
-from pipeline.stage import run, write_metrics
 from training.compute import set_up
 from training.encoders import load_encoder
 from training.finetuning import CROP, finetune
 from training.probing import features_of_splits, metrics_of, probe
-from training.scratch import Scratch
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from config.params import load_params, read_yaml
 from config.presets import compose, write_params
-from pipeline.imports import PACKAGES, module_of
+from jobs.code import PACKAGES, module_of
 
 ROOT = Path(__file__).parents[1]
 TINY = {

@@ -7,7 +7,7 @@ from dvc.repo import Repo
 
 from config.params import load_params
 from config.presets import compose, preset_names, read_document, write_params
-from pipeline.imports import module_of
+from jobs.code import module_of
 from tests.conftest import ROOT, expand, make_world, recorded_copy
 
 ARMS, SEEDS = ("semmae", "mae", "raw_attention"), (0, 1)

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from pipeline.fingerprint import digest_of
+from jobs.fingerprint import digest_of
 
 STAGES = {
     "train_teacher": ["teacher", "history/train_teacher.json", "metrics/train_teacher.json"],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.stage import note
+from jobs.stage import note
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from jobs.cluster.spreading import Make
 from parts.attention import extract_all
-from pipeline.spreading import Make
 from shards.arrays import ArrayShardWriter, MaskCacheWriter
 from shards.files import whole_folder
 from shards.folders import bind_folders

@@ -14,18 +14,18 @@ from config.params import Runtime
 from images.augmentation import crop_images, normalise, random_crops, random_flips
 from images.dataset import WholeImages
 from images.stream import ReadAhead, TrainingImages
+from jobs.cluster.distributed import ALONE, Processes
+from jobs.scratch import Scratch
 from models.classifier import Classifier, layer_decay_groups
 from models.vit import initialise
 from pipeline.predictions import Predictions
 from shards.image_shards import ImageShards
 from training.adamw import AdamW
 from training.compute import Compute
-from training.distributed import ALONE, Processes
 from training.encoders import ENCODER_KEYS, load_encoder, load_weights
 from training.loop import train, update
 from training.randomness import generator, seed_of, steps_of
 from training.schedules import set_lr, warmup_cosine
-from training.scratch import Scratch
 
 # What fine-tuning takes from the group of pretraining.
 CROP = {"decode_size", "shuffle_images", "crop_ratio"}

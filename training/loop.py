@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 import torch
 
-from pipeline.stage import Meter, Terminated, Termination
+from jobs.cluster.distributed import ALONE, Processes
+from jobs.scratch import Scratch
+from jobs.stage import Meter, Terminated, Termination
 from training.adamw import AdamW
-from training.distributed import ALONE, Processes
 from training.randomness import seed_of
-from training.scratch import Scratch
 
 HISTORY_POINTS = 200
 MAX_SKIPPED = 10

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from jobs.cluster.spreading import Make
+from jobs.fingerprint import digest_of
 from parts.attention import extract_all
-from pipeline.fingerprint import digest_of
-from pipeline.spreading import Make
 from shards.arrays import MaskCacheWriter
 from shards.image_shards import Shard
 from training.compute import set_up

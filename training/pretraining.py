@@ -9,6 +9,7 @@ import torch
 from config.groups import PretrainParams
 from images.augmentation import crop_images, normalise, random_crops, random_flips, snapped
 from images.stream import ReadAhead, TrainingImages
+from jobs.cluster.distributed import ALONE, Processes
 from models.checkpoints import read_checkpoint
 from models.mae import MaskedAutoencoder
 from models.start import start_from
@@ -16,7 +17,6 @@ from models.vit import initialise
 from parts.masking import random_mask
 from training.adamw import AdamW
 from training.compute import Compute
-from training.distributed import ALONE, Processes
 from training.loop import update
 from training.masks import ArmMasks
 from training.randomness import generator, steps_of

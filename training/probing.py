@@ -13,9 +13,9 @@ import torch
 from config.evaluation_groups import ProbeParams
 from config.params import Runtime
 from images.dataset import WholeImages
+from jobs.stage import Meter
 from models.vit import VisionTransformer
 from pipeline.predictions import NOT_ASKED, Predictions
-from pipeline.stage import Meter
 from shards.image_shards import ImageShards
 from training.accuracy import accuracy, class_accuracy
 from training.encoders import features

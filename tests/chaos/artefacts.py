@@ -15,18 +15,18 @@ import torch
 from config.params import load_params
 from config.presets import compose, write_params
 from images.preparation import write_rejected
+from jobs.kept_shards import KeptShards
+from jobs.notes import read_note, write_note
+from jobs.recorded import check_recorded
+from jobs.scratch import Scratch
+from jobs.stage import note_written, write_metrics
 from models.teachers import build
-from pipeline.kept_shards import KeptShards
-from pipeline.notes import read_note, write_note
 from pipeline.predictions import Predictions, read_predictions, write_predictions
-from pipeline.recorded import check_recorded
-from pipeline.stage import note_written, write_metrics
 from shards.arrays import ArrayShards, ArrayShardWriter, MaskCache, MaskCacheWriter
 from shards.files import read_json, whole_file, whole_folder, write_rows, write_text
 from shards.image_shards import SPLITS, ImageShards, ImageShardWriter
 from stages.prepare_data import read_order, write_order
 from training.encoders import load_weights, save_model
-from training.scratch import Scratch
 from training.snapshots import Snapshots, read_snapshots
 from training.teacher import FrozenTeacher, write_teacher
 

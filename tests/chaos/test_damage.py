@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from pipeline.fingerprint import digest_of
+from jobs.fingerprint import digest_of
 from tests.chaos.artefacts import ARTEFACTS, KINDS, damage, places_of, spoil
 from tests.chaos.conftest import SILENT, copy_of
 from tests.chaos.zygote import error_lines

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from config.params import load_params, load_runtime, read_yaml
-from pipeline.fingerprint import digest_of
+from jobs.fingerprint import digest_of
 from pipeline.graph import stage_entries, value_of
 from pipeline.stage_runs import flatten
 from tests.chaos.artefacts import KINDS, places_of, spoil

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from pipeline.fingerprint import digest_of
+from jobs.fingerprint import digest_of
 from tests.chaos.artefacts import KINDS, harm
 from tests.chaos.conftest import SILENT, chosen, copy_of
 from tests.chaos.zygote import error_lines

@@ -16,7 +16,7 @@ import time
 import traceback
 from pathlib import Path
 
-from pipeline.stage import run
+from jobs.stage import run
 from shards.files import written
 from tests.chaos.points import Points, limit
 

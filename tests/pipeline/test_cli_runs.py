@@ -28,7 +28,7 @@ stages:
 NOTES = """
 import time
 from pathlib import Path
-from pipeline.stage import run
+from jobs.stage import run
 
 
 def main():

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
+from jobs.notes import write_note
 from pipeline.explaining import differences, lines_about
 from pipeline.graph import stage_entries
-from pipeline.notes import write_note
 from pipeline.tracking import executions
 from tests.pipeline.conftest import make_small, repro
 

@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
+from jobs.supervision import SUPERVISOR, identity
 from pipeline import doctor, flow_runs
 from pipeline.experiments import hold
 from pipeline.processes import RUN_VARIABLE
 from pipeline.services import limit_name
 from pipeline.slots import CPU, Needs, occupy
-from pipeline.supervision import SUPERVISOR, identity
 
 pytestmark = pytest.mark.slow
 HERE, ELSEWHERE = f"semmae-{socket.gethostname()}", "semmae-elsewhere"

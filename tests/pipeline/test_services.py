@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
+from jobs.notes import write_note
+from jobs.supervision import identity
 from pipeline import services
-from pipeline.notes import write_note
-from pipeline.supervision import identity
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from pipeline.kept_shards import KeptShards
+from jobs.kept_shards import KeptShards
 from shards import parquet_files
 from shards.arrays import ArrayShards, ArrayShardWriter
 from shards.folders import join_shards

@@ -3,9 +3,9 @@ import os
 
 import pytest
 
+from jobs.notes import write_note
+from jobs.supervision import identity
 from pipeline import tracking
-from pipeline.notes import write_note
-from pipeline.supervision import identity
 from shards.files import md5_of, read_json, write_json, write_rows
 
 

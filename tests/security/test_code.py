@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from pipeline.imports import PACKAGES
+from jobs.code import PACKAGES
 from tests.conftest import ROOT
 
 MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "yaml", "commands"}

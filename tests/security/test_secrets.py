@@ -9,9 +9,9 @@ from threading import Event
 import pytest
 
 from config.redaction import MARK
+from jobs.notes import write_note
 from pipeline import tracking
 from pipeline.execution import execute
-from pipeline.notes import write_note
 from pipeline.slots import CPU, Needs
 from tests.conftest import ROOT
 from tests.pipeline.conftest import IDENTITY, make_small
@@ -30,7 +30,7 @@ stages:
 FETCHES = """
 import os
 from pathlib import Path
-from pipeline.stage import note, run
+from jobs.stage import note, run
 
 def main():
     if "fine" not in Path("mine/image.txt").read_text():

@@ -11,8 +11,8 @@ import time
 import psutil
 import pytest
 
+from jobs.supervision import is_alive
 from pipeline.graph import stage_entries
-from pipeline.supervision import is_alive
 from tests.conftest import wait_until
 from tests.servers.conftest import (
     FLOW,

@@ -7,8 +7,8 @@ import signal
 import psutil
 import pytest
 
-import pipeline.spreading
-from pipeline.stage import Meter
+import jobs.cluster.spreading
+from jobs.stage import Meter
 from tests.conftest import run_stage
 from tests.stages.streaming import flip, names, write_job, write_runtime
 
@@ -62,7 +62,7 @@ def test_two_workers__give_the_bytes_of_one_process_also_when_one_is_lost(tmp_pa
                 killed.append(workers()[0])
                 killed[0].send_signal(signal.SIGKILL)
 
-    monkeypatch.setattr(pipeline.spreading, "Meter", Killing)
+    monkeypatch.setattr(jobs.cluster.spreading, "Meter", Killing)
     assert anew(job, stage) == alone
     assert f"{stage}: a worker was lost " in capfd.readouterr().out
 

@@ -9,7 +9,7 @@ import pytest
 
 from config.params import load_params
 from config.presets import read_document, write_params
-from pipeline.fingerprint import digest_of
+from jobs.fingerprint import digest_of
 from shards.files import read_json
 from shards.image_shards import SPLITS, ImageShards
 from tests.conftest import ROOT, expand, run_stage

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from config.presets import read_document, write_params
-from pipeline.notes import read_note
+from jobs.notes import read_note
 
 JOB = "semmae-0"
 

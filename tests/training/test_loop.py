@@ -4,13 +4,14 @@ import signal
 import pytest
 import torch
 
-from pipeline.stage import Terminated
+from jobs import scratch
+from jobs.scratch import Scratch
+from jobs.stage import Terminated
 from shards.seals import sealed_file
-from training import loop, scratch
+from training import loop
 from training.adamw import AdamW
 from training.loop import NonFiniteLoss, train, update
 from training.randomness import generator
-from training.scratch import Scratch
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ import torch
 
 from config.params import load_params
 from images.stream import TrainingImages
+from jobs.cluster.distributed import ALONE, Processes
 from shards.image_shards import ImageShards
 from training.compute import set_up
-from training.distributed import ALONE, Processes
 from training.masks import ArmMasks
 from training.pretraining import Pretraining
 

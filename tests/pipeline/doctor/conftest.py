@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
+from jobs.notes import write_note
+from jobs.supervision import SUPERVISOR
 from pipeline import tracking
 from pipeline.doctor import examine
-from pipeline.notes import write_note
-from pipeline.supervision import SUPERVISOR
 from tests.conftest import ROOT
 
 PIPELINE = """

@@ -9,12 +9,12 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+from jobs.notes import read_note, write_note
+from jobs.supervision import SUPERVISOR, identity
 from pipeline import doctor, tracking
 from pipeline.cli_runs import app
 from pipeline.doctor import examine
 from pipeline.experiments import hold
-from pipeline.notes import read_note, write_note
-from pipeline.supervision import SUPERVISOR, identity
 from shards.locks import lock
 from tests.pipeline.doctor.conftest import (
     DVC_LOCK,

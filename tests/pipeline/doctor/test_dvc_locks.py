@@ -6,10 +6,10 @@ import time
 
 import pytest
 
+from jobs.notes import write_note
+from jobs.supervision import identity
 from pipeline import dvc_locks
 from pipeline.doctor import examine
-from pipeline.notes import write_note
-from pipeline.supervision import identity
 from shards.files import read_json, write_json
 from tests.pipeline.doctor.conftest import (
     DVC_LOCK,

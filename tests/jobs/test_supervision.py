@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from pipeline.supervision import end_command, end_tree, follow, identity, is_alive
+from jobs.supervision import end_command, end_tree, follow, identity, is_alive
 from tests.conftest import ROOT, wait_until
 from tests.pipeline.conftest import marked, runs
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from config.names import shown
-from pipeline import ray_guard
-from pipeline.spreading import LOST, Message, Work, Worker
-from pipeline.stage import Terminated
-from pipeline.supervision import identity
+from jobs.cluster import ray_guard
+from jobs.cluster.spreading import LOST, Message, Work, Worker
+from jobs.stage import Terminated
+from jobs.supervision import identity
 from shards.files import own_state, state_folder, write_text
 from shards.urls import host_and_port, is_url
 

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from config.params import Runtime, load_runtime
-from pipeline.stage import Terminated
+from jobs.cluster import launching
+from jobs.cluster.launching import environment, launched, torchrun
+from jobs.stage import Terminated
 from tests.training.conftest import (
     JOB,
     assert_same_bits,
@@ -21,8 +23,6 @@ from tests.training.conftest import (
     wait_for_checkpoint,
     write,
 )
-from training import launching
-from training.launching import environment, launched, torchrun
 
 ROOT = Path(__file__).parents[2]
 ONE_NODE = ["--nnodes=1", "--nproc-per-node=2", "--max-restarts=3"]
@@ -38,9 +38,9 @@ def options(world_size, nodes, **more):
 
 
 def test_torchrun__shares_the_processes_among_the_nodes():
-    assert options(2, 1) == ["training.agent", "--rdzv-backend=loopback", *ONE_NODE]
+    assert options(2, 1) == ["jobs.cluster.agent", "--rdzv-backend=loopback", *ONE_NODE]
     assert options(32, 4, is_host=False, address="b") == [
-        "training.agent",
+        "jobs.cluster.agent",
         "--nnodes=4",
         "--nproc-per-node=8",
         "--max-restarts=3",
@@ -80,8 +80,8 @@ def test_launched__variables_of_torchrun_that_say_otherwise_are_refused(monkeypa
 
 def test_launched__slurm_without_submitit_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    monkeypatch.delitem(sys.modules, "training.slurm", raising=False)
-    monkeypatch.delattr("training.slurm", raising=False)
+    monkeypatch.delitem(sys.modules, "jobs.cluster.slurm", raising=False)
+    monkeypatch.delattr("jobs.cluster.slurm", raising=False)
     with pytest.raises(ValueError, match=r"needs the package submitit: pip install 'semmae\[slurm\]'"):
         launched("nonesuch", [], world_size=2, runtime=runtime(launcher="slurm"))
 

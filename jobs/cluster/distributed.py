@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.stage import torchrun_rank
-from training import loopback
+from jobs.cluster import loopback
+from jobs.stage import torchrun_rank
 
 # Opened here, because nothing may be opened between fork and exec.
 _LIBC = ctypes.CDLL(None)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from config.params import Runtime, load_runtime
-from pipeline.stage import Terminated
+from jobs.cluster import slurm
+from jobs.stage import Terminated
 from shards.locks import lock
 from tests.conftest import wait_until
 from tests.training import fake_slurm
@@ -27,7 +28,6 @@ from tests.training.conftest import (
     write,
     write_runtime,
 )
-from training import slurm
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {
@@ -175,7 +175,7 @@ def test_run_job__sigterm_cancels_the_job_which_saves_and_ends_at_once(cluster, 
     (folder,) = submissions(work)
     assert stat.S_IMODE(folder.stat().st_mode) == stat.S_IMODE((work / ".semmae" / "slurm").stat().st_mode) == 0o700
     assert classes_in(folder / f"{number}_submitted.pkl") == {
-        "submitit.core.utils DelayedSubmission", "training.slurm Node",
+        "submitit.core.utils DelayedSubmission", "jobs.cluster.slurm Node",
     }  # fmt: skip
 
 

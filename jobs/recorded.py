@@ -1,14 +1,14 @@
 """Results as they were recorded: metrics, histories and predictions are in formats of others, and hold no digest.
 
-dvc.lock has the MD5 of each, and for a stage that was run by hand its note (`pipeline.stage`). What is neither was changed
+dvc.lock has the MD5 of each, and for a stage that was run by hand its note (`jobs.stage`). What is neither was changed
 by something else, a failing disk for example, and DVC does not see that where time and size are as they were.
 """
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from jobs.stage import NOTES
 from pipeline.graph import stage_entries
-from pipeline.stage import NOTES
 from pipeline.stage_runs import digests_of
 from shards.files import md5_of
 from shards.seals import mend

@@ -21,10 +21,10 @@ import submitit
 
 from config.params import Runtime, SlurmRuntime
 from config.redaction import one_line
-from pipeline.stage import SAVED, Terminated, Termination
+from jobs.cluster.launching import Child, torchrun
+from jobs.stage import SAVED, Terminated, Termination
 from shards.files import own_state
 from shards.locks import lock
-from training.launching import Child, torchrun
 
 LOOK_SECONDS = 1.0
 # Between questions to SLURM, which serves everybody, and between lines about a job that waits: a walk ends silent stages.

@@ -13,14 +13,14 @@ from collections import Counter
 import psutil
 import pytest
 
-import pipeline.local_workers
-import pipeline.spreading
-import pipeline.stage
+import jobs.cluster.local_workers
+import jobs.cluster.spreading
+import jobs.stage
 from config.params import load_runtime
-from pipeline.kept_shards import KeptShards
-from pipeline.ray_workers import OWN, PROBE_SECONDS, _room
-from pipeline.spreading import Task, Work, make_missing
-from pipeline.stage import Meter, noted
+from jobs.cluster.ray_workers import OWN, PROBE_SECONDS, _room
+from jobs.cluster.spreading import Task, Work, make_missing
+from jobs.kept_shards import KeptShards
+from jobs.stage import Meter, noted
 from tests.conftest import ROOT, wait_until
 from tests.pipeline.shard_maker import make, making
 
@@ -48,7 +48,7 @@ def expected(tmp_path_factory):
 def folder(tmp_path, monkeypatch):
     """The folder of the stage."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline.stage, "_facts", {})
+    monkeypatch.setattr(jobs.stage, "_facts", {})
     return tmp_path
 
 
@@ -122,7 +122,7 @@ def test_make_missing__a_worker_that_is_killed_is_replaced_and_its_shard_made_ag
                 assert killed != [os.getpid()]
                 os.kill(killed[0], signal.SIGKILL)
 
-    monkeypatch.setattr(pipeline.spreading, "Meter", Killing)
+    monkeypatch.setattr(jobs.cluster.spreading, "Meter", Killing)
     start(settings(engine, workers))
     lines = capfd.readouterr().out.splitlines()
     assert sum(line.startswith("job: a worker was lost at ") for line in lines) == 1
@@ -166,7 +166,7 @@ def test_make_missing__no_more_workers_than_shards_are_missing(folder, expected)
 
 
 def test_local_workers__each_has_a_cuda_device_of_its_own(folder, monkeypatch):
-    monkeypatch.setattr(pipeline.local_workers, "gpus", lambda: ("3", "GPU-b1", "5"))
+    monkeypatch.setattr(jobs.cluster.local_workers, "gpus", lambda: ("3", "GPU-b1", "5"))
     with pytest.raises(ValueError, match="shard_workers: got 4, more than a process for each of the 3 CUDA devices"):
         start(settings(workers=4), device="cuda")
     start(settings(workers=3), device="cuda")
@@ -248,7 +248,7 @@ def test_room__is_that_of_each_node_alone():
 
 STAGE = """
 import sys
-from pipeline.stage import run
+from jobs.stage import run
 from tests.pipeline.test_spreading import settings, start
 run(lambda: start(settings(sys.argv[1], 2), pause=0.2))
 """
@@ -316,9 +316,9 @@ NODES = """
 import os
 from pathlib import Path
 from ray.cluster_utils import Cluster
-import pipeline.ray_workers
-import pipeline.spreading
-from pipeline.stage import Meter
+import jobs.cluster.ray_workers
+import jobs.cluster.spreading
+from jobs.stage import Meter
 from tests.pipeline.test_spreading import finished, settings, start
 
 small = {"object_store_memory": 2**27}
@@ -338,11 +338,11 @@ class Killing(Meter):
             cluster.remove_node(lost, allow_graceful=False)
 
 refused(3)
-write = pipeline.ray_workers.write_text
-pipeline.ray_workers.write_text = lambda path, text: None
+write = jobs.cluster.ray_workers.write_text
+jobs.cluster.ray_workers.write_text = lambda path, text: None
 refused(2)
-pipeline.ray_workers.write_text = write
-pipeline.spreading.Meter = Killing
+jobs.cluster.ray_workers.write_text = write
+jobs.cluster.spreading.Meter = Killing
 start(settings("ray", 2, ray_address=cluster.address), pause=0.1)
 cluster.shutdown()
 """

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from config.params import read_yaml
-from pipeline.imports import PACKAGES, code_files, module_of
+from jobs.code import PACKAGES, code_files, module_of
 
 STAGES = read_yaml("dvc.yaml")["stages"]
 BELOW = {

@@ -15,8 +15,8 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 from config.params import Runtime
-from pipeline.kept_shards import KeptShards
-from pipeline.stage import Meter, note, noted
+from jobs.kept_shards import KeptShards
+from jobs.stage import Meter, note, noted
 
 # Writes one shard to its `target`, whole or not at all, and yields numbers of images as they are done.
 Make = Callable[..., Iterator[int]]
@@ -81,10 +81,10 @@ def make_missing(
 
 def _crew(work: Work, runtime: Runtime, *, number: int, threads: int, device: str) -> "Crew":
     if runtime.engine == "ray":
-        from pipeline.ray_workers import RayWorkers
+        from jobs.cluster.ray_workers import RayWorkers
 
         return RayWorkers(work, address=runtime.ray_address, number=number, threads=threads, device=device)
-    from pipeline.local_workers import LocalWorkers
+    from jobs.cluster.local_workers import LocalWorkers
 
     return LocalWorkers(work, number=number, device=device)
 

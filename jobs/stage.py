@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from config.names import stage_name
 from config.redaction import one_line, redacted
-from pipeline.notes import read_note, write_note
-from pipeline.supervision import SLOT, SUPERVISOR, follow
+from jobs.notes import read_note, write_note
+from jobs.supervision import SLOT, SUPERVISOR, follow
 from shards.files import STATE_FOLDER, is_lack_of_memory, md5_of, own_state, write_json, write_text, written
 
 Item = TypeVar("Item")

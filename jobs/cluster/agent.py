@@ -1,9 +1,9 @@
-"""torchrun as the stages start it: `python -m training.agent OPTIONS -m MODULE ARGUMENTS`, with torchrun's options.
+"""torchrun as the stages start it: `python -m jobs.cluster.agent OPTIONS -m MODULE ARGUMENTS`, with torchrun's options.
 
 Differs from `torch.distributed.run` in four things. What the user must mend and what SIGTERM ended is not begun again,
 for the same would come of it. A lost process costs a line, not the tracebacks of those who waited for it. And where
 the node that hosts the rendezvous is not there, or is lost, this waits for it as for any other node. One node alone opens
-no port (`training.loopback`).
+no port (`jobs.cluster.loopback`).
 """
 
 import signal
@@ -26,8 +26,8 @@ from torch.distributed.elastic.rendezvous.api import (
 )
 from torch.distributed.launcher import api as launcher
 
-from pipeline.stage import MISTAKE, SAVED
-from training import loopback
+from jobs.cluster import loopback
+from jobs.stage import MISTAKE, SAVED
 
 FAILED = 1
 # The others look at the rendezvous once a second, and its host must not be gone before they saw how it ended.

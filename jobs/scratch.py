@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from jobs.cluster.distributed import ALONE, Processes
 from shards.files import link_or_copy, state_folder
 from shards.locks import lock
 from shards.seals import read_sealed_bytes, sealed_file
-from training.distributed import ALONE, Processes
 
 # Of a lock that NFS keeps for a machine which does not answer: 90 s, with a margin.
 LEASE_SECONDS = 100.0

@@ -9,8 +9,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from jobs.cluster.spreading import LOST, Message, Work, Worker
 from pipeline.slots import gpus
-from pipeline.spreading import LOST, Message, Work, Worker
 
 END_SECONDS = 5.0
 GONE = (EOFError, BrokenPipeError, ConnectionResetError)

@@ -5,8 +5,8 @@ import socket
 import psutil
 import pytest
 
+from jobs.cluster import loopback
 from tests.training.conftest import assert_same_bits, finish, outcome, start, write
-from training import loopback
 
 LOOPBACK = {"127.0.0.1", "::1"}
 

@@ -57,7 +57,7 @@ print("result", json.dumps(results))
 
 
 def call(folder, *calls):
-    """(exit code, lines for people) of `training.agent` for each list of arguments."""
+    """(exit code, lines for people) of `jobs.cluster.agent` for each list of arguments."""
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root}:{folder}", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     command = [sys.executable, "-c", CALLS, json.dumps(calls)]

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from config.params import Runtime
-from pipeline.stage import MISTAKE, SAVED, Terminated, torchrun_rank
-from training.distributed import WRITER, die_with_parent
-from training.loopback import BACKEND
+from jobs.cluster.distributed import WRITER, die_with_parent
+from jobs.cluster.loopback import BACKEND
+from jobs.stage import MISTAKE, SAVED, Terminated, torchrun_rank
 
 
 def launched(module: str, arguments: Sequence[str], *, world_size: int, runtime: Runtime) -> bool:
@@ -59,7 +59,7 @@ def launched(module: str, arguments: Sequence[str], *, world_size: int, runtime:
 def _slurm():
     """The module that needs submitit."""
     try:
-        from training import slurm
+        from jobs.cluster import slurm
     except ModuleNotFoundError as error:
         if error.name != "submitit":
             raise
@@ -91,10 +91,10 @@ def torchrun(
         )
     share = [f"--nnodes={nodes}", f"--nproc-per-node={world_size // nodes}", f"--max-restarts={restarts}"]
     if nodes == 1:
-        return ["training.agent", f"--rdzv-backend={BACKEND}", *share]
+        return ["jobs.cluster.agent", f"--rdzv-backend={BACKEND}", *share]
     host = "" if is_host is None else f",is_host={int(is_host)}"
     return [
-        "training.agent",
+        "jobs.cluster.agent",
         *share,
         "--rdzv-backend=c10d",
         f"--rdzv-endpoint={rendezvous}",

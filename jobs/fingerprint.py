@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from config.groups import ComputeParams
-from pipeline.imports import code_files
+from jobs.code import code_files
 from shards.files import sha256_of
 
 LIBRARIES = ("torch", "timm", "numpy", "pillow")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.kept_shards import KeptShards
+from jobs.kept_shards import KeptShards
 from shards.arrays import ArrayShardWriter
 
 

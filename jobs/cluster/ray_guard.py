@@ -1,4 +1,4 @@
-"""Ends what is left of a Ray cluster when the stage that started it is killed: `python -m pipeline.ray_guard STAGE FOLDER`.
+"""Ends what is left of a Ray cluster when the stage that started it is killed: `python -m jobs.cluster.ray_guard STAGE FOLDER`.
 
 Ray has the kernel kill its servers with their parent, and workers see that at once. But two agents below a server take a minute
 to report it to another one that is gone as well, and the folder with logs and sockets would stay.
@@ -12,14 +12,14 @@ from contextlib import suppress
 
 import psutil
 
-from pipeline.supervision import is_alive
+from jobs.supervision import is_alive
 
 LOOK_SECONDS = 1.0
 END_SECONDS = 10.0
 
 
 def main() -> None:
-    """STAGE: as `pipeline.supervision.identity` names it."""
+    """STAGE: as `jobs.supervision.identity` names it."""
     stage, folder = sys.argv[1:]
     started: dict[int, psutil.Process] = {}
     while is_alive(stage):

@@ -3,7 +3,7 @@ import contextlib
 import pytest
 
 from config.params import load_params
-from pipeline.fingerprint import fingerprint
+from jobs.fingerprint import fingerprint
 from tests.conftest import ROOT
 
 COMPUTE = load_params(ROOT / "params.yaml").compute

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from jobs.cluster.distributed import ALONE, WRITER, Processes, join, settled_rank
+from jobs.scratch import Scratch
 from tests.training.conftest import JOB, children, finish, outcome, record, start, wait_for_checkpoint, write
 from training.adamw import AdamW
-from training.distributed import ALONE, WRITER, Processes, join, settled_rank
 from training.loop import update
-from training.scratch import Scratch
 
 
 def test_part__of_all_processes_is_the_whole_in_order():
@@ -122,7 +122,7 @@ def test_update__one_processs_non_finite_image_skips_the_step_of_all(spoiled):
 
 
 def test_scratch__processes_of_different_jobs_are_told_so_all_of_them(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.scratch.state_folder", lambda: tmp_path)
+    monkeypatch.setattr("jobs.scratch.state_folder", lambda: tmp_path)
     same = together(2, lambda processes: Scratch("job", "abc", processes).folder.name)
     assert same == ["abc", "abc"]
     for error in together(2, lambda processes: Scratch("other", f"abc{processes.rank}", processes)):
