@@ -22,7 +22,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from images.augmentation import IMAGENET_MEAN, IMAGENET_STD, crop_images, normalise, random_crops, random_flips, snapped
-from images.items import id_of
+from images.sources.items import id_of
 from images.stream import ReadAhead, TrainingImages
 from shards.image_shards import ImageShards, ImageShardWriter
 from training.randomness import generator

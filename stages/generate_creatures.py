@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from config.params import load_params
-from images.anatomy import PARTS
-from images.creatures import SPLITS, draw
+from images.creatures.anatomy import PARTS
+from images.creatures.drawing import SPLITS, draw
 from jobs.stage import progress, run
 from shards.files import whole_folder, write_text
 

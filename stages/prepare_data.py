@@ -9,9 +9,9 @@ import numpy as np
 
 from config.names import arguments
 from config.params import load_params, load_runtime
-from images.preparation import check_outcome, fill_shards, write_rejected
-from images.sources import open_source
-from images.splits import assign_splits
+from images.sources.preparation import check_outcome, fill_shards, write_rejected
+from images.sources.source import open_source
+from images.sources.splits import assign_splits
 from jobs.stage import Meter, run, write_metrics
 from shards.files import state_folder
 from shards.image_shards import ImageShardWriter

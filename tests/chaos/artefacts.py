@@ -14,7 +14,7 @@ import torch
 
 from config.params import load_params
 from config.presets import compose, write_params
-from images.preparation import write_rejected
+from images.sources.preparation import write_rejected
 from jobs.kept_shards import KeptShards
 from jobs.notes import read_note, write_note
 from jobs.recorded import check_recorded

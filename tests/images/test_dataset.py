@@ -7,7 +7,7 @@ from PIL import Image
 
 from images.dataset import DecodedImages, WholeImages, decoded_masks
 from images.decoding import decode_square
-from images.items import id_of
+from images.sources.items import id_of
 from shards.image_shards import ImageShards, ImageShardWriter
 
 

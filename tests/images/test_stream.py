@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from images.decoding import decode, decode_at_least
-from images.items import id_of
+from images.sources.items import id_of
 from images.stream import ReadAhead, TrainingImages, map_ahead
 from shards.image_shards import ImageShards, ImageShardWriter
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from config.presets import compose, write_params
-from images.anatomy import PARTS
-from images.creatures import draw
+from images.creatures.anatomy import PARTS
+from images.creatures.drawing import draw
 from stages import generate_creatures
 
 SCENE = {"seed": 1, "max_clutter": 4, "occlusion": 0.5}

@@ -12,7 +12,7 @@ from PIL import Image
 
 from config.presets import compose, write_params
 from images.dataset import DecodedImages
-from images.items import id_of
+from images.sources.items import id_of
 from shards.files import read_json
 from shards.image_shards import SPLITS, ImageShards
 from tests.conftest import ROOT, run_stage
@@ -149,7 +149,7 @@ def refuse_opening(monkeypatch, name):
             raise PermissionError(13, "Permission denied", path)
         return open(path, mode)
 
-    monkeypatch.setattr("images.roots.open", opener, raising=False)
+    monkeypatch.setattr("images.sources.roots.open", opener, raising=False)
 
 
 def test_prepare_data__every_bad_input_is_accounted_for(bad_inputs, monkeypatch):

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from images.decoding import Refused
-from images.items import Encoded, Item, Rejection, id_of
-from images.preparation import Outcome, check_outcome, fill_shards, write_rejected
+from images.sources.items import Encoded, Item, Rejection, id_of
+from images.sources.preparation import Outcome, check_outcome, fill_shards, write_rejected
 from shards.image_shards import ImageShards, ImageShardWriter
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from images.anatomy import MARKS, PARTS, SPECIES, TAIL, TORSO, WINGS, Animal, Part, pose
-from images.canvas import Canvas, Shader
-from images.scenery import clutter, ground, occluders
-from images.shapes import Ellipse, Placement, bounds, unit
-from images.textures import Coat, coat, noise, relief, surface
+from images.creatures.anatomy import MARKS, PARTS, SPECIES, TAIL, TORSO, WINGS, Animal, Part, pose
+from images.creatures.canvas import Canvas, Shader
+from images.creatures.scenery import clutter, ground, occluders
+from images.creatures.shapes import Ellipse, Placement, bounds, unit
+from images.creatures.textures import Coat, coat, noise, relief, surface
 
 SPLITS = ("train", "test")
 

@@ -3,9 +3,9 @@
 import pytest
 
 from images.decoding import Refused
-from images.entries import Entry
-from images.roots import FolderRoot, StoreRoot, root_of
-from images.sources import open_source, write_listing
+from images.sources.entries import Entry
+from images.sources.roots import FolderRoot, StoreRoot, root_of
+from images.sources.source import open_source, write_listing
 from tests.images.test_folder_source import draw
 from tests.images.test_parquet_source import rows, write
 

@@ -6,7 +6,7 @@ Only a split that would stay empty depends on what else there is.
 import hashlib
 from collections import Counter
 
-from images.items import Item
+from images.sources.items import Item
 
 
 def draw(image_id: int, *, seed: int, purpose: str) -> float:

@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from images.canvas import Canvas
-from images.shapes import Ellipse, Limb, Placement, Polygon, bent, bounds, towards, union
+from images.creatures.canvas import Canvas
+from images.creatures.shapes import Ellipse, Limb, Placement, Polygon, bent, bounds, towards, union
 
 SHAPES = {
     "ellipse": Ellipse((0.1, -0.2), (0.7, 0.4), 0.6),

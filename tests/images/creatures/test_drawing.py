@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation
 
-from images.anatomy import EARS, HEAD, LEGS, MARKS, PARTS, SNOUT, SPECIES, TAIL, TORSO, WINGS, pose
-from images.creatures import coats, draw, place
+from images.creatures.anatomy import EARS, HEAD, LEGS, MARKS, PARTS, SNOUT, SPECIES, TAIL, TORSO, WINGS, pose
+from images.creatures.drawing import coats, draw, place
 
 SCENE = {"seed": 3, "size": 32, "max_clutter": 6, "occlusion": 0.5}
 WINGED = {"dragon", "griffin", "rooster", "heron", "bat"}

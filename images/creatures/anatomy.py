@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from images.shapes import Ellipse, Limb, Point, Polygon, Shape, bent, towards
+from images.creatures.shapes import Ellipse, Limb, Point, Polygon, Shape, bent, towards
 
 PARTS = ("torso", "head", "legs", "tail", "wings", "ears", "snout")
 TORSO, HEAD, LEGS, TAIL, WINGS, EARS, SNOUT = range(1, 8)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from images.anatomy import EARS, HEAD, LEGS, SNOUT, TAIL, TORSO, WINGS
-from images.shapes import Field, unit
+from images.creatures.anatomy import EARS, HEAD, LEGS, SNOUT, TAIL, TORSO, WINGS
+from images.creatures.shapes import Field, unit
 
 # Mean and half-range of hue, saturation and value (each a share of 1) by part kind: the same for every species, so
 # that the colours tell the part and the parts tell the species. Wide enough, with light and ground, to overlap.

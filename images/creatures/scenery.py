@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 
-from images.canvas import Canvas
-from images.shapes import Ellipse, Limb, Placement, Polygon, Shape, bent, towards, unit
-from images.textures import colour, noise, relief
+from images.creatures.canvas import Canvas
+from images.creatures.shapes import Ellipse, Limb, Placement, Polygon, Shape, bent, towards, unit
+from images.creatures.textures import colour, noise, relief
 
 # Hue, saturation and value. Every picture shows all of them: a ground of its own would name a picture at once, and a
 # network that learns to tell pictures apart would look at nothing else.

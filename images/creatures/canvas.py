@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from images.shapes import Field, Placement, Shape, bounds, union, unit
+from images.creatures.shapes import Field, Placement, Shape, bounds, union, unit
 
 Window = tuple[slice, slice]
 Shader = Callable[[Field, Window], np.ndarray]

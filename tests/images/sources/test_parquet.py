@@ -5,9 +5,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from images.decoding import Refused
-from images.items import id_of
-from images.parquet_source import split_of
-from images.sources import open_source
+from images.sources.items import id_of
+from images.sources.parquet import split_of
+from images.sources.source import open_source
 
 ENCODED = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

@@ -2,10 +2,10 @@ import pytest
 from PIL import Image
 
 from images.decoding import Refused
-from images.entries import walk
-from images.folder_source import FolderSource
-from images.items import id_of
-from images.roots import FolderRoot
+from images.sources.entries import walk
+from images.sources.folder import FolderSource
+from images.sources.items import id_of
+from images.sources.roots import FolderRoot
 
 NUMBER = iter(range(10**6))
 
@@ -125,7 +125,7 @@ def test_read__gives_the_bytes_of_the_file_or_the_reason(tmp_path, monkeypatch):
     def refuse(path, mode):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr("images.roots.open", refuse, raising=False)
+    monkeypatch.setattr("images.sources.roots.open", refuse, raising=False)
     with pytest.raises(Refused) as caught:
         source.read(closed)
     assert (caught.value.reason, caught.value.detail) == ("unreadable", "Permission denied")

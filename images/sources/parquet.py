@@ -21,10 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from images.decoding import Refused
-from images.entries import Entry, shown
-from images.items import Encoded, Item, Rejection, id_of
-from images.parquet_pages import inflated_size
-from images.roots import Root
+from images.sources.entries import Entry, shown
+from images.sources.items import Encoded, Item, Rejection, id_of
+from images.sources.parquet_pages import inflated_size
+from images.sources.roots import Root
 from shards.storage import AHEAD_BYTES
 from shards.urls import is_url
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from images.entries import Entry, subfolders, walk
+from images.sources.entries import Entry, subfolders, walk
 from shards.storage import AHEAD_BYTES, ObjectFile, list_objects
 from shards.urls import is_url
 
@@ -42,11 +42,11 @@ class FolderRoot:
         self._base = os.fsencode(folder)
 
     def walk(self) -> Iterator[Entry]:
-        """See `images.entries.walk`."""
+        """See `images.sources.entries.walk`."""
         return walk(self._base)
 
     def subfolders(self, folder: bytes = b"") -> set[bytes]:
-        """See `images.entries.subfolders`."""
+        """See `images.sources.entries.subfolders`."""
         return subfolders(os.path.join(self._base, folder))
 
     def open(self, path: bytes, *, ahead: int = AHEAD_BYTES) -> BinaryIO:

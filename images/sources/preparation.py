@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from images.decoding import Refused, inspect, inspect_mask
-from images.entries import shown
-from images.items import Encoded, Item, Rejection, Source
+from images.sources.entries import shown
+from images.sources.items import Encoded, Item, Rejection, Source
 from shards.files import whole_file
 from shards.image_shards import SPLITS, ImageShardWriter
 

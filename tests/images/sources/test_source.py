@@ -2,9 +2,9 @@ import os
 
 import pytest
 
-from images.items import Item
-from images.roots import FolderRoot
-from images.sources import _check_ids, list_entries, open_source, unhashable_entries, write_listing
+from images.sources.items import Item
+from images.sources.roots import FolderRoot
+from images.sources.source import _check_ids, list_entries, open_source, unhashable_entries, write_listing
 from tests.images.test_folder_source import draw
 from tests.images.test_parquet_source import rows, write
 

@@ -8,11 +8,11 @@ from urllib.parse import quote_from_bytes
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from images.entries import Entry, shown, walk
-from images.folder_source import FolderSource
-from images.items import Source
-from images.parquet_source import ParquetSource, is_shard
-from images.roots import Root, root_of
+from images.sources.entries import Entry, shown, walk
+from images.sources.folder import FolderSource
+from images.sources.items import Source
+from images.sources.parquet import ParquetSource, is_shard
+from images.sources.roots import Root, root_of
 from shards.files import whole_file
 
 # Of image files, as far as names tell: a folder of Parquet files without one can only be shards.
