@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from config.params import load_params, load_runtime
+from evaluation.knn import knn_predict
+from evaluation.linear import few_of_each, fit_linear_probe
+from evaluation.probing import Features, features_of_splits
 from images.dataset import WholeImages
 from shards.image_shards import ImageShards
 from stages.probe import without_patches
 from training.compute import set_up
 from training.encoders import load_encoder
-from training.knn import knn_predict
-from training.linear import few_of_each, fit_linear_probe
-from training.probing import Features, features_of_splits
 from training.randomness import generator
 
 

@@ -212,8 +212,8 @@ def child_probe(folder: Path, count: int) -> None:
     """kNN and the exact linear probe on features of a ViT-B, few iterations."""
     import torch
 
-    from training.knn import CHUNK, knn_predict
-    from training.linear import fit_linear_probe
+    from evaluation.knn import CHUNK, knn_predict
+    from evaluation.linear import fit_linear_probe
 
     draw = np.random.default_rng(0)
     inputs = {split: draw.random((size, WIDTH), dtype=np.float32) for split, size in (("train", count), ("val", 10))}

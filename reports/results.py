@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from pipeline.predictions import Predictions
+    from evaluation.predictions import Predictions
 
 from shards.files import md5_of, read_json
 
@@ -158,7 +158,7 @@ def read_results(
     measured alike: other metrics, or other test images.
     """
     # pyarrow, which the reader of a finished table does not need.
-    from pipeline.predictions import read_predictions
+    from evaluation.predictions import read_predictions
 
     jobs = [(arm, seed) for arm in arms for seed in seeds]
 

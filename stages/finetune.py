@@ -4,18 +4,18 @@ from pathlib import Path
 
 from config.names import arguments
 from config.params import load_params, load_runtime
+from evaluation.accuracy import class_accuracy
+from evaluation.finetuning import CROP, finetune
+from evaluation.predictions import write_predictions
+from evaluation.probing import metrics_of
 from jobs.cluster.distributed import join
 from jobs.cluster.launching import launched
 from jobs.fingerprint import fingerprint
 from jobs.scratch import Scratch
 from jobs.stage import run, write_metrics
-from pipeline.predictions import write_predictions
 from shards.files import whole_folder, write_rows
-from training.accuracy import class_accuracy
 from training.compute import set_up
 from training.encoders import save_model
-from training.finetuning import CROP, finetune
-from training.probing import metrics_of
 
 
 def main() -> None:

@@ -4,20 +4,20 @@ from pathlib import Path
 
 from config.names import arguments
 from config.params import load_params, load_runtime
+from evaluation.finetuning import CROP
+from evaluation.linear_mae import LinearMae
+from evaluation.predictions import Predictions, write_predictions
+from evaluation.probing import metrics_of
 from images.dataset import WholeImages
 from images.stream import TrainingImages
 from jobs.fingerprint import fingerprint
 from jobs.scratch import Scratch
 from jobs.stage import run, write_metrics
-from pipeline.predictions import Predictions, write_predictions
 from shards.files import write_rows
 from shards.image_shards import ImageShards
 from training.compute import set_up
 from training.encoders import load_encoder
-from training.finetuning import CROP
-from training.linear_mae import LinearMae
 from training.loop import train
-from training.probing import metrics_of
 
 
 def main() -> None:

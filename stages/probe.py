@@ -8,17 +8,17 @@ import torch
 
 from config.names import arguments
 from config.params import load_params, load_runtime
+from evaluation.linear import LinearProbe
+from evaluation.predictions import NOT_ASKED, Predictions, write_predictions
+from evaluation.probing import features_of_splits, metrics_of, occluded, occlusions, probe
 from images.augmentation import crop_labels, whole_images
 from images.dataset import WholeImages
 from jobs.stage import run, write_metrics
 from models.vit import VisionTransformer
-from pipeline.predictions import NOT_ASKED, Predictions, write_predictions
 from shards.arrays import MaskCache
 from shards.image_shards import ImageShards
 from training.compute import set_up
 from training.encoders import features, load_encoder
-from training.linear import LinearProbe
-from training.probing import features_of_splits, metrics_of, occluded, occlusions, probe
 from training.randomness import generator
 
 

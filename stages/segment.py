@@ -4,6 +4,7 @@ from pathlib import Path
 
 from config.names import arguments
 from config.params import Params, Runtime, load_params, load_runtime
+from evaluation.segmenting import Segmentation, class_iou, encoder_at, num_classes_of, segmentation_metrics
 from images.dataset import WholeImages
 from images.stream import TrainingImages
 from jobs.fingerprint import fingerprint
@@ -14,7 +15,6 @@ from shards.image_shards import ImageShards
 from training.compute import Compute, set_up
 from training.encoders import load_encoder
 from training.loop import train
-from training.segmenting import Segmentation, class_iou, encoder_at, num_classes_of, segmentation_metrics
 
 
 def main() -> None:

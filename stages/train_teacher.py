@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from config.params import load_params, load_runtime
+from evaluation.teacher_quality import knn_correct, knn_metrics
 from images.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from images.dataset import DecodedImages, WholeImages
 from jobs.fingerprint import fingerprint
@@ -20,7 +21,6 @@ from training.distilling import Distillation
 from training.loop import train
 from training.randomness import generator, seed_of
 from training.teacher import write_teacher
-from training.teacher_quality import knn_correct, knn_metrics
 
 
 def main() -> None:

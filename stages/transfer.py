@@ -4,14 +4,14 @@ from pathlib import Path
 
 from config.names import arguments
 from config.params import load_params, load_runtime
+from evaluation.finetuning import CROP, finetune
+from evaluation.predictions import Predictions, write_predictions
+from evaluation.probing import features_of_splits, metrics_of, probe
 from jobs.fingerprint import fingerprint
 from jobs.scratch import Scratch
 from jobs.stage import run, write_metrics
-from pipeline.predictions import Predictions, write_predictions
 from training.compute import set_up
 from training.encoders import load_encoder
-from training.finetuning import CROP, finetune
-from training.probing import features_of_splits, metrics_of, probe
 
 
 def main() -> None:

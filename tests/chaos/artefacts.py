@@ -14,6 +14,7 @@ import torch
 
 from config.params import load_params
 from config.presets import compose, write_params
+from evaluation.predictions import Predictions, read_predictions, write_predictions
 from images.sources.preparation import write_rejected
 from jobs.kept_shards import KeptShards
 from jobs.notes import read_note, write_note
@@ -21,7 +22,6 @@ from jobs.recorded import check_recorded
 from jobs.scratch import Scratch
 from jobs.stage import note_written, write_metrics
 from models.teachers import build
-from pipeline.predictions import Predictions, read_predictions, write_predictions
 from shards.arrays import ArrayShards, ArrayShardWriter, MaskCache, MaskCacheWriter
 from shards.files import read_json, whole_file, whole_folder, write_rows, write_text
 from shards.image_shards import SPLITS, ImageShards, ImageShardWriter

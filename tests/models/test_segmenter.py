@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from evaluation.segmenting import encoder_at
 from models.segmenter import Segmenter, levels_of, resized_positions
 from models.vit import VisionTransformer, sincos_positions
-from training.segmenting import encoder_at
 
 SHAPE = {"image_size": 24, "patch_size": 4, "width": 16, "depth": 3, "num_heads": 2}
 

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from config.groups import Arm
+from evaluation.predictions import Predictions, write_predictions
 from models.mae import MaskedAutoencoder
 from models.part_decoder import PartDecoder
 from models.part_learner import PartLearner
 from models.teachers import build
 from models.vit import initialise
 from parts.masking import random_mask
-from pipeline.predictions import Predictions, write_predictions
 from reports import figures
 from shards.arrays import MaskCacheWriter
 from shards.files import write_json, write_rows

@@ -7,7 +7,7 @@ import pytest
 
 from config.params import load_params
 from config.presets import read_document, write_params
-from pipeline.predictions import read_predictions
+from evaluation.predictions import read_predictions
 from shards.files import read_json
 from shards.image_shards import ImageShards
 from shards.seals import read_sealed, write_sealed

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from config.params import load_params, read_yaml
 from config.presets import read_document, write_params
+from evaluation.predictions import NOT_ASKED, read_predictions
 from jobs.fingerprint import digest_of
 from models.mae import MaskedAutoencoder
 from models.vit import initialise
-from pipeline.predictions import NOT_ASKED, read_predictions
 from shards.arrays import MaskCache, MaskCacheWriter
 from shards.files import read_json
 from shards.image_shards import ImageShards

@@ -12,15 +12,15 @@ import torch
 
 from config.evaluation_groups import ProbeParams
 from config.params import Runtime
+from evaluation.accuracy import accuracy, class_accuracy
+from evaluation.knn import knn_predict
+from evaluation.linear import LinearProbe, few_of_each, fit_linear_probe
+from evaluation.predictions import NOT_ASKED, Predictions
 from images.dataset import WholeImages
 from jobs.stage import Meter
 from models.vit import VisionTransformer
-from pipeline.predictions import NOT_ASKED, Predictions
 from shards.image_shards import ImageShards
-from training.accuracy import accuracy, class_accuracy
 from training.encoders import features
-from training.knn import knn_predict
-from training.linear import LinearProbe, few_of_each, fit_linear_probe
 from training.randomness import generator
 
 SPLITS = ("train", "val", "test")

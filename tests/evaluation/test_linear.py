@@ -4,8 +4,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from training.accuracy import accuracy, class_accuracy
-from training.linear import classify, few_of_each, fit_linear_probe, fit_logistic
+from evaluation.accuracy import accuracy, class_accuracy
+from evaluation.linear import classify, few_of_each, fit_linear_probe, fit_logistic
 
 
 def blobs(count, seed, spread=1.0):
@@ -89,7 +89,7 @@ def test_fit_logistic__is_the_same_however_many_scores_are_in_memory(monkeypatch
     start = torch.zeros(3, 4, dtype=torch.float64)
     found = [fit_logistic(features.double(), labels, start, penalty=1.0, max_iterations=200)]
     for rows in (149, 40, 1):
-        monkeypatch.setattr("training.linear.ROWS", rows)
+        monkeypatch.setattr("evaluation.linear.ROWS", rows)
         found.append(fit_logistic(features.double(), labels, start, penalty=1.0, max_iterations=200))
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=0, atol=1e-6)

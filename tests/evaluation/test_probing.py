@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.predictions import NOT_ASKED, Predictions
-from training.probing import metrics_of, occluded, occlusions
+from evaluation.predictions import NOT_ASKED, Predictions
+from evaluation.probing import metrics_of, occluded, occlusions
 
 
 def parts_of(count=200, length=16, num_parts=4):

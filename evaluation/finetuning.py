@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from config.evaluation_groups import FinetuneParams
 from config.groups import PretrainParams
 from config.params import Runtime
+from evaluation.predictions import Predictions
 from images.augmentation import crop_images, normalise, random_crops, random_flips
 from images.dataset import WholeImages
 from images.stream import ReadAhead, TrainingImages
@@ -18,7 +19,6 @@ from jobs.cluster.distributed import ALONE, Processes
 from jobs.scratch import Scratch
 from models.classifier import Classifier, layer_decay_groups
 from models.vit import initialise
-from pipeline.predictions import Predictions
 from shards.image_shards import ImageShards
 from training.adamw import AdamW
 from training.compute import Compute

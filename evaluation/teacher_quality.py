@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from evaluation.knn import knn_predict
 from images.dataset import WholeImages
-from training.knn import knn_predict
 
 BATCH, TEMPERATURE = 256, 0.07
 

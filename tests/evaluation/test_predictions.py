@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.predictions import NOT_ASKED, Predictions, read_predictions, write_predictions
+from evaluation.predictions import NOT_ASKED, Predictions, read_predictions, write_predictions
 
 
 def predictions():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from training.teacher_quality import knn_metrics
+from evaluation.teacher_quality import knn_metrics
 
 
 def test_knn_metrics__difference_and_its_error_are_those_of_a_paired_test():

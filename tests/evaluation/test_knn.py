@@ -1,11 +1,11 @@
-"""Laws of training/knn.py, and scikit-learn as the oracle."""
+"""Laws of evaluation/knn.py, and scikit-learn as the oracle."""
 
 import numpy as np
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-import training.knn
-from training.knn import knn_predict
+import evaluation.knn
+from evaluation.knn import knn_predict
 
 
 def cloud(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,7 +26,7 @@ def test_knn_predict__equals_scikit_learn():
 def test_knn_predict__chunks_change_nothing(monkeypatch):
     (train, labels), (test, _) = cloud(50, 0), cloud(33, 1)
     whole = knn_predict(train, labels, test, k=5, temperature=0.1, num_classes=4)
-    monkeypatch.setattr(training.knn, "CHUNK", 7)
+    monkeypatch.setattr(evaluation.knn, "CHUNK", 7)
     assert torch.equal(whole, knn_predict(train, labels, test, k=5, temperature=0.1, num_classes=4))
 
 
@@ -43,7 +43,7 @@ def test_knn_predict__few_images_and_small_temperature():
 
 def test_knn_predict__leaving_one_out_is_a_gallery_without_it(monkeypatch):
     features, labels = cloud(30, 0)
-    monkeypatch.setattr(training.knn, "CHUNK", 7)
+    monkeypatch.setattr(evaluation.knn, "CHUNK", 7)
     options = {"k": 5, "temperature": 0.1, "num_classes": 4}
     found = knn_predict(features, labels, features, **options, leave_one_out=True)
     for row in range(30):

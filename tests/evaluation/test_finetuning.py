@@ -13,16 +13,16 @@ from safetensors.torch import load_file
 
 from config.params import load_params
 from config.presets import read_document, write_params
+from evaluation.finetuning import Finetuning, rows_of
+from evaluation.predictions import read_predictions
 from images.dataset import WholeImages
 from images.stream import TrainingImages
 from jobs.cluster.distributed import ALONE, Processes
 from models.vit import VisionTransformer, initialise
-from pipeline.predictions import read_predictions
 from shards.image_shards import ImageShards
 from tests.training.conftest import JOB, assert_same_bits, children, finish, start, wait_for_checkpoint, write_runtime
 from training.compute import set_up
 from training.encoders import ENCODER_KEYS, save_model
-from training.finetuning import Finetuning, rows_of
 
 # All that draws: of six images, three pairs, two processes have one and two.
 EVERYTHING = {
