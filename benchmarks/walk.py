@@ -20,8 +20,8 @@ from pipeline.cli_runs import parse_changes
 from pipeline.experiments import changed
 from pipeline.graph import stage_entries
 from pipeline.slots import CPU, available
-from pipeline.stage_runs import digests_of
-from pipeline.tracking import REPLAY_STAGE
+from pipeline.tracking.replay import REPLAY_STAGE
+from pipeline.tracking.stage_runs import digests_of
 
 REPRO = [sys.executable, "-m", "dvc", "repro", "--quiet"]
 WALK = [sys.executable, "-c", "from pipeline.cli import main; main()", "run"]

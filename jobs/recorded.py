@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jobs.stage import NOTES
 from pipeline.graph import stage_entries
-from pipeline.stage_runs import digests_of
+from pipeline.tracking.stage_runs import digests_of
 from shards.files import md5_of
 from shards.seals import mend
 

@@ -193,7 +193,7 @@ def export(
 ) -> None:
     """Write a run's weights as another package reads them, with a model card."""
     from config.params import load_params
-    from training.exporting import export as write
+    from pipeline.exporting import export as write
 
     target = out or Path("exported") / f"{job}-{'classifier' if finetuned else layout}"
     write(job, layout, target, load_params(), finetuned=finetuned)
@@ -203,7 +203,7 @@ def export(
 @app.command()
 def track() -> None:
     """Replay into MLflow what DVC has recorded and MLflow does not know yet."""
-    from pipeline.tracking import replay, tracking_uri
+    from pipeline.tracking.replay import replay, tracking_uri
 
     print(f"{len(replay().runs)} stages recorded in {redacted(tracking_uri())}")
 

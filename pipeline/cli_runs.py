@@ -42,10 +42,10 @@ def run(
         with draft(document, preset=origin) as folder:
             nothing_to_run(folder, **wanted, dry=True)
         return
-    from pipeline.services import api_url
+    from pipeline.scheduling.services import api_url
 
     if api_url():
-        from pipeline.flow import run_under_prefect
+        from pipeline.scheduling.flow import run_under_prefect
 
         raise SystemExit(run_under_prefect(document, name=name, preset=origin, **wanted))
     outcomes = run_plainly(document, name=name, preset=origin, **wanted)
@@ -140,7 +140,7 @@ def up(
     ] = "127.0.0.1",
 ) -> None:
     """Start the Prefect server, a worker and the MLflow server on this machine, and register the pipeline."""
-    from pipeline.services import up as start
+    from pipeline.scheduling.services import up as start
 
     start(prefect_port=prefect_port, mlflow_port=mlflow_port, host=host)
 
@@ -148,7 +148,7 @@ def up(
 @app.command()
 def down() -> None:
     """End what `semmae up` started, and nothing else."""
-    from pipeline.services import down as end
+    from pipeline.scheduling.services import down as end
 
     end()
 
@@ -158,7 +158,7 @@ def doctor(
     repair: Annotated[bool, typer.Option(help="mend what was found")] = False,
 ) -> None:
     """Find what dead processes left: locks, runs shown as running, slots, damaged files; ends with 1 if there is any."""
-    from pipeline.doctor import examine
+    from pipeline.doctor.checks import examine
 
     found = examine(repair=repair)
     for line in found:
@@ -176,6 +176,6 @@ def register(
     arm: Annotated[str, typer.Argument(help="whose encoder with the best linear probe goes into the registry")],
 ) -> None:
     """Register an arm's best encoder in MLflow: safetensors for timm, and a program that mlflow.pytorch loads."""
-    from training.registering import register as write
+    from pipeline.tracking.registering import register as write
 
     print(write(arm))

@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.notes import read_note
 from pipeline.graph import Graph, explain, kind_of, leaves, stage_entries
-from pipeline.tracking import executions
+from pipeline.tracking.replay import executions
 
 
 def lines_about(stage: str, root: Path = Path()) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 
-from pipeline.stage_runs import flatten
+from pipeline.tracking.stage_runs import flatten
 
 METRICS, LOCK, WORKSPACE = "report/metrics.json", "dvc.lock", "workspace"
 # Errors and intervals: they differ where what they belong to does.

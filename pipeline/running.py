@@ -13,10 +13,10 @@ from jobs.stage import Terminated
 from pipeline import experiments
 from pipeline.execution import CANCELLED, FAILED, Outcome, command_of
 from pipeline.graph import Graph
-from pipeline.tracking import EXPERIMENT_VARIABLE, replay
-from pipeline.tracking import FAILED as FAILED_RUN
-from pipeline.tracking import FINISHED as FINISHED_RUN
-from pipeline.tracking import KILLED as KILLED_RUN
+from pipeline.tracking.replay import EXPERIMENT_VARIABLE, replay
+from pipeline.tracking.replay import FAILED as FAILED_RUN
+from pipeline.tracking.replay import FINISHED as FINISHED_RUN
+from pipeline.tracking.replay import KILLED as KILLED_RUN
 from pipeline.walk import Walk
 
 

@@ -17,8 +17,8 @@ from config.params import load_params, load_runtime, read_yaml
 from pipeline.execution import CANCELLED, SKIPPED, UNCHANGED, Outcome, execute
 from pipeline.graph import Graph, stage_entries, value_of
 from pipeline.slots import CPU, Needs, needs_of
-from pipeline.stage_runs import digests_of
-from pipeline.tracking import key_of
+from pipeline.tracking.replay import key_of
+from pipeline.tracking.stage_runs import digests_of
 from shards.files import STATE_FOLDER, md5_of
 
 Report = Callable[[str, str], None]

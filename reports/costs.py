@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.graph import stage_entries
-from pipeline.tracking import executions, key_of
+from pipeline.tracking.replay import executions, key_of
 from reports.page import Cell, Section, facts, page, table
 from shards.files import read_json, write_text
 

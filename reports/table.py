@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.recorded import check_recorded
-from pipeline.tracking import tracking_uri
+from pipeline.tracking.replay import tracking_uri
 from reports.comparison import Row, from_csv, headline, percent, points, sentences
 from reports.results import label_of
 from reports.statistics import DIRECTION_HIGHER, DIRECTION_LOWER, HIGHER, LOWER

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jobs.stage import run
-from pipeline.tracking import replay, tracking_uri
+from pipeline.tracking.replay import replay, tracking_uri
 from reports.costs import write_costs
 
 

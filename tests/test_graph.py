@@ -108,7 +108,7 @@ def test_graph__every_preset_is_valid_and_makes_the_whole_graph(empty_world, nam
 def test_graph__every_parameter_reaches_a_stage(recorded):
     """No parameter is dead: each leaf of params.yaml is tracked by a stage, or steers the graph itself."""
     from config.params import read_yaml
-    from pipeline.stage_runs import flatten
+    from pipeline.tracking.stage_runs import flatten
 
     steering = {"data.watch", "data.generate", "data.part_truth"}
     # As written, so that stages whose lists are empty here count too.

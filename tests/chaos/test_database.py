@@ -17,10 +17,10 @@ import urllib.request
 
 import pytest
 
-from pipeline import tracking
-from pipeline.doctor import examine
-from pipeline.run_contents import COMPUTED_TAG, PARENT_TAG, TAGS, WRITER_TAG
-from pipeline.run_damage import damaged_runs
+from pipeline.doctor.checks import examine
+from pipeline.tracking.replay import replay as tracking
+from pipeline.tracking.run_contents import COMPUTED_TAG, PARENT_TAG, TAGS, WRITER_TAG
+from pipeline.tracking.run_damage import damaged_runs
 from tests.chaos.artefacts import harm
 from tests.chaos.conftest import SILENT, Zygote
 

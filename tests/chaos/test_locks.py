@@ -9,7 +9,7 @@ import sys
 import pytest
 from dvc.repo import Repo
 
-from pipeline.doctor import examine
+from pipeline.doctor.checks import examine
 from pipeline.slots import CPU, Needs, held_slots, occupy
 from shards.files import md5_of, state_folder
 from tests.chaos.artefacts import KINDS, harm

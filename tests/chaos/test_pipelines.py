@@ -12,7 +12,7 @@ import time
 import pytest
 from dvc.repo import Repo
 
-from pipeline.doctor import examine
+from pipeline.doctor.checks import examine
 from shards.files import md5_of
 from shards.locks import lock
 from tests.chaos.artefacts import KINDS, harm

@@ -10,7 +10,7 @@ import pytest
 from config.params import load_params, load_runtime, read_yaml
 from jobs.fingerprint import digest_of
 from pipeline.graph import stage_entries, value_of
-from pipeline.stage_runs import flatten
+from pipeline.tracking.stage_runs import flatten
 from tests.chaos.artefacts import KINDS, places_of, spoil
 from tests.chaos.conftest import SILENT, chosen, copy_of
 from tests.chaos.zygote import error_lines

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.temporaries import TEMPORARY
+from pipeline.doctor.temporaries import TEMPORARY
 from tests.chaos.artefacts import ARTEFACTS
 from tests.chaos.conftest import SILENT, chosen
 

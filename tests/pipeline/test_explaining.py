@@ -7,7 +7,7 @@ import pytest
 from jobs.notes import write_note
 from pipeline.explaining import differences, lines_about
 from pipeline.graph import stage_entries
-from pipeline.tracking import executions
+from pipeline.tracking.replay import executions
 from tests.pipeline.conftest import make_small, repro
 
 STAGES = """

@@ -209,7 +209,7 @@ def test_command__a_stage_or_revision_that_is_none_is_one_line(repository, monke
 @pytest.fixture(scope="module")
 def form():
     with contextlib.chdir(ROOT):
-        from pipeline.flow import Experiment
+        from pipeline.scheduling.flow import Experiment
 
     return Experiment
 

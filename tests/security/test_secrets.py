@@ -10,9 +10,9 @@ import pytest
 
 from config.redaction import MARK
 from jobs.notes import write_note
-from pipeline import tracking
 from pipeline.execution import execute
 from pipeline.slots import CPU, Needs
+from pipeline.tracking.replay import replay as tracking
 from tests.conftest import ROOT
 from tests.pipeline.conftest import IDENTITY, make_small
 
@@ -152,7 +152,7 @@ def test_replay__a_lost_server_is_named_without_its_password(tmp_path, monkeypat
 
 
 def test_registry__a_lost_server_is_named_without_its_password(tmp_path, monkeypatch):
-    from pipeline.registry import _registry
+    from pipeline.tracking.registry import _registry
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:{CANARY}@127.0.0.1:1")
@@ -162,7 +162,7 @@ def test_registry__a_lost_server_is_named_without_its_password(tmp_path, monkeyp
 
 
 def test_run_page__is_a_link_without_a_password(monkeypatch):
-    from pipeline import services
+    from pipeline.scheduling import services
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://user:{CANARY}@mlflow.example.org")
     assert services.run_page("1", "2") == "https://mlflow.example.org/#/experiments/1/runs/2"

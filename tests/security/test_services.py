@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from pipeline import services
+from pipeline.scheduling import services
 
 CANARY = "c4n4ry"
 

@@ -11,8 +11,8 @@ import pytest
 
 from jobs.notes import write_note
 from jobs.supervision import SUPERVISOR
-from pipeline import tracking
-from pipeline.doctor import examine
+from pipeline.doctor.checks import examine
+from pipeline.tracking.replay import replay as tracking
 from tests.conftest import ROOT
 
 PIPELINE = """

@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from jobs.notes import read_note, write_note
 from jobs.supervision import SUPERVISOR, identity
-from pipeline import doctor, tracking
 from pipeline.cli_runs import app
-from pipeline.doctor import examine
+from pipeline.doctor.checks import checks as doctor
+from pipeline.doctor.checks import examine
 from pipeline.experiments import hold
+from pipeline.tracking.replay import replay as tracking
 from shards.locks import lock
 from tests.pipeline.doctor.conftest import (
     DVC_LOCK,

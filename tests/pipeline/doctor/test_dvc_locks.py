@@ -8,8 +8,7 @@ import pytest
 
 from jobs.notes import write_note
 from jobs.supervision import identity
-from pipeline import dvc_locks
-from pipeline.doctor import examine
+from pipeline.doctor.checks import dvc_locks, examine
 from shards.files import read_json, write_json
 from tests.pipeline.doctor.conftest import (
     DVC_LOCK,

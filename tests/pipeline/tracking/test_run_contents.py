@@ -2,8 +2,9 @@ import math
 
 import pytest
 
-from pipeline import run_damage, tracking
-from pipeline.run_contents import CONTENT_TAG, Content, Point, write_content
+from pipeline.tracking.replay import replay as tracking
+from pipeline.tracking.replay import run_damage
+from pipeline.tracking.run_contents import CONTENT_TAG, Content, Point, write_content
 
 
 @pytest.fixture

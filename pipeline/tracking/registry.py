@@ -10,7 +10,7 @@ from config.params import Params
 from config.redaction import one_line, redacted
 from pipeline.graph import Graph, explain, stage_entries
 from pipeline.model_card import jobs
-from pipeline.tracking import EXPERIMENT, FINISHED, KEY_TAG, client, key_of, replay, tracking_uri
+from pipeline.tracking.replay import EXPERIMENT, FINISHED, KEY_TAG, client, key_of, replay, tracking_uri
 from shards.files import read_json
 from shards.seals import read_sealed
 
@@ -181,7 +181,7 @@ def _model(found: Any, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _registry() -> Iterator[Any]:
-    """The client of `pipeline.tracking`; a lost server or a broken database is a ValueError of one line."""
+    """The client of `pipeline.tracking.replay`; a lost server or a broken database is a ValueError of one line."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 

@@ -13,10 +13,10 @@ import torch
 from config.params import load_params
 from images.augmentation import normalise
 from models.vit import VisionTransformer
-from pipeline import registry
+from pipeline.exporting import export
+from pipeline.tracking.replay import registry
 from shards.files import sha256_of
 from training.encoders import WEIGHTS, load_encoder
-from training.exporting import export
 
 REQUIREMENTS = ("mlflow", "numpy", "torch")
 
@@ -35,7 +35,7 @@ class Features(torch.nn.Module):
 def register(arm: str) -> str:
     """Register the arm's best encoder; returns the line that names the version, new or there already.
 
-    Raises ValueError as `choose`, `check_recorded` and `source_run` of `pipeline.registry` do, and for a lost server.
+    Raises ValueError as `choose`, `check_recorded` and `source_run` of `pipeline.tracking.registry` do, and for a lost server.
     """
     params = load_params()
     choice = registry.choose(arm, params)

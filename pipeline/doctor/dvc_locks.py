@@ -15,9 +15,9 @@ from typing import Any
 
 import psutil
 
+from pipeline.doctor.processes import CLOCK_SECONDS, RUN_VARIABLE, was_made_by
 from pipeline.experiments import is_walked
-from pipeline.processes import CLOCK_SECONDS, RUN_VARIABLE, was_made_by
-from pipeline.services import state
+from pipeline.scheduling.services import state
 from shards.files import write_json
 
 LOCKS = ("lock", "rwlock.lock")

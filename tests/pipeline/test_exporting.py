@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 
 from config.params import load_params
 from models.mae import MaskedAutoencoder, split_mask
+from pipeline.exporting import export
 from tests.conftest import run_stage
 from tests.training.test_distributed import write
 from training.encoders import load_encoder, load_weights
-from training.exporting import export
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from jobs.supervision import SUPERVISOR, is_alive
+from pipeline.doctor.processes import RUN_VARIABLE, with_variable
 from pipeline.experiments import is_walked
-from pipeline.processes import RUN_VARIABLE, with_variable
-from pipeline.services import limit_name, worker_name
+from pipeline.scheduling.services import limit_name, worker_name
 from pipeline.slots import CPU, GPU, held_slots
 from shards.files import STATE_FOLDER
 

@@ -1,7 +1,7 @@
 """Runs of a local MLflow database that are not what a replay wrote, and texts that MLflow cannot read.
 
 SQLite's own check finds a broken structure, and whatever is indexed, but not a value that became another: each run has the
-digest of what was written (`pipeline.run_contents`), and it is taken again here. Runs without one are older than digests.
+digest of what was written (`pipeline.tracking.run_contents`), and it is taken again here. Runs without one are older than digests.
 """
 
 import contextlib
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.run_contents import CONTENT_TAG, PARENT_TAG, PIPELINE_TAG, Content, Point, digest_of
-from pipeline.stage_runs import SOURCE_TYPE
-from pipeline.tracking import client, fault_of, held, runs_of
+from pipeline.tracking.replay import client, fault_of, held, runs_of
+from pipeline.tracking.run_contents import CONTENT_TAG, PARENT_TAG, PIPELINE_TAG, Content, Point, digest_of
+from pipeline.tracking.stage_runs import SOURCE_TYPE
 
 NAME_TAG = "mlflow.runName"
 RUNNING = "RUNNING"

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 @pytest.fixture(scope="module")
 def flow():
     with contextlib.chdir(ROOT):
-        from pipeline import flow
+        from pipeline.scheduling import flow
 
     return flow
 

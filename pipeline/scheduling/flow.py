@@ -33,8 +33,8 @@ from jobs.supervision import GRACE_SECONDS, follow, identity
 from pipeline import experiments
 from pipeline.execution import CANCELLED, FAILED, SKIPPED, Outcome, progress_of
 from pipeline.running import at, place_for, repeat, status_of
-from pipeline.services import limit_name, run_page
-from pipeline.tracking import KILLED, Replayed, replay
+from pipeline.scheduling.services import limit_name, run_page
+from pipeline.tracking.replay import KILLED, Replayed, replay
 from pipeline.walk import Walk, unchanged
 
 AS_HERE = "as in params.yaml"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from config.redaction import redacted
-from pipeline.run_contents import Content, Point, write_content
+from pipeline.tracking.run_contents import Content, Point, write_content
 from shards.files import md5_of, read_json
 from shards.seals import mend
 

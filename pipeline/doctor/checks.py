@@ -20,13 +20,16 @@ from config.params import read_yaml
 from config.redaction import one_line, redacted
 from jobs.notes import damaged_notes, read_note, write_note
 from jobs.supervision import GRACE_SECONDS, SUPERVISOR, end_tree, is_alive
-from pipeline import dvc_locks, flow_runs, run_damage, tracking
+from pipeline.doctor.checks import dvc_locks
+from pipeline.doctor.processes import with_variable
+from pipeline.doctor.temporaries import abandoned_temporaries
 from pipeline.experiments import FINISHED, damaged_experiments, experiments, hold, worktrees
 from pipeline.graph import Graph, stage_entries
-from pipeline.processes import with_variable
 from pipeline.running import at
-from pipeline.services import api_url, state
-from pipeline.temporaries import abandoned_temporaries
+from pipeline.scheduling import flow_runs
+from pipeline.scheduling.services import api_url, state
+from pipeline.tracking.replay import replay as tracking
+from pipeline.tracking.replay import run_damage
 from shards.files import STATE_FOLDER, main_worktree, state_folder, whole_file
 from shards.locks import lock
 

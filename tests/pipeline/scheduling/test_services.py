@@ -7,7 +7,7 @@ import pytest
 
 from jobs.notes import write_note
 from jobs.supervision import identity
-from pipeline import services
+from pipeline.scheduling import services
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from config.redaction import redacted, without_user
 from jobs.notes import read_note, write_note
 from jobs.supervision import end_tree, identity, is_alive
 from pipeline.slots import CPU, GPU, available
-from pipeline.tracking import client, tracking_uri
+from pipeline.tracking.replay import client, tracking_uri
 from shards.files import main_worktree, state_folder
 
 LOOPBACK, ANY = "127.0.0.1", "0.0.0.0"
@@ -169,7 +169,7 @@ def deploy() -> None:
     asyncio.run(_register_limits())
     from prefect import flow
 
-    source = flow.from_source(source=str(main_worktree()), entrypoint="pipeline/flow.py:semmae")
+    source = flow.from_source(source=str(main_worktree()), entrypoint="pipeline/scheduling/flow.py:semmae")
     with contextlib.redirect_stdout(io.StringIO()):
         source.deploy(
             DEPLOYMENT,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from config.params import read_yaml
-from pipeline.processes import was_made_by
+from pipeline.doctor.processes import was_made_by
 from shards.files import STATE_FOLDER
 from shards.locks import lock
 

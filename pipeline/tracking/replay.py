@@ -26,7 +26,7 @@ from config.redaction import one_line, redacted
 from jobs.notes import read_note, write_note
 from jobs.supervision import identity, is_alive
 from pipeline.graph import stage_entries
-from pipeline.run_contents import (
+from pipeline.tracking.run_contents import (
     COMPUTED_TAG,
     KEY_TAG,
     PARENT_TAG,
@@ -36,7 +36,7 @@ from pipeline.run_contents import (
     Content,
     write_content,
 )
-from pipeline.stage_runs import git_tags, log_stage, other_outs, params_of, tags_of
+from pipeline.tracking.stage_runs import git_tags, log_stage, other_outs, params_of, tags_of
 from shards.files import main_worktree, own_state, state_folder
 
 EXPERIMENT = "semmae"
@@ -81,7 +81,7 @@ def fault_of(path: Path, *, whole: bool = False) -> str:
     """What SQLite finds wrong with a database; empty for a sound one, and for one that somebody writes at this moment.
 
     whole: whether indices agree with tables too, which takes longer. What a killed writer had half written is rolled back
-    first, as by every reader. A value has no checksum: `pipeline.run_damage`.
+    first, as by every reader. A value has no checksum: `pipeline.tracking.run_damage`.
     """
     with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)) as found:
         try:

@@ -1,7 +1,8 @@
 import pytest
 
 from config.params import load_params
-from pipeline import registry, tracking
+from pipeline.tracking.replay import registry
+from pipeline.tracking.replay import replay as tracking
 from shards.files import md5_of, write_json
 from shards.seals import write_sealed
 from tests.conftest import ROOT

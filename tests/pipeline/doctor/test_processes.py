@@ -5,7 +5,7 @@ import time
 
 import psutil
 
-from pipeline.processes import was_made_by, with_variable
+from pipeline.doctor.processes import was_made_by, with_variable
 
 
 def start(**environment):

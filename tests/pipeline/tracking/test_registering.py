@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from config.params import load_params
-from pipeline import cli_runs, registry, tracking
+from pipeline import cli_runs
+from pipeline.tracking.registering import register
+from pipeline.tracking.replay import registry
+from pipeline.tracking.replay import replay as tracking
 from shards.files import read_json
 from tests.conftest import ROOT
 from training.encoders import features, load_encoder
-from training.registering import register
 
 NAME = "semmae-encoder-semmae"
 

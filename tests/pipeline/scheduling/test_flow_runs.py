@@ -10,10 +10,11 @@ import sys
 import pytest
 
 from jobs.supervision import SUPERVISOR, identity
-from pipeline import doctor, flow_runs
+from pipeline.doctor.checks import checks as doctor
+from pipeline.doctor.processes import RUN_VARIABLE
 from pipeline.experiments import hold
-from pipeline.processes import RUN_VARIABLE
-from pipeline.services import limit_name
+from pipeline.scheduling import flow_runs
+from pipeline.scheduling.services import limit_name
 from pipeline.slots import CPU, Needs, occupy
 
 pytestmark = pytest.mark.slow

@@ -6,9 +6,9 @@ import sqlite3
 
 import pytest
 
-from pipeline import tracking
-from pipeline.run_contents import CONTENT_TAG, PARENT_TAG
-from pipeline.run_damage import broken_texts, damaged_runs
+from pipeline.tracking.replay import replay as tracking
+from pipeline.tracking.run_contents import CONTENT_TAG, PARENT_TAG
+from pipeline.tracking.run_damage import broken_texts, damaged_runs
 from tests.pipeline.test_tracking import make_outs, write_lock, write_record
 
 

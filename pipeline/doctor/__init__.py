@@ -1,0 +1,1 @@
+"""What dead processes and damage leave behind, found and repaired."""

@@ -1,0 +1,1 @@
+"""The walk under Prefect: the flow, its form, and the servers."""

@@ -1,0 +1,1 @@
+"""What DVC recorded, replayed into MLflow, and the model registry."""
