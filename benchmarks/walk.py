@@ -16,12 +16,11 @@ import time
 from pathlib import Path
 
 from config.presets import write_params
+from jobs.dvc_lock import digests_of, stage_entries
 from pipeline.cli_runs import parse_changes
 from pipeline.experiments import changed
-from pipeline.graph import stage_entries
 from pipeline.slots import CPU, available
 from pipeline.tracking.replay import REPLAY_STAGE
-from pipeline.tracking.stage_runs import digests_of
 
 REPRO = [sys.executable, "-m", "dvc", "repro", "--quiet"]
 WALK = [sys.executable, "-c", "from pipeline.cli import main; main()", "run"]

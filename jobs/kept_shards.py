@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from types import TracebackType
 
-from shards.files import state_folder
+from jobs.state import state_folder
 from shards.folders import is_intact
 from shards.locks import lock
 

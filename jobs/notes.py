@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from shards.files import STATE_FOLDER
+from jobs.state import STATE_FOLDER
 from shards.seals import read_sealed, write_sealed
 
 PLACES = ("records/*.json", "first/*.json", "executions/*.json", "replayed.json", "services/services.json")

@@ -7,9 +7,8 @@ by something else, a failing disk for example, and DVC does not see that where t
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from jobs.dvc_lock import digests_of, stage_entries
 from jobs.stage import NOTES
-from pipeline.graph import stage_entries
-from pipeline.tracking.stage_runs import digests_of
 from shards.files import md5_of
 from shards.seals import mend
 

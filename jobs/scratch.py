@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from jobs.cluster.distributed import ALONE, Processes
-from shards.files import link_or_copy, state_folder
+from jobs.state import state_folder
+from shards.files import link_or_copy
 from shards.locks import lock
 from shards.seals import read_sealed_bytes, sealed_file
 

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 from config.names import stage_name
 from config.redaction import one_line, redacted
 from jobs.notes import read_note, write_note
+from jobs.state import STATE_FOLDER, own_state
 from jobs.supervision import SLOT, SUPERVISOR, follow
-from shards.files import STATE_FOLDER, is_lack_of_memory, md5_of, own_state, write_json, write_text, written
+from shards.files import is_lack_of_memory, md5_of, write_json, write_text, written
 
 Item = TypeVar("Item")
 # The MD5 of each file that a stage wrote last, under its path.

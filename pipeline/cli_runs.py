@@ -74,8 +74,9 @@ def status(
     check: Annotated[bool, typer.Option(help="say nothing of details, and end with 1 if anything would run")] = False,
 ) -> None:
     """Check everything, then show what would run and why."""
+    from jobs.dvc_lock import stage_entries
     from pipeline.cli import check as check_input
-    from pipeline.graph import Graph, explain, stage_entries
+    from pipeline.graph import Graph, explain
 
     check_input()
     graph = Graph()

@@ -18,7 +18,8 @@ from config.presets import check, compose, preset_of, read_document, write_param
 from config.redaction import redacted
 from jobs.code import PACKAGES
 from jobs.notes import is_sound, read_note, write_note
-from shards.files import STATE_FOLDER, main_worktree, state_folder, write_text
+from jobs.state import STATE_FOLDER, main_worktree, state_folder
+from shards.files import write_text
 from shards.locks import lock
 
 # Files in these that git does not know yet are code as well.

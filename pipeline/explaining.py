@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jobs.dvc_lock import stage_entries
 from jobs.notes import read_note
-from pipeline.graph import Graph, explain, kind_of, leaves, stage_entries
+from pipeline.graph import Graph, explain, kind_of, leaves
 from pipeline.tracking.replay import executions
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from config.params import read_yaml
+from jobs.dvc_lock import stage_entries
 from pipeline.slots import CPU
 
 
@@ -98,16 +99,6 @@ def _stage_of(stage: Any, graph: Any) -> Stage:
         deps=tuple(str(dep.def_path) for dep in stage.deps if not isinstance(dep, ParamsDependency)),
         params={str(dep.def_path): tuple(dep.params) for dep in stage.deps if isinstance(dep, ParamsDependency)},
     )
-
-
-def stage_entries(lock_file: Path) -> dict[str, Mapping[str, Any]]:
-    """The stages of dvc.lock by name; an absent file has none, a damaged one is a ValueError."""
-    if not lock_file.is_file():
-        return {}
-    document = read_yaml(lock_file)
-    if not isinstance(document, dict) or not isinstance(document.get("stages"), dict):
-        raise ValueError(f"{lock_file}: damaged; delete it, `dvc repro` restores it from the run cache")
-    return document["stages"]
 
 
 def explain(

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from shards.files import state_folder
+from jobs.state import state_folder
 
 CPU, GPU = "cpu", "gpu"
 LOOK_SECONDS = 0.2

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from config.params import load_params, load_runtime, read_yaml
+from jobs.dvc_lock import digests_of, stage_entries
+from jobs.state import STATE_FOLDER
 from pipeline.execution import CANCELLED, SKIPPED, UNCHANGED, Outcome, execute
-from pipeline.graph import Graph, stage_entries, value_of
+from pipeline.graph import Graph, value_of
 from pipeline.slots import CPU, Needs, needs_of
 from pipeline.tracking.replay import key_of
-from pipeline.tracking.stage_runs import digests_of
-from shards.files import STATE_FOLDER, md5_of
+from shards.files import md5_of
 
 Report = Callable[[str, str], None]
 # DVC writes dvc.lock in less.

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from pipeline.graph import stage_entries
+from jobs.dvc_lock import stage_entries
 from pipeline.tracking.replay import executions, key_of
 from reports.page import Cell, Section, facts, page, table
 from shards.files import read_json, write_text

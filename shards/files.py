@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the two places that live outside DVC's outs."""
+"""Files that appear whole or not at all."""
 
 import contextlib
 import errno
@@ -7,13 +7,10 @@ import json
 import os
 import shutil
 import stat
-import subprocess
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-STATE_FOLDER = ".semmae"
 # What the system says of a full disk, a used-up quota and a limit, without the name of the file.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What torch, Arrow and the system say, in errors of any type, when they get no memory.
@@ -141,34 +138,6 @@ def distrust(path: str | Path) -> None:
     with contextlib.suppress(OSError):
         os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | stat.S_IWUSR)
         os.utime(path)
-
-
-def main_worktree() -> Path:
-    """The main git worktree of the current folder: linked worktrees share its tracking database and scratch.
-
-    Outside of a git repository it is the current folder itself.
-    """
-    return _main_worktree(os.getcwd())
-
-
-@cache
-def _main_worktree(folder: str) -> Path:
-    command = ["git", "-C", folder, "rev-parse", "--path-format=absolute", "--git-common-dir"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return Path(folder).resolve()
-    return Path(answer).parent
-
-
-def state_folder() -> Path:
-    """The git-ignored folder of what is neither input nor out and all worktrees share: scratch, slots, experiments."""
-    return main_worktree() / STATE_FOLDER
-
-
-def own_state() -> Path:
-    """The same of this worktree alone: records of executions, logs."""
-    return Path(STATE_FOLDER)
 
 
 def is_lack_of_memory(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ from images.sources.preparation import check_outcome, fill_shards, write_rejecte
 from images.sources.source import open_source
 from images.sources.splits import assign_splits
 from jobs.stage import Meter, run, write_metrics
-from shards.files import state_folder
+from jobs.state import state_folder
 from shards.image_shards import ImageShardWriter
 from shards.seals import read_sealed_bytes, sealed_file
 

@@ -22,8 +22,9 @@ from config.names import shown
 from jobs.cluster import ray_guard
 from jobs.cluster.spreading import LOST, Message, Work, Worker
 from jobs.stage import Terminated
+from jobs.state import own_state, state_folder
 from jobs.supervision import identity
-from shards.files import own_state, state_folder, write_text
+from shards.files import write_text
 from shards.urls import host_and_port, is_url
 
 # What a cluster of this machine's own is told; Ray reads the first two when it is imported.

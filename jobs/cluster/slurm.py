@@ -23,7 +23,7 @@ from config.params import Runtime, SlurmRuntime
 from config.redaction import one_line
 from jobs.cluster.launching import Child, torchrun
 from jobs.stage import SAVED, Terminated, Termination
-from shards.files import own_state
+from jobs.state import own_state
 from shards.locks import lock
 
 LOOK_SECONDS = 1.0

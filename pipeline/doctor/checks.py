@@ -18,19 +18,21 @@ import psutil
 
 from config.params import read_yaml
 from config.redaction import one_line, redacted
+from jobs.dvc_lock import stage_entries
 from jobs.notes import damaged_notes, read_note, write_note
+from jobs.state import STATE_FOLDER, main_worktree, state_folder
 from jobs.supervision import GRACE_SECONDS, SUPERVISOR, end_tree, is_alive
-from pipeline.doctor.checks import dvc_locks
+from pipeline.doctor import dvc_locks
 from pipeline.doctor.processes import with_variable
 from pipeline.doctor.temporaries import abandoned_temporaries
 from pipeline.experiments import FINISHED, damaged_experiments, experiments, hold, worktrees
-from pipeline.graph import Graph, stage_entries
+from pipeline.graph import Graph
 from pipeline.running import at
 from pipeline.scheduling import flow_runs
 from pipeline.scheduling.services import api_url, state
-from pipeline.tracking.replay import replay as tracking
-from pipeline.tracking.replay import run_damage
-from shards.files import STATE_FOLDER, main_worktree, state_folder, whole_file
+from pipeline.tracking import replay as tracking
+from pipeline.tracking import run_damage
+from shards.files import whole_file
 from shards.locks import lock
 
 # Resume state is what a killed job goes on from: only after these many days is it nobody's.

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from config.params import read_yaml
+from jobs.state import STATE_FOLDER
 from pipeline.doctor.processes import was_made_by
-from shards.files import STATE_FOLDER
 from shards.locks import lock
 
 # .NAME.PID.tmp

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from jobs.state import STATE_FOLDER
 from jobs.supervision import SUPERVISOR, is_alive
 from pipeline.doctor.processes import RUN_VARIABLE, with_variable
 from pipeline.experiments import is_walked
 from pipeline.scheduling.services import limit_name, worker_name
 from pipeline.slots import CPU, GPU, held_slots
-from shards.files import STATE_FOLDER
 
 FLOW = "semmae"
 # A run younger than this in its state may have a process that is about to start.

@@ -19,10 +19,10 @@ import psutil
 from config.names import shown
 from config.redaction import redacted, without_user
 from jobs.notes import read_note, write_note
+from jobs.state import main_worktree, state_folder
 from jobs.supervision import end_tree, identity, is_alive
 from pipeline.slots import CPU, GPU, available
 from pipeline.tracking.replay import client, tracking_uri
-from shards.files import main_worktree, state_folder
 
 LOOPBACK, ANY = "127.0.0.1", "0.0.0.0"
 POOL, DEPLOYMENT = "semmae", "pipeline"

@@ -14,7 +14,7 @@ from config.params import load_params
 from images.augmentation import normalise
 from models.vit import VisionTransformer
 from pipeline.exporting import export
-from pipeline.tracking.replay import registry
+from pipeline.tracking import registry
 from shards.files import sha256_of
 from training.encoders import WEIGHTS, load_encoder
 

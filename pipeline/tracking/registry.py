@@ -8,7 +8,8 @@ from typing import Any
 
 from config.params import Params
 from config.redaction import one_line, redacted
-from pipeline.graph import Graph, explain, stage_entries
+from jobs.dvc_lock import stage_entries
+from pipeline.graph import Graph, explain
 from pipeline.model_card import jobs
 from pipeline.tracking.replay import EXPERIMENT, FINISHED, KEY_TAG, client, key_of, replay, tracking_uri
 from shards.files import read_json

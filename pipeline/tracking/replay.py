@@ -23,9 +23,10 @@ from typing import Any
 from config.params import read_yaml
 from config.presets import preset_of
 from config.redaction import one_line, redacted
+from jobs.dvc_lock import other_outs, stage_entries
 from jobs.notes import read_note, write_note
+from jobs.state import main_worktree, own_state, state_folder
 from jobs.supervision import identity, is_alive
-from pipeline.graph import stage_entries
 from pipeline.tracking.run_contents import (
     COMPUTED_TAG,
     KEY_TAG,
@@ -36,8 +37,7 @@ from pipeline.tracking.run_contents import (
     Content,
     write_content,
 )
-from pipeline.tracking.stage_runs import git_tags, log_stage, other_outs, params_of, tags_of
-from shards.files import main_worktree, own_state, state_folder
+from pipeline.tracking.stage_runs import git_tags, log_stage, params_of, tags_of
 
 EXPERIMENT = "semmae"
 # Without it MLflow 3 opens the experiment as one of language models, with an empty page of traces.

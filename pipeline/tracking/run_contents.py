@@ -1,8 +1,8 @@
 """What a replay writes into an MLflow run, and the digest of it that goes along: a database has no checksum of a value.
 
 The digest is taken over what is sent, with what the server made of the new run, so that it costs no reading and no write
-of its own. `pipeline.tracking.run_damage` takes it again over what a local database holds. What people add in MLflow's pages (tags,
-notes, another name) is not in it.
+of its own. `pipeline.tracking.run_damage` takes it again over what a local database holds. What people add in MLflow's pages
+(tags, notes, another name) is not in it.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
 """Runs of a local MLflow database that are not what a replay wrote, and texts that MLflow cannot read.
 
 SQLite's own check finds a broken structure, and whatever is indexed, but not a value that became another: each run has the
-digest of what was written (`pipeline.tracking.run_contents`), and it is taken again here. Runs without one are older than digests.
+digest of what was written (`pipeline.tracking.run_contents`), and it is taken again here. Runs without one are
+older than digests.
 """
 
 import contextlib

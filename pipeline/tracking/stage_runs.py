@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from config.redaction import redacted
+from jobs.dvc_lock import other_outs
 from pipeline.tracking.run_contents import Content, Point, write_content
-from shards.files import md5_of, read_json
+from shards.files import read_json
 from shards.seals import mend
 
 # Of the data that a stage reads: DVC has them.
@@ -83,17 +84,6 @@ def _content_of(entry: Mapping[str, Any], record: Mapping[str, Any] | None) -> C
 def params_of(parameters: Mapping[str, Any]) -> dict[str, str]:
     """Nested parameters as MLflow has them: texts under dotted names."""
     return {name: redacted(str(value))[:6000] for name, value in flatten(parameters)}
-
-
-def other_outs(entry: Mapping[str, Any]) -> list[Path]:
-    """The single files among the outs of a stage that are there and are not what dvc.lock records."""
-    files = {Path(name): digest for name, digest in digests_of(entry).items() if not digest.endswith(".dir")}
-    return [path for path, digest in files.items() if path.exists() and not (path.is_file() and md5_of(path) == digest)]
-
-
-def digests_of(entry: Mapping[str, Any]) -> dict[str, str]:
-    """Path -> MD5 of the outs of a stage, as dvc.lock has them."""
-    return {out["path"]: out["md5"] for out in entry.get("outs", []) if "md5" in out}
 
 
 def _outs(entry: Mapping[str, Any]) -> list[Path]:

@@ -18,7 +18,7 @@ import urllib.request
 import pytest
 
 from pipeline.doctor.checks import examine
-from pipeline.tracking.replay import replay as tracking
+from pipeline.tracking import replay as tracking
 from pipeline.tracking.run_contents import COMPUTED_TAG, PARENT_TAG, TAGS, WRITER_TAG
 from pipeline.tracking.run_damage import damaged_runs
 from tests.chaos.artefacts import harm

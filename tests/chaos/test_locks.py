@@ -9,9 +9,10 @@ import sys
 import pytest
 from dvc.repo import Repo
 
+from jobs.state import state_folder
 from pipeline.doctor.checks import examine
 from pipeline.slots import CPU, Needs, held_slots, occupy
-from shards.files import md5_of, state_folder
+from shards.files import md5_of
 from tests.chaos.artefacts import KINDS, harm
 from tests.chaos.conftest import OUTS, SILENT
 from tests.conftest import wait_until

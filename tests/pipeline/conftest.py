@@ -64,7 +64,7 @@ def repro(folder, *words):
 
 def digest_by_path(folder):
     """Path -> MD5 of all outs in dvc.lock."""
-    from pipeline.graph import stage_entries
+    from jobs.dvc_lock import stage_entries
 
     entries = stage_entries(Path(folder) / "dvc.lock").values()
     return {out["path"]: out["md5"] for entry in entries for out in entry.get("outs", [])}

@@ -13,11 +13,11 @@ import pytest
 
 from config.names import EXPERIMENT
 from config.params import read_yaml
+from jobs.state import state_folder
 from pipeline import experiments, running, slots
 from pipeline.execution import FAILED, RAN
 from pipeline.experiments import FINISHED, RUNNING, STOPPED, changed, draft, hold, is_as_here, is_walked, prepare
 from pipeline.graph import Graph
-from shards.files import state_folder
 from tests.pipeline.conftest import make_small, repro
 
 # `reads` is the same in all experiments; it notes outside of every tree that it ran. `scales` fails while $FORBID is there.

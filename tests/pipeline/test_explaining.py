@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
+from jobs.dvc_lock import stage_entries
 from jobs.notes import write_note
 from pipeline.explaining import differences, lines_about
-from pipeline.graph import stage_entries
 from pipeline.tracking.replay import executions
 from tests.pipeline.conftest import make_small, repro
 

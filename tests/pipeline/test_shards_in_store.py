@@ -13,7 +13,7 @@ from shards import parquet_files
 from shards.arrays import ArrayShards, ArrayShardWriter
 from shards.folders import join_shards
 from shards.image_shards import SPLITS, ImageShards, list_shards, read_shard
-from tests.pipeline.test_image_shards import COUNTS, write
+from tests.shards.test_image_shards import COUNTS, write
 
 SAME = ("rows", "bytes", "sha256", "footer")
 

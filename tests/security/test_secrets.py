@@ -12,7 +12,7 @@ from config.redaction import MARK
 from jobs.notes import write_note
 from pipeline.execution import execute
 from pipeline.slots import CPU, Needs
-from pipeline.tracking.replay import replay as tracking
+from pipeline.tracking import replay as tracking
 from tests.conftest import ROOT
 from tests.pipeline.conftest import IDENTITY, make_small
 

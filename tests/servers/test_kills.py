@@ -11,8 +11,8 @@ import time
 import psutil
 import pytest
 
+from jobs.dvc_lock import stage_entries
 from jobs.supervision import is_alive
-from pipeline.graph import stage_entries
 from tests.conftest import wait_until
 from tests.servers.conftest import (
     FLOW,

@@ -6,8 +6,8 @@ from images.decoding import Refused
 from images.sources.entries import Entry
 from images.sources.roots import FolderRoot, StoreRoot, root_of
 from images.sources.source import open_source, write_listing
-from tests.images.test_folder_source import draw
-from tests.images.test_parquet_source import rows, write
+from tests.images.sources.test_folder import draw
+from tests.images.sources.test_parquet import rows, write
 
 COLUMNS = {"image_column": "image", "label_column": "label"}
 

@@ -5,8 +5,8 @@ import pytest
 from images.sources.items import Item
 from images.sources.roots import FolderRoot
 from images.sources.source import _check_ids, list_entries, open_source, unhashable_entries, write_listing
-from tests.images.test_folder_source import draw
-from tests.images.test_parquet_source import rows, write
+from tests.images.sources.test_folder import draw
+from tests.images.sources.test_parquet import rows, write
 
 COLUMNS = {"image_column": "image", "label_column": "label"}
 

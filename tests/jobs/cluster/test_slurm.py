@@ -226,7 +226,7 @@ def test_run_job__what_a_killed_stage_left_in_the_queue_saves_and_ends_before_th
     cluster, work, monkeypatch, capsys
 ):
     monkeypatch.setattr(slurm, "ASK_SECONDS", 0.1)
-    command = [sys.executable, "-c", "from tests.training.test_slurm import run; run()"]
+    command = [sys.executable, "-c", "from tests.jobs.cluster.test_slurm import run; run()"]
     killed = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": f"{work}:{ROOT}"})
     wait_until(lambda: logs(work).count("began") == 2, 60)
     killed.kill()

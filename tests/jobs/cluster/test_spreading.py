@@ -249,7 +249,7 @@ def test_room__is_that_of_each_node_alone():
 STAGE = """
 import sys
 from jobs.stage import run
-from tests.pipeline.test_spreading import settings, start
+from tests.jobs.cluster.test_spreading import settings, start
 run(lambda: start(settings(sys.argv[1], 2), pause=0.2))
 """
 
@@ -319,7 +319,7 @@ from ray.cluster_utils import Cluster
 import jobs.cluster.ray_workers
 import jobs.cluster.spreading
 from jobs.stage import Meter
-from tests.pipeline.test_spreading import finished, settings, start
+from tests.jobs.cluster.test_spreading import finished, settings, start
 
 small = {"object_store_memory": 2**27}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})

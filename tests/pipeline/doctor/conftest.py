@@ -12,7 +12,7 @@ import pytest
 from jobs.notes import write_note
 from jobs.supervision import SUPERVISOR
 from pipeline.doctor.checks import examine
-from pipeline.tracking.replay import replay as tracking
+from pipeline.tracking import replay as tracking
 from tests.conftest import ROOT
 
 PIPELINE = """

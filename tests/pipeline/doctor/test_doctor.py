@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from jobs.notes import read_note, write_note
 from jobs.supervision import SUPERVISOR, identity
 from pipeline.cli_runs import app
-from pipeline.doctor.checks import checks as doctor
+from pipeline.doctor import checks as doctor
 from pipeline.doctor.checks import examine
 from pipeline.experiments import hold
-from pipeline.tracking.replay import replay as tracking
+from pipeline.tracking import replay as tracking
 from shards.locks import lock
 from tests.pipeline.doctor.conftest import (
     DVC_LOCK,

@@ -8,7 +8,8 @@ import pytest
 
 from jobs.notes import write_note
 from jobs.supervision import identity
-from pipeline.doctor.checks import dvc_locks, examine
+from pipeline.doctor import dvc_locks
+from pipeline.doctor.checks import examine
 from shards.files import read_json, write_json
 from tests.pipeline.doctor.conftest import (
     DVC_LOCK,

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from jobs.supervision import SUPERVISOR, identity
-from pipeline.doctor.checks import checks as doctor
+from pipeline.doctor import checks as doctor
 from pipeline.doctor.processes import RUN_VARIABLE
 from pipeline.experiments import hold
 from pipeline.scheduling import flow_runs

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from config.params import load_params
 from pipeline import cli_runs
+from pipeline.tracking import registry
+from pipeline.tracking import replay as tracking
 from pipeline.tracking.registering import register
-from pipeline.tracking.replay import registry
-from pipeline.tracking.replay import replay as tracking
 from shards.files import read_json
 from tests.conftest import ROOT
 from training.encoders import features, load_encoder

@@ -1,8 +1,8 @@
 import pytest
 
 from config.params import load_params
-from pipeline.tracking.replay import registry
-from pipeline.tracking.replay import replay as tracking
+from pipeline.tracking import registry
+from pipeline.tracking import replay as tracking
 from shards.files import md5_of, write_json
 from shards.seals import write_sealed
 from tests.conftest import ROOT

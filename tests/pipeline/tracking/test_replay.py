@@ -5,7 +5,7 @@ import pytest
 
 from jobs.notes import write_note
 from jobs.supervision import identity
-from pipeline.tracking.replay import replay as tracking
+from pipeline.tracking import replay as tracking
 from shards.files import md5_of, read_json, write_json, write_rows
 
 

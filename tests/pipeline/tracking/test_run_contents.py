@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from pipeline.tracking.replay import replay as tracking
-from pipeline.tracking.replay import run_damage
+from pipeline.tracking import replay as tracking
+from pipeline.tracking import run_damage
 from pipeline.tracking.run_contents import CONTENT_TAG, Content, Point, write_content
 
 

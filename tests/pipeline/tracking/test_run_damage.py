@@ -6,10 +6,10 @@ import sqlite3
 
 import pytest
 
-from pipeline.tracking.replay import replay as tracking
+from pipeline.tracking import replay as tracking
 from pipeline.tracking.run_contents import CONTENT_TAG, PARENT_TAG
 from pipeline.tracking.run_damage import broken_texts, damaged_runs
-from tests.pipeline.test_tracking import make_outs, write_lock, write_record
+from tests.pipeline.tracking.test_replay import make_outs, write_lock, write_record
 
 
 @pytest.fixture(scope="module")

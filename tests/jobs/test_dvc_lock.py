@@ -1,13 +1,14 @@
 import pytest
 
-from pipeline import graph
+from jobs import dvc_lock
+from pipeline.graph import Graph
 
 
 def test_stage_entries__a_truncated_lock_is_named(tmp_path):
     (tmp_path / "dvc.lock").write_text("schema: '2.0'\nstages:\n  a:\n    cmd: [")
     with pytest.raises(ValueError, match=r"dvc\.lock"):
-        graph.stage_entries(tmp_path / "dvc.lock")
-    assert graph.stage_entries(tmp_path / "none.lock") == {}
+        dvc_lock.stage_entries(tmp_path / "dvc.lock")
+    assert dvc_lock.stage_entries(tmp_path / "none.lock") == {}
 
 
 def test_graph__what_dvc_refuses_is_one_line_with_its_reason(tmp_path, monkeypatch):
@@ -16,5 +17,5 @@ def test_graph__what_dvc_refuses_is_one_line_with_its_reason(tmp_path, monkeypat
     (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
     (tmp_path / "dvc.yaml").write_text("stages:\n  a:\n    cmd: true\n")
     with pytest.raises(ValueError, match=r"dvc.yaml' validation failed \(.*cmd") as told:
-        graph.Graph()
+        Graph()
     assert len(str(told.value).splitlines()) == 1
