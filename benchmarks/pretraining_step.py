@@ -19,7 +19,7 @@ from torch import nn
 
 from benchmarks.autoencoders import LightlyAutoencoder, TimmAutoencoder
 from images.augmentation import crop_images, normalise, random_crops, random_flips
-from jobs.stage import peak_mib
+from jobs.record import peak_mib
 from models.mae import MaskedAutoencoder, split_mask
 from models.vit import initialise, patchify
 from parts.masking import random_mask, semantic_mask

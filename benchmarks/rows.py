@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from images.order import ShuffledOrder
-from jobs.stage import peak_mib
-from shards.arrays import PAGE_ROWS, MaskCache, MaskCacheWriter
+from jobs.record import peak_mib
+from shards.arrays import PAGE_ROWS
 from shards.files import write_json
 from shards.folders import is_intact, join_shards
+from shards.mask_cache import MaskCache, MaskCacheWriter
 from shards.seals import MANIFEST
 
 GRID, PARTS = (14, 14), 6

@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks import rows
 from benchmarks.costs import CLASSES, GROUP_IMAGES
 from benchmarks.scale_page import document
-from jobs.stage import peak_mib
+from jobs.record import peak_mib
 from shards.files import read_json, write_json, write_text
 
 RECORD, PAGE = Path("docs/scale.json"), Path("docs/scale.md")
@@ -146,7 +146,8 @@ def networks() -> dict[str, float]:
 
 def caches(folder: Path) -> dict[str, float]:
     """Bytes an image of attention, patch tokens and part labels, by the writers of the stages."""
-    from shards.arrays import ArrayShardWriter, MaskCacheWriter
+    from shards.arrays import ArrayShardWriter
+    from shards.mask_cache import MaskCacheWriter
 
     def size_of(name: str, count: int, columns: dict[str, tuple[str, tuple[int, ...]]]) -> float:
         draw = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from evaluation.knn import knn_predict
 from evaluation.linear import LinearProbe, few_of_each, fit_linear_probe
 from evaluation.predictions import NOT_ASKED, Predictions
 from images.dataset import WholeImages
-from jobs.stage import Meter
+from jobs.progress import Meter
 from models.vit import VisionTransformer
 from shards.image_shards import ImageShards
 from training.encoders import features

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from jobs.dvc_lock import digests_of, stage_entries
-from jobs.stage import NOTES
+from jobs.record import NOTES
 from shards.files import md5_of
 from shards.seals import mend
 

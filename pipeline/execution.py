@@ -192,6 +192,6 @@ class _Child:
 
 
 def progress_of(line: str) -> float | None:
-    """Share of a stage that is done, in [0, 1], from a line of `jobs.stage.Meter`; None for other lines."""
+    """Share of a stage that is done, in [0, 1], from a line of `jobs.progress.Meter`; None for other lines."""
     match = PROGRESS.search(line)
     return int(match[1]) / int(match[2]) if match and int(match[2]) else None

@@ -39,8 +39,8 @@ from reports.portrait import portrait
 from reports.reconstructions import inputs_of, load_autoencoder, reconstruct
 from reports.results import Results
 from reports.samples import Samples, choose
-from shards.arrays import MaskCache
 from shards.image_shards import ImageShards
+from shards.mask_cache import MaskCache
 from training.part_model import FrozenParts
 from training.randomness import generator
 from training.snapshots import read_snapshots

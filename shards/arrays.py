@@ -1,4 +1,4 @@
-"""Parquet shards of fixed-shape arrays by image id, and the cache of part labels on top of them.
+"""Parquet shards of fixed-shape arrays by image id.
 
 A folder holds `shard-00000.parquet`, ... and a `manifest.json` that is written last: a folder without one is not
 complete. Every row is an id (uint64) and one fixed-size binary value a column; the manifest and each file's metadata
@@ -256,96 +256,6 @@ class ArrayShards:
         if index not in self._sound and isinstance(place, Path) and sha256_of(place) != shard["sha256"]:
             raise faulty(place, "damaged: its sha256 is not the manifest's")
         self._sound.add(index)
-
-
-class MaskCacheWriter:
-    """Writes a mask cache: one label a patch, packed into as few bits as the labels need, first bit first.
-
-    The header must hold: grid [h, w], patch_size (teacher pixels), num_parts K, background (id K, or null), kind
-    (`labels`, or `ranks` with values 0..255), teacher and part_learner (digests). Used as a context manager.
-    """
-
-    def __init__(self, folder: str | Path, *, header: Mapping[str, Any], shard_rows: int = PAGE_ROWS) -> None:
-        values = 256 if header["kind"] == "ranks" else header["num_parts"] + (header["background"] is not None)
-        self.bits = max(1, (values - 1).bit_length())
-        self.values = values
-        self.grid = tuple(header["grid"])
-        size = (self.grid[0] * self.grid[1] * self.bits + 7) // 8
-        columns = {"labels": ("|u1", (size,))}
-        self._shards = ArrayShardWriter(
-            folder, columns=columns, header={**header, "bits": self.bits}, shard_rows=shard_rows
-        )
-
-    def __enter__(self) -> "MaskCacheWriter":
-        self._shards.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._shards.__exit__(*error)
-
-    def add(self, ids: np.ndarray, labels: np.ndarray) -> None:
-        """Append labels (N, h, w), values below 2**bits, for ids (N,)."""
-        assert labels.shape[1:] == self.grid, (labels.shape, self.grid)
-        assert not labels.size or int(labels.max()) < self.values, f"label {labels.max()} of {self.values}"
-        flat = labels.reshape(len(labels), -1)
-        planes = np.empty((*flat.shape, self.bits), dtype=np.uint8)
-        for plane in range(self.bits):
-            planes[:, :, plane] = (flat >> (self.bits - 1 - plane)) & 1
-        self._shards.add(ids, labels=np.packbits(planes.reshape(len(labels), -1), axis=1))
-
-
-class MaskCache:
-    """Part labels by image id: `cache[id]` is (grid_h, grid_w) uint8; KeyError names an unknown id.
-
-    Labels 0..K-1 are parts, K is background (where the header names one). `shard(i)` gives whole shards as arrays.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self._shards = ArrayShards(folder)
-        self.header = self._shards.header
-        self._unpacked = lru_cache(maxsize=4)(self._unpack_shard)
-
-    def __len__(self) -> int:
-        return len(self._shards)
-
-    def __getitem__(self, image_id: int) -> np.ndarray:
-        return self.rows(np.array([image_id], dtype=np.uint64))[0]
-
-    @property
-    def ids(self) -> np.ndarray:
-        """All ids (N,) uint64."""
-        return self._shards.ids
-
-    @property
-    def num_shards(self) -> int:
-        """Number of shard files."""
-        return self._shards.num_shards
-
-    def shard(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (N,) uint64 and labels (N, grid_h, grid_w) uint8 of one shard."""
-        return self._unpacked(index)
-
-    def find(self, ids: np.ndarray) -> np.ndarray:
-        """Row (N,) int64 of each id; KeyError names the first unknown one."""
-        return self._shards.find(ids)
-
-    def rows(self, ids: np.ndarray) -> np.ndarray:
-        """Labels (N, grid_h, grid_w) uint8 at `ids` (N,), in their order."""
-        return self._unpack(self._shards.rows(ids, "labels"))
-
-    def _unpack_shard(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        ids, arrays = self._shards.shard(index)
-        return ids, self._unpack(arrays["labels"])
-
-    def _unpack(self, packed: np.ndarray) -> np.ndarray:
-        height, width = self.header["grid"]
-        bits, count = self.header["bits"], height * width
-        planes = np.unpackbits(packed, axis=1, count=count * bits)
-        labels = planes[:, ::bits].copy()
-        for plane in range(1, bits):
-            labels <<= 1
-            labels |= planes[:, plane::bits]
-        return labels.reshape(len(packed), height, width)
 
 
 def _view(column: pa.ChunkedArray, spec: Mapping[str, Any]) -> np.ndarray:

@@ -10,10 +10,11 @@ from config.params import load_params, load_runtime
 from jobs.cluster.spreading import Task, Work, make_missing
 from jobs.fingerprint import fingerprint
 from jobs.kept_shards import KeptShards
-from jobs.stage import run, write_metrics
-from shards.arrays import MaskCache
+from jobs.metrics import write_metrics
+from jobs.stage import run
 from shards.folders import join_shards
 from shards.image_shards import list_shards
+from shards.mask_cache import MaskCache
 from training.compute import device_type
 from training.part_labels import labelling
 

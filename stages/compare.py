@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from config.params import load_params
+from jobs.metrics import write_metrics
 from jobs.recorded import check_recorded
-from jobs.stage import run, write_metrics
+from jobs.stage import run
 from reports.comparison import compare, flat_metrics, sentences, to_csv
 from reports.mask_statistics import POINTS
 from reports.material import Material, gather, sheets

@@ -6,13 +6,15 @@ import torch
 from config.params import load_params
 from images.dataset import decoded_masks
 from images.decoding import decode_square
-from jobs.stage import run, write_metrics
+from jobs.metrics import write_metrics
+from jobs.stage import run
 from parts.attention import extract_all
 from parts.baselines import cluster_labels, random_labels
 from parts.labelling import majority_labels
 from parts.quality import colour_information, part_quality, position_information
-from shards.arrays import ArrayShards, MaskCache
+from shards.arrays import ArrayShards
 from shards.image_shards import ImageShards
+from shards.mask_cache import MaskCache
 from training.compute import set_up
 from training.teacher import FrozenTeacher
 

@@ -11,8 +11,9 @@ from evaluation.probing import metrics_of
 from jobs.cluster.distributed import join
 from jobs.cluster.launching import launched
 from jobs.fingerprint import fingerprint
+from jobs.metrics import write_metrics
 from jobs.scratch import Scratch
-from jobs.stage import run, write_metrics
+from jobs.stage import run
 from shards.files import whole_folder, write_rows
 from training.compute import set_up
 from training.encoders import save_model

@@ -12,7 +12,8 @@ from PIL import Image
 from config.params import load_params
 from images.creatures.anatomy import PARTS
 from images.creatures.drawing import SPLITS, draw
-from jobs.stage import progress, run
+from jobs.progress import progress
+from jobs.stage import run
 from shards.files import whole_folder, write_text
 
 FOLDER = Path("data/creatures")

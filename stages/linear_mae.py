@@ -11,8 +11,9 @@ from evaluation.probing import metrics_of
 from images.dataset import WholeImages
 from images.stream import TrainingImages
 from jobs.fingerprint import fingerprint
+from jobs.metrics import write_metrics
 from jobs.scratch import Scratch
-from jobs.stage import run, write_metrics
+from jobs.stage import run
 from shards.files import write_rows
 from shards.image_shards import ImageShards
 from training.compute import set_up

@@ -12,7 +12,9 @@ from config.params import load_params, load_runtime
 from images.sources.preparation import check_outcome, fill_shards, write_rejected
 from images.sources.source import open_source
 from images.sources.splits import assign_splits
-from jobs.stage import Meter, run, write_metrics
+from jobs.metrics import write_metrics
+from jobs.progress import Meter
+from jobs.stage import run
 from jobs.state import state_folder
 from shards.image_shards import ImageShardWriter
 from shards.seals import read_sealed_bytes, sealed_file

@@ -8,8 +8,9 @@ from images.stream import TrainingImages
 from jobs.cluster.distributed import join
 from jobs.cluster.launching import launched
 from jobs.fingerprint import fingerprint
+from jobs.metrics import write_metrics
 from jobs.scratch import Scratch
-from jobs.stage import run, write_metrics
+from jobs.stage import run
 from shards.files import whole_folder, write_rows
 from shards.image_shards import ImageShards
 from training.compute import set_up

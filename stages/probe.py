@@ -13,10 +13,11 @@ from evaluation.predictions import NOT_ASKED, Predictions, write_predictions
 from evaluation.probing import features_of_splits, metrics_of, occluded, occlusions, probe
 from images.augmentation import crop_labels, whole_images
 from images.dataset import WholeImages
-from jobs.stage import run, write_metrics
+from jobs.metrics import write_metrics
+from jobs.stage import run
 from models.vit import VisionTransformer
-from shards.arrays import MaskCache
 from shards.image_shards import ImageShards
+from shards.mask_cache import MaskCache
 from training.compute import set_up
 from training.encoders import features, load_encoder
 from training.randomness import generator

@@ -5,8 +5,9 @@ from functools import partial
 from config.groups import RefineParams
 from config.params import load_params, load_runtime
 from jobs.fingerprint import fingerprint
+from jobs.metrics import write_metrics
 from jobs.scratch import Scratch
-from jobs.stage import run, write_metrics
+from jobs.stage import run
 from parts.labelling import label_patches
 from parts.quality import position_information, usage
 from shards.files import whole_folder, write_rows

@@ -8,8 +8,9 @@ from evaluation.segmenting import Segmentation, class_iou, encoder_at, num_class
 from images.dataset import WholeImages
 from images.stream import TrainingImages
 from jobs.fingerprint import fingerprint
+from jobs.metrics import write_metrics
 from jobs.scratch import Scratch
-from jobs.stage import run, write_metrics
+from jobs.stage import run
 from shards.files import write_rows
 from shards.image_shards import ImageShards
 from training.compute import Compute, set_up

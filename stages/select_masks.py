@@ -11,9 +11,10 @@ from config.groups import Arm
 from config.names import arguments
 from config.params import load_params
 from jobs.stage import run
-from shards.arrays import VERSION, ArrayShards, MaskCacheWriter
+from shards.arrays import VERSION, ArrayShards
 from shards.files import link_or_copy, whole_folder
 from shards.folders import is_intact
+from shards.mask_cache import MaskCacheWriter
 from shards.seals import MANIFEST, mend, write_sealed
 
 SOURCES = {"raw": Path("masks/raw"), "learned": Path("masks/learned")}

@@ -10,8 +10,9 @@ from evaluation.teacher_quality import knn_correct, knn_metrics
 from images.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from images.dataset import DecodedImages, WholeImages
 from jobs.fingerprint import fingerprint
+from jobs.metrics import write_metrics
 from jobs.scratch import Scratch
-from jobs.stage import run, write_metrics
+from jobs.stage import run
 from models.teachers import architecture_of, build, load_teacher, statistics_of
 from models.vit import initialise
 from shards.files import write_rows

@@ -8,8 +8,9 @@ from evaluation.finetuning import CROP, finetune
 from evaluation.predictions import Predictions, write_predictions
 from evaluation.probing import features_of_splits, metrics_of, probe
 from jobs.fingerprint import fingerprint
+from jobs.metrics import write_metrics
 from jobs.scratch import Scratch
-from jobs.stage import run, write_metrics
+from jobs.stage import run
 from training.compute import set_up
 from training.encoders import load_encoder
 

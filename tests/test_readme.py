@@ -11,7 +11,7 @@ import typer
 from config.params import read_yaml
 from config.presets import preset_names
 from pipeline.cli import app
-from shards.arrays import MaskCache
+from shards.mask_cache import MaskCache
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from jobs.stage import note
+from jobs.record import note
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ import torch
 
 from jobs.cluster.spreading import Make
 from parts.attention import extract_all
-from shards.arrays import ArrayShardWriter, MaskCacheWriter
+from shards.arrays import ArrayShardWriter
 from shards.files import whole_folder
 from shards.folders import bind_folders
 from shards.image_shards import Shard
+from shards.mask_cache import MaskCacheWriter
 from training.compute import set_up
 from training.teacher import FrozenTeacher
 

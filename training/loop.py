@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import torch
 
 from jobs.cluster.distributed import ALONE, Processes
+from jobs.progress import Meter
 from jobs.scratch import Scratch
-from jobs.stage import Meter, Terminated, Termination
+from jobs.stage import Terminated, Termination
 from training.adamw import AdamW
 from training.randomness import seed_of
 

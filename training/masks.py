@@ -9,7 +9,7 @@ import torch
 from images.augmentation import crop_labels
 from parts.masking import attention_mask, block_mask, hidden_ratio_std, random_mask, semantic_mask
 from parts.schedules import alpha_at
-from shards.arrays import MaskCache
+from shards.mask_cache import MaskCache
 from shards.seals import MANIFEST, read_sealed
 
 ATTMASK_MODES = {"attmask_high": "high", "attmask_hint": "hint"}

@@ -11,8 +11,8 @@ import torch
 from jobs.cluster.spreading import Make
 from jobs.fingerprint import digest_of
 from parts.attention import extract_all
-from shards.arrays import MaskCacheWriter
 from shards.image_shards import Shard
+from shards.mask_cache import MaskCacheWriter
 from training.compute import set_up
 from training.part_model import FrozenParts
 from training.teacher import FrozenTeacher

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from jobs.cluster import loopback
-from jobs.stage import torchrun_rank
+from jobs.record import torchrun_rank
 
 # Opened here, because nothing may be opened between fork and exec.
 _LIBC = ctypes.CDLL(None)

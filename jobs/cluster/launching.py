@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from config.params import Runtime
 from jobs.cluster.distributed import WRITER, die_with_parent
 from jobs.cluster.loopback import BACKEND
-from jobs.stage import MISTAKE, SAVED, Terminated, torchrun_rank
+from jobs.record import torchrun_rank
+from jobs.stage import MISTAKE, SAVED, Terminated
 
 
 def launched(module: str, arguments: Sequence[str], *, world_size: int, runtime: Runtime) -> bool:

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Protocol
 
 from config.params import Runtime
 from jobs.kept_shards import KeptShards
-from jobs.stage import Meter, note, noted
+from jobs.progress import Meter
+from jobs.record import note, noted
 
 # Writes one shard to its `target`, whole or not at all, and yields numbers of images as they are done.
 Make = Callable[..., Iterator[int]]

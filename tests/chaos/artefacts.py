@@ -17,14 +17,16 @@ from config.presets import compose, write_params
 from evaluation.predictions import Predictions, read_predictions, write_predictions
 from images.sources.preparation import write_rejected
 from jobs.kept_shards import KeptShards
+from jobs.metrics import write_metrics
 from jobs.notes import read_note, write_note
+from jobs.record import note_written
 from jobs.recorded import check_recorded
 from jobs.scratch import Scratch
-from jobs.stage import note_written, write_metrics
 from models.teachers import build
-from shards.arrays import ArrayShards, ArrayShardWriter, MaskCache, MaskCacheWriter
+from shards.arrays import ArrayShards, ArrayShardWriter
 from shards.files import read_json, whole_file, whole_folder, write_rows, write_text
 from shards.image_shards import SPLITS, ImageShards, ImageShardWriter
+from shards.mask_cache import MaskCache, MaskCacheWriter
 from stages.prepare_data import read_order, write_order
 from training.encoders import load_weights, save_model
 from training.snapshots import Snapshots, read_snapshots

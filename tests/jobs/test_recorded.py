@@ -2,8 +2,8 @@ import os
 
 import pytest
 
+from jobs.record import NOTES
 from jobs.recorded import check_recorded
-from jobs.stage import NOTES
 from shards.files import md5_of, write_json
 
 PATH = "metrics/probe/mae-0.json"

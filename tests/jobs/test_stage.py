@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 
-from jobs.stage import peak_mib
+from jobs.record import peak_mib
 from tests.conftest import ROOT
 
 STAGE = "from jobs.stage import note, run; run(lambda: note(device='{}'))"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.stage import note
+from jobs.record import note
 from shards.arrays import ArrayShardWriter
 
 

@@ -17,9 +17,9 @@ from models.teachers import build
 from models.vit import initialise
 from parts.masking import random_mask
 from reports import figures
-from shards.arrays import MaskCacheWriter
 from shards.files import write_json, write_rows
 from shards.image_shards import ImageShardWriter
+from shards.mask_cache import MaskCacheWriter
 from shards.seals import write_sealed
 from training.encoders import save_model
 from training.snapshots import Snapshots

@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from reports.dissection import dissect, inputs_of, load_decoder
-from shards.arrays import ArrayShards, MaskCache
+from shards.arrays import ArrayShards
 from shards.image_shards import ImageShards
+from shards.mask_cache import MaskCache
 from tests.reports.conftest import GRID, PARTS, write_part_model
 from training.part_model import FrozenParts
 from training.teacher import FrozenTeacher

@@ -4,7 +4,7 @@ import pytest
 from config.groups import Arm
 from parts.schedules import alpha_at
 from reports.mask_statistics import ALPHAS, POINTS, draw, hidden_spread, open_masks, shown_progress
-from shards.arrays import MaskCacheWriter
+from shards.mask_cache import MaskCacheWriter
 from shards.seals import write_sealed
 
 IDS = np.arange(1, 61, dtype=np.uint64)

@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from shards.arrays import PAGE_ROWS, VERSION, ArrayShards, ArrayShardWriter, MaskCache, MaskCacheWriter
+from shards.arrays import PAGE_ROWS, VERSION, ArrayShards, ArrayShardWriter
 from shards.folders import bind_folders, is_intact, join_shards
+from shards.mask_cache import MaskCache, MaskCacheWriter
 from shards.seals import read_sealed, write_sealed
 
 

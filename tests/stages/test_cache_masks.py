@@ -15,9 +15,9 @@ from PIL import Image
 import training.part_labels
 from models.part_learner import PartLearner
 from parts.attention import extract_all
-from shards.arrays import MaskCache
 from shards.files import read_json, write_text
 from shards.image_shards import SPLITS, ImageShards
+from shards.mask_cache import MaskCache
 from tests.conftest import ROOT, run_stage
 from tests.stages.streaming import (
     LEARNER,

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 import jobs.cluster.spreading
-from jobs.stage import Meter
+from jobs.progress import Meter
 from tests.conftest import run_stage
 from tests.stages.streaming import flip, names, write_job, write_runtime
 

@@ -16,9 +16,9 @@ from evaluation.predictions import NOT_ASKED, read_predictions
 from jobs.fingerprint import digest_of
 from models.mae import MaskedAutoencoder
 from models.vit import initialise
-from shards.arrays import MaskCache, MaskCacheWriter
 from shards.files import read_json
 from shards.image_shards import ImageShards
+from shards.mask_cache import MaskCache, MaskCacheWriter
 from tests.conftest import ROOT, expand, run_stage
 from training.pretraining import ARCHITECTURE
 from training.randomness import generator

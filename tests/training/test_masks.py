@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from config.params import load_params
-from shards.arrays import VERSION, MaskCacheWriter
+from shards.arrays import VERSION
+from shards.mask_cache import MaskCacheWriter
 from shards.seals import MANIFEST, write_sealed
 from training.masks import ArmMasks, draw_mask
 from training.randomness import generator

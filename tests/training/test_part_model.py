@@ -1,8 +1,9 @@
 import numpy as np
 import torch
 
-from shards.arrays import ArrayShards, MaskCache
+from shards.arrays import ArrayShards
 from shards.image_shards import ImageShards
+from shards.mask_cache import MaskCache
 from training.part_model import FrozenParts
 
 

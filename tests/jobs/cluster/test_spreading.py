@@ -20,7 +20,8 @@ from config.params import load_runtime
 from jobs.cluster.ray_workers import OWN, PROBE_SECONDS, _room
 from jobs.cluster.spreading import Task, Work, make_missing
 from jobs.kept_shards import KeptShards
-from jobs.stage import Meter, noted
+from jobs.progress import Meter
+from jobs.record import noted
 from tests.conftest import ROOT, wait_until
 from tests.pipeline.shard_maker import make, making
 
