@@ -144,9 +144,10 @@ def check() -> None:
 @app.command()
 def summary() -> None:
     """Print the comparison table and where everything lies."""
+    from pipeline.tracking.replay import tracking_uri
     from reports.table import print_summary
 
-    print_summary(Path())
+    print_summary(Path(), tracking_uri())
 
 
 @app.command()
@@ -155,7 +156,7 @@ def compare(
     after: Annotated[str, typer.Argument(help="another one")] = "workspace",
 ) -> None:
     """Show what two commits or experiments differ in: parameters, data, code and results."""
-    from reports.revisions import print_changes
+    from pipeline.revisions import print_changes
 
     print_changes(before, after)
 

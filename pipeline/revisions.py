@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from rich import box
+from rich.console import Console
+from rich.table import Table
 from ruamel.yaml import YAML
 
 from pipeline.tracking.stage_runs import flatten
@@ -66,3 +69,43 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
 def shown_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics without their errors and intervals."""
     return {name: value for name, value in metrics.items() if not name.endswith(LEFT_OUT)}
+
+
+def print_changes(before: str, after: str, console: Console | None = None) -> None:
+    """Print a table each of the parameters, inputs and results that differ, or that none does."""
+    console = console or Console()
+    one, other = read_revision(before), read_revision(after)
+    for title, found in (
+        ("parameters", changes(one.params, other.params)),
+        ("data and code", changes(_short(one.inputs), _short(other.inputs))),
+        ("results", changes(shown_metrics(one.metrics), shown_metrics(other.metrics))),
+    ):
+        if found:
+            console.print(_table(title, found, before, after))
+        else:
+            console.print(f"{title}: the same in {before} and {after}")
+
+
+def _short(hashes: dict[str, str]) -> dict[str, str]:
+    return {name: value[:12] for name, value in hashes.items()}
+
+
+def _table(title: str, found: list[Change], before: str, after: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    table.add_column("name", overflow="fold")
+    for name in (before, after, "change"):
+        table.add_column(name, justify="right", overflow="fold")
+    for change in found:
+        table.add_row(change.name, *map(_told, (change.before, change.after)), _difference(change))
+    return table
+
+
+def _told(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _difference(change: Change) -> str:
+    numbers = all(isinstance(value, int | float) for value in (change.before, change.after))
+    return f"{change.after - change.before:+.4g}".replace("-", "−") if numbers else ""

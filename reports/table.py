@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.recorded import check_recorded
-from pipeline.tracking.replay import tracking_uri
 from reports.comparison import Row, from_csv, headline, percent, points, sentences
 from reports.results import label_of
 from reports.statistics import DIRECTION_HIGHER, DIRECTION_LOWER, HIGHER, LOWER
@@ -50,7 +49,7 @@ def part_line(metrics: Mapping[str, float]) -> str | None:
     return f"Part quality, NMI with the true parts, foreground of the test set: {', '.join(told)}" if told else None
 
 
-def print_summary(root: Path, console: Console | None = None) -> None:
+def print_summary(root: Path, tracking_uri: str, console: Console | None = None) -> None:
     """Print the comparison below `root` from `report/` alone; raises ValueError when it is not there, or damaged."""
     console = console or Console(highlight=False)
     check_recorded("report/comparison.csv", "report/metrics.json", root=root)
@@ -77,5 +76,5 @@ def print_summary(root: Path, console: Console | None = None) -> None:
     }
     for name, path in places.items():
         console.print(f"{name:<11} {path}", soft_wrap=True)
-    console.print(f"{'MLflow':<11} mlflow ui --backend-store-uri {tracking_uri()}", soft_wrap=True)
+    console.print(f"{'MLflow':<11} mlflow ui --backend-store-uri {tracking_uri}", soft_wrap=True)
     console.print(f"{'':<11} and then {MLFLOW_PAGE}", soft_wrap=True)

@@ -147,7 +147,7 @@ def world(tmp_path_factory):
     """The tiny world with the outs of every stage; tests copy it before they change anything (`copied_world`)."""
     folder = make_world(tmp_path_factory.mktemp("world"))
     for _, module, arguments in expand(params=load_params(folder / "params.yaml")):
-        if module != "stages.track_runs":
+        if module != "pipeline.tracking":
             run_stage(folder, module, arguments)
     return folder
 

@@ -40,7 +40,7 @@ def world_of(world, folder, write):
 
 def run_all(folder):
     for _, module, arguments in expand(params=load_params(folder / "params.yaml")):
-        if module != "stages.track_runs":
+        if module != "pipeline.tracking":
             run_stage(folder, module, arguments)
     return parse((folder / "report/report.html").read_text()).text
 

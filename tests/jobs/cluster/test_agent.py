@@ -58,7 +58,7 @@ print("result", json.dumps(results))
 
 def call(folder, *calls):
     """(exit code, lines for people) of `jobs.cluster.agent` for each list of arguments."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": f"{root}:{folder}", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     command = [sys.executable, "-c", CALLS, json.dumps(calls)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)

@@ -24,7 +24,7 @@ from tests.training.conftest import (
     write,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ONE_NODE = ["--nnodes=1", "--nproc-per-node=2", "--max-restarts=3"]
 
 

@@ -29,7 +29,7 @@ from tests.training.conftest import (
     write_runtime,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OPTIONS = {
     "partition": "gpu", "minutes": 7, "gpus_per_node": 1, "cpus_per_task": 3, "options": {"account": "vision"},
 }  # fmt: skip

@@ -10,7 +10,7 @@ from dvc.repo import Repo
 from rich.console import Console
 
 from config.presets import read_document, write_params
-from reports.revisions import print_changes
+from pipeline.revisions import print_changes
 from tests.conftest import run_stage
 
 
