@@ -163,5 +163,5 @@ def test_stage__writes_what_an_earlier_run_wrote(outs, files, html, tmp_path):
     assert metrics["semmae/hidden_ratio_std/1"] > metrics["semmae/hidden_ratio_std/0"]
     assert metrics["parts/learned/nmi_foreground"] == 0.3
     assert metrics["teacher/knn_accuracy"] == 0.52
-    print_summary(root, Console(file=io.StringIO()))
+    print_summary(root, "sqlite:///tracking/mlflow.db", Console(file=io.StringIO()))
     assert (root / "report/curves.csv").read_text().startswith("arm,seed,step")

@@ -25,7 +25,7 @@ def root(outs, tmp_path_factory):
 
 def printed(root):
     out = io.StringIO()
-    print_summary(root, Console(file=out, width=80, highlight=False))
+    print_summary(root, "sqlite:///tracking/mlflow.db", Console(file=out, width=80, highlight=False))
     return out.getvalue()
 
 
@@ -50,7 +50,7 @@ def test_print_summary__keeps_a_verdict_on_one_line(root):
 
 def test_print_summary__without_a_report_says_what_to_run(tmp_path):
     with pytest.raises(ValueError, match=r"comparison\.csv: not found; run `dvc repro`"):
-        print_summary(tmp_path)
+        print_summary(tmp_path, "sqlite:///tracking/mlflow.db")
 
 
 def test_part_line__is_absent_without_part_labels():
@@ -59,7 +59,7 @@ def test_part_line__is_absent_without_part_labels():
 
 def test_print_summary__needs_no_heavy_import(root):
     code = (
-        "import pathlib, sys; from reports.table import print_summary; print_summary(pathlib.Path(sys.argv[1]))\n"
+        "import pathlib, sys; from reports.table import print_summary; print_summary(pathlib.Path(sys.argv[1]), 'sqlite:///t.db')\n"
         "heavy = {'torch', 'scipy', 'matplotlib', 'pandas', 'mlflow', 'pyarrow'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
