@@ -6,7 +6,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: run test lint audit bench chaos deps clean
+.PHONY: run test lint audit bench chaos clean
 
 run: $(VENV)/ready
 	semmae check
@@ -35,10 +35,6 @@ chaos: $(VENV)/ready
 	pytest tests/chaos --chaos 20 --table .semmae/chaos.md
 	pytest tests/test_resume.py --kills 20
 	pytest tests/servers/test_kills.py --walks 30 -s
-
-# Rewrite the code dependencies in dvc.yaml from the imports.
-deps: $(VENV)/ready
-	python -m jobs.code
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python >= 3.11 is needed, this is " + sys.version.split()[0] + "; set PYTHON=")'

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from config.groups import ComputeParams
-from jobs.code import code_files
+from jobs.code import code_digests
 from shards.files import sha256_of
 
 LIBRARIES = ("torch", "timm", "numpy", "pillow")
@@ -37,7 +37,7 @@ def digest_of(path: str | Path) -> str:
 
 
 def fingerprint(module: str, *, params: Mapping[str, Any], compute: ComputeParams, inputs: Iterable[str | Path]) -> str:
-    """32 hexadecimal digits over code, parameters, inputs and library versions of the job that `module` runs.
+    """32 hexadecimal digits over the code that determines the result, parameters, inputs and library versions of a job.
 
     Resume state is kept under this name: a job with any other code, parameter or input cannot find it. `SHARING` is left
     out: a run that lost a machine goes on with the others, to the bits of an unbroken run only with as many processes
@@ -45,7 +45,7 @@ def fingerprint(module: str, *, params: Mapping[str, Any], compute: ComputeParam
     """
     parts = {
         "module": module,
-        "code": {path: sha256_of(path) for path in code_files(module)},
+        "code": code_digests(module),
         "params": {**params, "compute": compute.model_dump(exclude=SHARING)},
         "inputs": {str(path): digest_of(path) for path in inputs},
         "libraries": {name: version(name) for name in LIBRARIES},

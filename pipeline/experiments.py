@@ -16,14 +16,14 @@ from typing import Any
 from config.names import EXPERIMENT, shown
 from config.presets import check, compose, preset_of, read_document, write_params
 from config.redaction import redacted
-from jobs.code import PACKAGES
+from jobs.code import ROOMS
 from jobs.notes import is_sound, read_note, write_note
 from jobs.state import STATE_FOLDER, main_worktree, state_folder
 from shards.files import write_text
 from shards.locks import lock
 
 # Files in these that git does not know yet are code as well.
-CODE_FOLDERS = (*PACKAGES, "presets")
+CODE_FOLDERS = (*ROOMS, "presets")
 RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
 
 

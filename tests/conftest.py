@@ -16,7 +16,7 @@ import pytest
 
 from config.params import load_params, read_yaml
 from config.presets import compose, write_params
-from jobs.code import PACKAGES, module_of
+from jobs.code import ROOMS, module_of
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -123,7 +123,7 @@ def run_stage(folder, module, arguments=()):
 
 def make_world(folder, **changes):
     """A repository with the project's code and tiny parameters, and no outs."""
-    for name in (*PACKAGES, "presets"):
+    for name in (*ROOMS, "presets"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "runtime.yaml"):
         shutil.copyfile(ROOT / name, folder / name)

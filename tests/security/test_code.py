@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from jobs.code import PACKAGES
+from jobs.code import ROOMS
 from tests.conftest import ROOT
 
 MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "yaml", "commands"}
@@ -64,7 +64,7 @@ def test_findings__know_what_is_harmless():
 def test_code__does_none_of_it_but_for_the_exceptions():
     found = {
         (path.relative_to(ROOT).as_posix(), what)
-        for package in (*PACKAGES, "benchmarks")
+        for package in (*ROOMS, "benchmarks")
         for path in (ROOT / package).rglob("*.py")
         for what in findings(path.read_text(encoding="utf-8"))
     }
