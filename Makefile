@@ -1,21 +1,28 @@
 # `make run` and `make test` are all that a new user needs.
 PYTHON ?= python3
 VENV := .venv
+# Of the tests, side by side.
+WORKERS ?= 2
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: run test lint audit bench chaos clean
+.PHONY: run test test-all lint audit bench chaos clean
 
 run: $(VENV)/ready
 	semmae check
 	dvc repro
 	semmae summary
 
+# What a contributor runs before a commit: one case of every kind of promise.
 test: $(VENV)/ready
 	ruff check .
-	pytest
+	pytest -n $(WORKERS) -m 'not slow'
+
+# Everything; the former is part of it.
+test-all: $(VENV)/ready lint
+	pytest -n $(WORKERS)
 
 lint: $(VENV)/ready
 	ruff check .

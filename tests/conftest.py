@@ -5,14 +5,17 @@ import importlib
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 # Not within a test: its logger keeps the stdout that it finds at its first import.
 import dvc.repo
 import pytest
+from filelock import FileLock
 
 from config.params import load_params, read_yaml
 from config.presets import compose, write_params
@@ -43,6 +46,22 @@ TINY = {
     "compare": {"resamples": 100, "pictures": 3, "mask_images": 20},
     "compute": {"threads": 1, "device": "cpu"},
 }  # fmt: skip
+
+
+def pytest_configure(config):
+    # A shell's background job ignores SIGINT, and so would every child that a test interrupts.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Walks of one test worker do not wait for the cores of another.
+    os.environ.setdefault("SEMMAE_SLOTS", tempfile.mkdtemp(prefix="semmae-slots-"))
+
+
+def pytest_collection_modifyitems(items):
+    """With pytest-xdist a file runs on one worker, and so does a folder whose tests share servers or a process."""
+    for item in items:
+        path = item.path.relative_to(ROOT)
+        shared = path.parts[1] if path.parts[1] in ("servers", "chaos") else path.as_posix()
+        item.add_marker(pytest.mark.xdist_group(shared))
 
 
 def pytest_addoption(parser):
@@ -144,11 +163,21 @@ def make_world(folder, **changes):
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """The tiny world with the outs of every stage; tests copy it before they change anything (`copied_world`)."""
-    folder = make_world(tmp_path_factory.mktemp("world"))
-    for _, module, arguments in expand(params=load_params(folder / "params.yaml")):
-        if module != "pipeline.tracking":
-            run_stage(folder, module, arguments)
+    """The tiny world with the outs of every stage; tests copy it before they change anything (`copied_world`).
+
+    The workers of pytest-xdist share one: the first makes it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "world"
+    with FileLock(f"{folder}.lock"):
+        if not folder.with_suffix(".ready").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make_world(folder)
+            for _, module, arguments in expand(params=load_params(folder / "params.yaml")):
+                if module != "pipeline.tracking":
+                    run_stage(folder, module, arguments)
+            folder.with_suffix(".ready").touch()
     return folder
 
 
