@@ -39,16 +39,7 @@ def main() -> None:
         images = TrainingImages(
             shards, params.pretrain.decode_size, window=params.pretrain.shuffle_images, ram_gib=runtime.ram_gib
         )
-        masks = ArmMasks(
-            folder,
-            ids=images.ids,
-            mask=arm.mask,
-            schedule=arm.schedule,
-            gamma=arm.gamma,
-            background=arm.background,
-            ratio=params.pretrain.mask_ratio,
-            hint_share=params.pretrain.hint_share,
-        )
+        masks = ArmMasks(folder, arm, ids=images.ids, ratio=group.mask_ratio, hint_share=group.hint_share)
         task = Pretraining(
             images,
             masks,

@@ -22,7 +22,7 @@ SOURCES = {"raw": Path("masks/raw"), "learned": Path("masks/learned")}
 
 def select(arm: Arm, folder: Path) -> None:
     """Write `folder` (`arms/ARM`) in the format of the mask cache; kind is labels, ranks or none."""
-    if arm.mask == "parts":
+    if arm.maps == "labels":
         source = SOURCES[arm.parts]
         # Linked without being read: damage would be found in the copy alone, and stand again in every new one.
         if not is_intact(source):
@@ -30,7 +30,7 @@ def select(arm: Arm, folder: Path) -> None:
         with whole_folder(folder) as target:
             for file in sorted(source.iterdir()):
                 link_or_copy(file, target / file.name)
-    elif arm.mask.startswith("attmask"):
+    elif arm.maps == "ranks":
         write_ranks(ArrayShards("attention/all"), folder)
     else:
         with whole_folder(folder) as target:

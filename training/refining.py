@@ -23,7 +23,6 @@ from models.part_losses import (
     slot_loss,
     token_loss,
     usage_loss,
-    vgg_loss,
 )
 from parts.clustering import distances, k_means, whitening
 from parts.foreground import attention_foreground, border_foreground
@@ -49,7 +48,6 @@ RANDOM_SCALE, CLASS_SCALE = 0.3, 0.5
 VIEW_SCALE, VIEW_RATIO = (0.5, 1.0), (0.8, 1.25)
 
 Features = Callable[[Tensor], tuple[Tensor, Tensor]]
-Activations = Callable[[Tensor], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class Refining:
 
     last_block: parameters of the teacher's last block, for the initialisation from its heads. features: the teacher's class
     token (B, D) and patch tokens (B, L, D), of the stored layer, of images (B, 3, h, w) in [0, 1]; needed for the perceptual
-    loss of the teacher and the equivariance loss alone. vgg: needed for the perceptual loss of VGG-16 alone.
+    and the equivariance loss alone.
     """
 
     def __init__(
@@ -124,9 +122,8 @@ class Refining:
         last_block: Mapping[str, Tensor],
         features: Features | None,
         compute: Compute,
-        vgg: Activations | None = None,
     ) -> None:
-        self.data, self.group, self.features, self.compute, self.vgg = data, group, features, compute, vgg
+        self.data, self.group, self.features, self.compute = data, group, features, compute
         width = data.tokens.shape[2]
         self.config = {
             "grid": list(data.grid),
@@ -235,8 +232,8 @@ class Refining:
             losses["reconstruction_loss"] = F.mse_loss(images.float(), pixels)
             loss = loss + group.reconstruction_weight * losses["reconstruction_loss"]
         if group.perceptual != "none":
-            assert images is not None
-            losses["perceptual_loss"] = self._perceptual(images.float(), pixels, tokens)
+            assert images is not None and self.features is not None
+            losses["perceptual_loss"] = perceptual_loss(self.features(images.float())[1], tokens)
             loss = loss + group.perceptual_weight * losses["perceptual_loss"]
         if group.equivariance_weight:
             losses["equivariance_loss"] = self._equivariance(maps, self.data.pixels[indices], number)
@@ -251,14 +248,6 @@ class Refining:
             "gradient_norm": norm,
             **{name: value.detach() for name, value in losses.items()},
         }
-
-    def _perceptual(self, images: Tensor, pixels: Tensor, tokens: Tensor) -> Tensor:
-        """Distance of reconstructions from their images in the features of the teacher or of VGG-16."""
-        if self.group.perceptual == "teacher":
-            assert self.features is not None
-            return perceptual_loss(self.features(images)[1], tokens)
-        assert self.vgg is not None
-        return vgg_loss(self.vgg(images), self.vgg(pixels))
 
     def _equivariance(self, maps: Tensor, pixels: Tensor, number: int) -> Tensor:
         """Parts of a random view against the same view of the parts: both follow, so that neither can stay behind."""

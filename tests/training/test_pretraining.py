@@ -17,13 +17,7 @@ def pretraining(world: Path, processes=ALONE, **changes):
     params = load_params(world / "params.yaml")
     group, arm = params.pretrain.model_copy(update={"batch_size": 7}), params.arms.definitions["semmae"]
     images = TrainingImages(ImageShards(world / "data/shards", "train"), group.decode_size, window=32, ram_gib=0.0)
-    masks = ArmMasks(
-        world / "arms/semmae",
-        ids=images.ids,
-        ratio=group.mask_ratio,
-        hint_share=0.1,
-        **arm.model_dump(exclude={"parts"}),
-    )
+    masks = ArmMasks(world / "arms/semmae", arm, ids=images.ids, ratio=group.mask_ratio, hint_share=0.1)
     return Pretraining(
         images, masks, group, seed=0, compute=set_up(**params.compute.model_dump()), processes=processes, **changes
     )
