@@ -5,10 +5,8 @@ The split is read from the file or folder names, as Hugging Face writes them (`t
 file and row number; rows of our own shards keep their ids.
 """
 
-import contextlib
 import itertools
 import json
-import mmap
 import os
 import re
 import threading
@@ -23,10 +21,8 @@ import pyarrow.parquet as pq
 from images.decoding import Refused
 from images.sources.entries import Entry, shown
 from images.sources.items import Encoded, Item, Rejection, id_of
-from images.sources.parquet_pages import inflated_size
 from images.sources.roots import Root
 from shards.storage import AHEAD_BYTES
-from shards.urls import is_url
 
 SUFFIX = b".parquet"
 ONE_CLASS = "all"
@@ -39,6 +35,8 @@ _BATCH_ROWS = 64
 _BATCH_BYTES = 2**27
 # Pictures are compressed already, so that a column of them that inflates more is none; below the size it does no harm.
 _MOST_INFLATION, _HARMLESS_BYTES = 50, 2**26
+# The longest text of a footer in bytes, and the most entries of its lists.
+_FOOTER_LIMITS = {"thrift_string_size_limit": 2**24, "thrift_container_size_limit": 10**6}
 _LISTED_AT_ONCE = 16
 
 
@@ -104,7 +102,7 @@ class ParquetSource:
         try:
             # Opened here, because Arrow's own opening takes no name that is not UTF-8.
             file = self._root.open(path, ahead=AHEAD_BYTES if in_order else 0)
-            return pq.ParquetFile(file, pre_buffer=not in_order)
+            return pq.ParquetFile(file, pre_buffer=not in_order, **_FOOTER_LIMITS)
         except (OSError, pa.ArrowException) as error:
             reason, name = " ".join(str(error).split()), f"{self._root.name}/{os.fsdecode(path)}"
             raise ValueError(f"{name}: not a readable Parquet file ({reason}); fetch it again") from None
@@ -128,35 +126,20 @@ class ParquetSource:
         return _Listed(schema, rows, labels, paths, table["id"].to_numpy() if is_own else None)
 
     def _refuse_bomb(self, number: int, metadata: pq.FileMetaData) -> None:
-        """ValueError where a small file holds what no memory does, before any page of it is read."""
+        """ValueError where a small file says of itself that it holds more than images can: no page is read before.
+
+        The footer is believed: one that lies about its pages is found out by the memory alone.
+        """
         name, size = f"{self._root.name}/{shown(self._shards[number])}", self._sizes[number]
         if metadata.num_rows > size:
             raise ValueError(f"{name}: {metadata.num_rows} rows in {size} bytes; no row of it can be an image")
-        with self._mapped(number) as data:
-            for row_group, column in _column_chunks(metadata):
-                packed, whole = column.total_compressed_size, column.total_uncompressed_size
-                place = f"{name}: {column.path_in_schema} of row group {row_group}"
-                try:
-                    whole = whole if data is None else max(whole, inflated_size(data, column))
-                except ValueError as error:
-                    raise ValueError(f"{place}: {error}; fetch it again") from None
-                if whole > max(_HARMLESS_BYTES, _MOST_INFLATION * packed):
-                    raise ValueError(
-                        f"{place} inflates from {packed} to {whole} bytes, more than {_MOST_INFLATION} times; "
-                        "encoded images do not"
-                    )
-
-    @contextlib.contextmanager
-    def _mapped(self, number: int) -> Iterator[mmap.mmap | None]:
-        """The bytes of a file; None for an object: its footer is believed, and its pages are not fetched to be measured."""
-        if is_url(self._root.name):
-            yield None
-            return
-        with (
-            self._root.open(self._shards[number]) as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
-            yield data
+        for row_group, column in _column_chunks(metadata):
+            packed, whole = column.total_compressed_size, column.total_uncompressed_size
+            if packed > size or whole > max(_HARMLESS_BYTES, _MOST_INFLATION * packed):
+                raise ValueError(
+                    f"{name}: {column.path_in_schema} of row group {row_group} inflates from {packed} to {whole} bytes in "
+                    f"a file of {size}; images inflate less than {_MOST_INFLATION} times; leave the file out or fetch it again"
+                )
 
     def _check(self, number: int, schema: pa.Schema) -> None:
         """ValueError where a shard lacks the columns; it names what is missing and what there is."""
