@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from config.groups import Arm
-from images.order import ShuffledOrder
+from images.stream import ShuffledOrder
 from jobs.record import peak_mib
 from shards.arrays import PAGE_ROWS
 from shards.files import write_json

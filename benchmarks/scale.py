@@ -62,9 +62,8 @@ def preparing(folder: Path) -> dict[str, float]:
 
 def prepare(source: Path, target: Path) -> None:
     """The stage without its parameters: all images of a folder into image shards."""
-    from images.sources.preparation import fill_shards
-    from images.sources.source import open_source
-    from images.sources.splits import assign_splits
+    from images.sources.items import assign_splits
+    from images.sources.preparation import fill_shards, open_source
     from shards.image_shards import ImageShardWriter
 
     found = open_source(str(source), image_column="image", label_column="label")

@@ -9,9 +9,8 @@ import numpy as np
 
 from config.names import arguments
 from config.params import load_params, load_runtime
-from images.sources.preparation import check_outcome, fill_shards, write_rejected
-from images.sources.source import open_source
-from images.sources.splits import assign_splits
+from images.sources.items import assign_splits
+from images.sources.preparation import check_outcome, fill_shards, open_source, write_rejected
 from jobs.metrics import write_metrics
 from jobs.progress import Meter
 from jobs.stage import run

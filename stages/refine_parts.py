@@ -44,17 +44,7 @@ def main() -> None:
             features=teacher_features(data.token_layer, compute) if needs_teacher(group) else None,
             compute=compute,
         )
-        history = train(
-            task.step,
-            steps=task.steps,
-            state={"model": task.model, "optimizer": task.optimizer, "scaler": task.scaler},
-            scratch=scratch,
-            seed=group.seed,
-            label="refine_parts",
-            batch_size=group.batch_size,
-            checkpoint_seconds=runtime.checkpoint_seconds,
-            log_seconds=runtime.log_seconds,
-        )
+        history = train(task, scratch=scratch, runtime=runtime)
         with whole_folder("part_learner") as target:
             labelling = {"label_background": group.background, "attention_mass": group.attention_mass}
             if task.decodes:

@@ -8,7 +8,7 @@ import torch
 
 from config.groups import PretrainParams
 from images.augmentation import crop_images, normalise, random_crops, random_flips, snapped
-from images.stream import ReadAhead, TrainingImages
+from images.stream import TrainingImages
 from jobs.cluster.distributed import ALONE, Processes
 from models.checkpoints import read_checkpoint
 from models.mae import MaskedAutoencoder
@@ -55,14 +55,13 @@ class Pretraining:
         masks: ArmMasks,
         group: PretrainParams,
         *,
+        label: str,
         seed: int,
         compute: Compute,
-        workers: int = 0,
-        prefetch: int = 0,
         processes: Processes = ALONE,
     ) -> None:
-        self.images, self.masks, self.group, self.seed = images, masks, group, seed
-        self.compute, self.processes = compute, processes
+        self.images, self.masks, self.group, self.label, self.seed = images, masks, group, label, seed
+        self.compute, self.processes, self.batch_size = compute, processes, group.batch_size
         self.config = {name: getattr(group, name) for name in ARCHITECTURE}
         self.model = MaskedAutoencoder(**self.config)
         initialise(self.model, generator(seed, "weights"))
@@ -77,7 +76,13 @@ class Pretraining:
         self.scaler = compute.scaler()
         self.snapshots = self._snapshots()
         self.order = images.order(seed, "order")
-        self.inputs = ReadAhead(self.prepare, steps=self.steps, workers=workers, prefetch=prefetch)
+        self.inputs = images.ahead(self.prepare, steps=self.steps)
+        self.state = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "scaler": self.scaler,
+            "snapshots": self.snapshots,
+        }
 
     def _snapshots(self) -> Snapshots:
         """Of the first training images, whole, under masks that are the same for every arm."""

@@ -114,6 +114,8 @@ class Refining:
     and the equivariance loss alone.
     """
 
+    label = "refine_parts"
+
     def __init__(
         self,
         data: PartTokens,
@@ -124,6 +126,7 @@ class Refining:
         compute: Compute,
     ) -> None:
         self.data, self.group, self.features, self.compute = data, group, features, compute
+        self.seed, self.batch_size = group.seed, group.batch_size
         width = data.tokens.shape[2]
         self.config = {
             "grid": list(data.grid),
@@ -151,6 +154,7 @@ class Refining:
         self.steps = steps_of(group.epochs, len(data), group.batch_size)
         self.optimizer = AdamW(decay_groups(self.model, group.weight_decay), lr=group.lr)
         self.scaler = compute.scaler()
+        self.state = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
 
     def _start(self, last_block: Mapping[str, Tensor]) -> None:
         """Foreground, the components that make the token targets, and the weights of step 0."""

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from images.decoding import HEAD_BYTES, Refused, may_be_image
-from images.sources.entries import Entry, shown
 from images.sources.items import Encoded, Item, Rejection, id_of
-from images.sources.roots import Root
+from images.sources.tree import Entry, Root, shown
 
 SPLIT_FOLDERS = {b"train": "train", b"val": "val", b"validation": "val", b"test": "test"}
 ONE_CLASS = "all"

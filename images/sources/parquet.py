@@ -19,9 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from images.decoding import Refused
-from images.sources.entries import Entry, shown
 from images.sources.items import Encoded, Item, Rejection, id_of
-from images.sources.roots import Root
+from images.sources.tree import Entry, Root, shown
 from shards.storage import AHEAD_BYTES
 
 SUFFIX = b".parquet"

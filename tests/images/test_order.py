@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from images.order import ShuffledOrder
+from images.stream import ShuffledOrder
 
 
 def order(group_sizes=(5, 3, 7, 1, 9, 4), window=10, key=(0, "order"), seed=0):

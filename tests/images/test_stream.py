@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from images.decoding import decode, decode_at_least
+from images.decoding import decode, decode_at_least, squeezed
 from images.sources.items import id_of
 from images.stream import ReadAhead, TrainingImages, map_ahead
 from shards.image_shards import ImageShards, ImageShardWriter
@@ -58,6 +58,22 @@ def test_batch__the_same_pixels_kept_or_streamed(shards):
         assert all(np.array_equal(a, b) for a, b in zip(one.pixels, other.pixels, strict=True))
         assert np.array_equal(one.sizes, other.sizes) and np.array_equal(one.aspect, other.aspect)
     assert len(kept._kept) == 200 and len(streamed._kept) < 3
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_hold_all__decodes_every_image_as_a_square_once_and_keeps_it(shards, monkeypatch, workers):
+    images = TrainingImages(shards, 8, ram_gib=1.0, workers=workers, decode=squeezed)
+    images.hold_all()
+    expected = [squeezed(shards.bytes(row), 8) for row in range(200)]
+    monkeypatch.setattr(shards, "bytes", None)
+    batch = images.batch(np.arange(200))
+    assert np.array_equal(np.stack(batch.pixels), np.stack([image.pixels for image in expected]))
+    assert batch.aspect.tolist() == [np.float32(image.aspect) for image in expected]
+
+
+def test_hold_all__too_large_a_set_is_refused_with_the_number(shards):
+    with pytest.raises(ValueError, match=r"200 images of 1000 x 1000 pixels need 0\.56 GiB.*ram_gib.*0\.1"):
+        TrainingImages(shards, 1000, ram_gib=0.1).hold_all()
 
 
 def test_order__each_row_group_is_read_once_an_epoch(shards, monkeypatch):

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from config.presets import compose, write_params
-from images.sources.source import open_source
+from images.sources.preparation import open_source
 from stages import prepare_data
 from tests.conftest import ROOT
 from tests.security.bombs import encoded, picture
@@ -58,7 +58,7 @@ def test_source__a_value_that_a_dictionary_holds_once_is_not_held_for_every_row_
     assert (tmp_path / "train-0.parquet").stat().st_size < 2**25
     found = run(
         """
-from images.sources.source import open_source
+from images.sources.preparation import open_source
 source = open_source(sys.argv[1], image_column="image", label_column="label")
 measured("read", lambda: sum(len(source.read(item).image) for item in source.items[:20]))
 """,

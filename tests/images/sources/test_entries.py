@@ -1,6 +1,6 @@
 import os
 
-from images.sources.entries import shown, subfolders, walk
+from images.sources.tree import shown, subfolders, walk
 
 
 def problems(root):

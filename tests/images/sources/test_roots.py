@@ -3,9 +3,8 @@
 import pytest
 
 from images.decoding import Refused
-from images.sources.entries import Entry
-from images.sources.roots import FolderRoot, StoreRoot, root_of
-from images.sources.source import open_source, write_listing
+from images.sources.preparation import open_source
+from images.sources.tree import Entry, FolderRoot, StoreRoot, root_of, write_listing
 from tests.images.sources.test_folder import draw
 from tests.images.sources.test_parquet import rows, write
 

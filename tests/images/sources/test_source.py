@@ -3,8 +3,8 @@ import os
 import pytest
 
 from images.sources.items import Item
-from images.sources.roots import FolderRoot
-from images.sources.source import _check_ids, list_entries, open_source, unhashable_entries, write_listing
+from images.sources.preparation import _check_ids, open_source
+from images.sources.tree import FolderRoot, list_entries, unhashable_entries, write_listing
 from tests.images.sources.test_folder import draw
 from tests.images.sources.test_parquet import rows, write
 
