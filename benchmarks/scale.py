@@ -118,9 +118,8 @@ def networks() -> dict[str, float]:
     from models.vit import initialise
     from parts.attention import extract_all
     from parts.masking import random_mask
-    from training.adamw import AdamW
     from training.loop import update
-    from training.schedules import decay_groups
+    from training.optimiser import AdamW, decay_groups
 
     draw = torch.Generator().manual_seed(0)
     images = torch.randn(BATCH, 3, 224, 224, generator=draw)

@@ -20,12 +20,11 @@ from jobs.scratch import Scratch
 from models.classifier import Classifier, layer_decay_groups
 from models.vit import initialise
 from shards.image_shards import ImageShards
-from training.adamw import AdamW
 from training.compute import Compute
 from training.encoders import ENCODER_KEYS, load_encoder, load_weights
 from training.loop import train, update
+from training.optimiser import AdamW, set_lr, warmup_cosine
 from training.randomness import generator, seed_of, steps_of
-from training.schedules import set_lr, warmup_cosine
 
 # What fine-tuning takes from the group of pretraining.
 CROP = {"decode_size", "shuffle_images", "crop_ratio"}

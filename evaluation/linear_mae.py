@@ -14,8 +14,8 @@ from models.vit import VisionTransformer
 from training.compute import Compute
 from training.encoders import features
 from training.loop import update
+from training.optimiser import set_lr, warmup_cosine
 from training.randomness import generator, steps_of
-from training.schedules import set_lr, warmup_cosine
 
 # MAE's probe does not clip; `update` takes a bound.
 NO_CLIP = float("inf")

@@ -16,11 +16,10 @@ from models.classifier import layer_decay_groups
 from models.segmenter import Segmenter, resized_positions
 from models.vit import VisionTransformer, initialise
 from shards.image_shards import ImageShards
-from training.adamw import AdamW
 from training.compute import Compute
 from training.loop import update
+from training.optimiser import AdamW, set_lr, warmup_cosine
 from training.randomness import generator, steps_of
-from training.schedules import set_lr, warmup_cosine
 
 
 class Segmentation:

@@ -10,11 +10,10 @@ from models.ibot import SelfDistillation
 from models.teachers import build
 from models.vit import initialise, sincos_positions
 from parts.masking import block_mask
-from training.adamw import AdamW
 from training.compute import Compute
 from training.loop import update
+from training.optimiser import AdamW, cosine_between, decay_groups, set_lr, warmup_cosine
 from training.randomness import batch_indices, generator, steps_of
-from training.schedules import cosine_between, decay_groups, set_lr, warmup_cosine
 
 CROP_RATIO = (3 / 4, 4 / 3)
 BOTTLENECK = 64

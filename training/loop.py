@@ -12,7 +12,7 @@ from jobs.cluster.distributed import ALONE, Processes
 from jobs.progress import Meter
 from jobs.scratch import Scratch
 from jobs.stage import Terminated, Termination
-from training.adamw import AdamW
+from training.optimiser import AdamW
 from training.randomness import seed_of
 
 HISTORY_POINTS = 200

@@ -15,12 +15,11 @@ from models.mae import MaskedAutoencoder
 from models.start import start_from
 from models.vit import initialise
 from parts.masking import random_mask
-from training.adamw import AdamW
 from training.compute import Compute
 from training.loop import update
 from training.masks import ArmMasks
+from training.optimiser import AdamW, decay_groups, set_lr, warmup_cosine
 from training.randomness import generator, steps_of
-from training.schedules import decay_groups, set_lr, warmup_cosine
 from training.snapshots import Snapshots
 
 SHOWN = 4

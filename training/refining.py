@@ -28,12 +28,11 @@ from parts.clustering import distances, k_means, whitening
 from parts.foreground import attention_foreground, border_foreground
 from shards.arrays import ArrayShards
 from shards.image_shards import ImageShards
-from training.adamw import AdamW
 from training.compute import Compute
 from training.encoders import load_weights
 from training.loop import update
+from training.optimiser import AdamW, decay_groups, set_lr, warmup_cosine
 from training.randomness import batch_indices, generator, steps_of
-from training.schedules import decay_groups, set_lr, warmup_cosine
 
 # Patches that whitening and k-means see: beyond this the centres no longer move.
 SAMPLE = 20_000

@@ -185,20 +185,14 @@ def root_of(place: str | Path) -> Root:
     return FolderRoot(place)
 
 
-def list_entries(root: Root) -> Iterator[tuple[bytes, int, str]]:
-    """(raw relative path, size in bytes, version) of everything below a root, files and faults."""
-    for entry in root.walk():
-        yield entry.path, entry.size, entry.version
-
-
 def write_listing(root: Root, out: str | Path) -> None:
     """Write a text file that changes when an entry below `root` does: what DVC watches in its place.
 
     A line an entry, sorted: percent-encoded path, size, and modification time in ns or ETag, between tabs.
     """
     with whole_file(out, "w") as file:
-        for path, size, version in sorted(list_entries(root)):
-            file.write(f"{quote_from_bytes(path, safe='/')}\t{size}\t{version}\n")
+        for entry in sorted(root.walk(), key=lambda entry: (entry.path, entry.size, entry.version)):
+            file.write(f"{quote_from_bytes(entry.path, safe='/')}\t{entry.size}\t{entry.version}\n")
 
 
 def unhashable_entries(root: str | Path) -> list[tuple[str, str]]:

@@ -10,8 +10,8 @@ from jobs.scratch import Scratch
 from jobs.stage import Terminated
 from shards.seals import sealed_file
 from training import loop
-from training.adamw import AdamW
 from training.loop import NonFiniteLoss, train, update
+from training.optimiser import AdamW
 from training.randomness import generator
 
 
