@@ -30,12 +30,12 @@ def random_crops(
 ) -> Tensor:
     """Random boxes (n, 4) float32 of n `rows` of a batch by the law of torchvision's RandomResizedCrop.
 
-    batch, rows: boxes are drawn for so many images, and those of `rows` returned, by default all: a process that has a part
-    of the batch gets the boxes that it has where one process has all of it.
+    batch, rows: boxes are drawn for a batch of so many images, and those of `rows` are returned, by default all. So a
+    process that has a part of the batch gets the same boxes as one that has all of it.
 
     scale: range of the crop's share of the image area, uniform.
     ratio: range of the crop's width / height in the pixels of the original, log-uniform.
-    aspect: (n,) width / height of each original, since a stored square says nothing of it.
+    aspect: (n,) width / height of each original, which a stored square does not show.
     A crop that does not fit is drawn again, up to ten times; then it is the largest centred one within `ratio`.
     Raises ValueError on a scale outside (0, 1], a ratio that is not positive, or a range that falls.
     Differs: sizes and places are not rounded to whole pixels; `snapped` does.

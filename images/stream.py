@@ -122,8 +122,8 @@ class ShuffledOrder:
     An epoch permutes the groups (rows that lie together in a file), cuts their sequence into windows of at least `window`
     images, and permutes the images of each window. So a reader needs the encoded images of two windows at a time, and a set
     that is no larger than the window is permuted whole, whatever its files look like. The batches of an epoch follow those
-    of the one before without a gap. Any position is found from its number alone, so the number of the step is all that a
-    checkpoint needs to know of the data. Memory: the groups and four windows.
+    of the one before without a gap. Rows follow from the position alone, so a checkpoint needs to hold nothing of the data but
+    the number of the step. Memory: the groups and four windows.
 
     storage: (N,) row numbers in the order of the files. group_sizes: rows of each group, which sum to N.
     """
@@ -142,15 +142,15 @@ class ShuffledOrder:
 
     def rows(self, first: int, count: int) -> np.ndarray:
         """Rows (count,) int64 of the positions first .. first + count - 1, counted over all epochs."""
-        found = []
+        parts = []
         while count > 0:
             epoch, place = divmod(first, len(self.storage))
             _, starts = self._epoch(epoch)
             window = int(np.searchsorted(starts, place, side="right")) - 1
             rows = self._rows(epoch, window)[place - starts[window] :][:count]
-            found.append(rows)
+            parts.append(rows)
             first, count = first + len(rows), count - len(rows)
-        return np.concatenate(found)
+        return np.concatenate(parts)
 
     @property
     def groups_held(self) -> int:
@@ -187,7 +187,7 @@ class ShuffledOrder:
 class ReadAhead(Generic[Made]):
     """`make(step)` as a function of the step, made by `workers` threads up to `prefetch` steps before it is called.
 
-    `make` must depend on nothing but the step, and steps come in rising order. After a jump it starts anew from there. An
+    `make` must depend on nothing but the step, and steps come in rising order. After a jump it starts again from there. An
     error in `make` is raised by the step that it belongs to.
     """
 
@@ -206,9 +206,9 @@ class ReadAhead(Generic[Made]):
 
 
 def map_ahead(make: Callable[[Item], Made], items: Iterable[Item], *, workers: int, prefetch: int) -> Iterator[Made]:
-    """`make(item)` of every item in order, made by `workers` threads up to `prefetch` items before it is asked for.
+    """`make(item)` of every item in order; `workers` threads are up to `prefetch` items ahead of the reader.
 
-    Items are taken in this thread, which holds `prefetch` + 1 of them at most; without workers `make` is called when asked.
+    Items are taken in the reader's thread, `prefetch` + 1 of them at most. Without workers that thread calls `make`.
     """
     if not workers:
         yield from map(make, items)

@@ -38,7 +38,7 @@ ARCHITECTURE = (
 
 
 class Inputs(NamedTuple):
-    """This process's part of a step: images (n, 3, h, w) normalised, mask (n, L) bool, True is hidden; what to log of all."""
+    """This process's part of a step: images (n, 3, h, w) normalised, mask (n, L) bool, True is hidden; values to log."""
 
     images: torch.Tensor
     mask: torch.Tensor
@@ -46,7 +46,10 @@ class Inputs(NamedTuple):
 
 
 class Pretraining:
-    """Model, optimiser and one step; a step is a pure function of its number and of their state."""
+    """Model, optimiser and one step; a step is a pure function of its number and of their state.
+
+    Source: MAE, section 3 and appendix A.1.
+    """
 
     def __init__(
         self,
@@ -84,7 +87,7 @@ class Pretraining:
         }
 
     def _snapshots(self) -> Snapshots:
-        """Of the first training images, whole, under masks that are the same for every arm."""
+        """Snapshots of the first training images, whole, under masks that are the same for every arm."""
         batch = self.images.batch(np.arange(min(SHOWN, len(self.images))))
         count = len(batch.rows)
         whole, upright = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(count, 4), torch.zeros(count, dtype=torch.bool)
@@ -105,10 +108,10 @@ class Pretraining:
         )
 
     def prepare(self, number: int) -> "Inputs":
-        """What step `number` sees. Order, crops and masks have streams of their own: arms of one seed see the same crops.
+        """Images and masks of step `number`. Order, crops and masks have their own streams: arms of a seed see the same crops.
 
-        Each of several processes draws for the whole batch and keeps its part, so that what is drawn depends on no number of
-        them; it reads and decodes the images of its part alone, since no crop and no mask depends on another image.
+        Each of several processes draws crops and masks for the whole batch and keeps its part, so the draws do not depend on
+        the number of processes. It decodes the images of its part alone: no crop and no mask depends on another image.
         """
         group, count = self.group, self.group.batch_size
         part = self.processes.part(count)
@@ -148,7 +151,7 @@ class Pretraining:
         return {"loss": loss, "lr": rate, "gradient_norm": norm, **self._of_all(inputs)}
 
     def _of_all(self, inputs: Inputs) -> dict[str, float | torch.Tensor]:
-        """What is logged of this process's part, as the mean over the whole batch."""
+        """The values to log as means over the whole batch, from those over this process's part."""
         if self.processes.world_size == 1:
             return dict(inputs.logged)
         share = len(inputs.images) / self.group.batch_size

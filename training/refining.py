@@ -40,7 +40,7 @@ SAMPLE = 20_000
 CHUNK = 256
 # Tries of the k-means that the part tokens start from; one alone can end with two parts of one kind.
 STARTS = 5
-# Width of random part tokens' entries and of the class token's say in them.
+# Standard deviation of random part tokens, and of the class token's weight in them.
 RANDOM_SCALE, CLASS_SCALE = 0.3, 0.5
 
 # Area shares and aspects of the views that the equivariance loss compares with their whole images.
@@ -185,7 +185,7 @@ class Refining:
         return border_foreground(torch.cat(kinds), self.data.grid, group.border_ratio)
 
     def _start_from_tokens(self, inside: Tensor, everywhere: Tensor, draw: torch.Generator) -> None:
-        """Part tokens at random, or at the centres of what is `inside` (n, D); the slot's at the mean of everything."""
+        """Start part tokens at random, or at the centres of the tokens `inside` (n, D); the slot starts at the mean of all."""
         group, parts = self.group, self.group.parts
         matrix, offset = whitening(inside, group.token_width, group.whitening)
         centres = torch.zeros(self.learner.num_maps, group.token_width)

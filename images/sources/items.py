@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, Protocol
 
 @dataclass(slots=True)
 class Item:
-    """One candidate image. `split` is train, val, test, or empty where the source does not say.
+    """One candidate image. `split` is train, val, test, or empty where the source names none.
 
-    path: raw and relative. place: what the source finds it by.
+    path: raw and relative. place: for the source, to read it again.
     """
 
     path: bytes
@@ -25,7 +25,7 @@ class Item:
 
 
 class Rejection(NamedTuple):
-    """One row of rejected.parquet; `split` and `class_name` are empty where the entry stands outside of them."""
+    """One row of rejected.parquet; `split` and `class_name` are empty for an entry outside of both."""
 
     path: str
     split: str

@@ -1,4 +1,4 @@
-"""Parquet shards of images by other hands: `struct<bytes, path>` or plain bytes, and a label.
+"""A user's Parquet shards of images: `struct<bytes, path>` or plain bytes, and a label.
 
 The split is read from the file or folder names, as Hugging Face writes them (`train-00000-of-00002.parquet`,
 `data/validation/0000.parquet`). The path of a row is its `image.path` where every row has one and all differ, otherwise
@@ -96,7 +96,7 @@ class ParquetSource:
         return Encoded(image, mask["bytes"], mask["path"])
 
     def _file(self, number: int, *, in_order: bool) -> pq.ParquetFile:
-        """in_order: its images are read from front to back; otherwise some of its columns, and a store sends no others."""
+        """in_order: for reading images from front to back; else for some columns, and a store sends only these."""
         path = self._shards[number]
         try:
             # Opened here, because Arrow's own opening takes no name that is not UTF-8.
@@ -125,9 +125,9 @@ class ParquetSource:
         return _Listed(schema, rows, labels, paths, table["id"].to_numpy() if is_own else None)
 
     def _refuse_bomb(self, number: int, metadata: pq.FileMetaData) -> None:
-        """ValueError where a small file says of itself that it holds more than images can: no page is read before.
+        """ValueError where the footer of a small file claims more than images can hold; no page is read before that.
 
-        The footer is believed: one that lies about its pages is found out by the memory alone.
+        A footer that claims too little is not detected.
         """
         name, size = f"{self._root.name}/{shown(self._shards[number])}", self._sizes[number]
         if metadata.num_rows > size:
@@ -141,13 +141,15 @@ class ParquetSource:
                 )
 
     def _check(self, number: int, schema: pa.Schema) -> None:
-        """ValueError where a shard lacks the columns; it names what is missing and what there is."""
-        name, found = shown(self._shards[number]), ", ".join(schema.names)
+        """ValueError where a shard lacks a column; it names the missing one and those of the shard."""
+        name, columns = shown(self._shards[number]), ", ".join(schema.names)
         if not _is_encoded(schema, self._image) and not _is_binary(schema, self._image):
-            raise ValueError(f"data.image_column: {name} has no column {self._image!r} of encoded images, only {found}")
+            raise ValueError(
+                f"data.image_column: {name} has no column {self._image!r} of encoded images, only {columns}"
+            )
         if self._label and self._label not in schema.names:
             raise ValueError(
-                f"data.label_column: {name} has no column {self._label!r}, only {found}; '' stands for one class"
+                f"data.label_column: {name} has no column {self._label!r}, only {columns}; '' puts all images into one class"
             )
         if self._label and pa.types.is_nested(schema.field(self._label).type):
             raise ValueError(f"data.label_column: {self._label!r} of {name} is {schema.field(self._label).type}")
@@ -223,8 +225,8 @@ def is_shard(entry: Entry) -> bool:
 def split_of(path: bytes) -> str:
     """Split that a path names, the last name first: train, val, test, or empty."""
     words = re.split(rb"[^a-z0-9]+", path.lower().removesuffix(SUFFIX))
-    found = [_SPLIT_WORDS[word.decode()] for word in words if word.decode() in _SPLIT_WORDS]
-    return found[-1] if found else ""
+    splits = [_SPLIT_WORDS[word.decode()] for word in words if word.decode() in _SPLIT_WORDS]
+    return splits[-1] if splits else ""
 
 
 def _rejection(entry: Entry) -> Rejection:

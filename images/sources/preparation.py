@@ -1,6 +1,6 @@
 """From a source to image shards: every candidate is decoded once, kept or rejected with a reason, in a fixed order.
 
-What is held in memory of every image is its id, path and hash; encoded bytes only of those that are being looked at.
+Memory: id, path and hash of every image, and the encoded bytes of the few that are being decoded.
 """
 
 import hashlib
@@ -155,7 +155,9 @@ def check_outcome(outcome: Outcome, *, max_rejected_share: float, listing: str |
     if emptied:
         of_class = Counter(row.reason for row in outcome.rejected if row.class_name == emptied[0])
         counts = ", ".join(f"{count} {reason}" for reason, count in of_class.most_common())
-        raise ValueError(f"class {emptied[0]}: no image is left ({counts}); mend or remove it; {listing} lists them")
+        raise ValueError(
+            f"class {emptied[0]}: no image is left ({counts}); add images to it or remove it; {listing} lists them"
+        )
     for split in SPLITS:
         if not any(kept_split == split for kept_split, _ in outcome.kept):
             raise ValueError(f"no image is left in {split} ({counts or 'none was there'}); {listing} lists the refused")

@@ -1,6 +1,6 @@
 """Where a user's images lie, a folder of this machine or a prefix in a store, as one tree of entries.
 
-An entry is a file, or what stands in its place with the reason why it is none: nothing below a root is passed over.
+An entry is a file, or anything else with the reason why it cannot be read: nothing below a root is left out.
 """
 
 import errno
@@ -19,11 +19,11 @@ from shards.urls import is_url
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file, or what stands in place of one.
+    """A file, or something that is none and its problem.
 
     path: raw bytes, relative, `/` between its parts. problem: empty for a regular file; otherwise `unreadable`,
-    `unreadable folder`, `broken link`, `link loop`, `not a file` or `empty folder`, and `detail` says more.
-    version: what changes when the content does, the modification time in ns or the ETag of an object.
+    `unreadable folder`, `broken link`, `link loop`, `not a file` or `empty folder`, and `detail` describes it.
+    version: changes when the content does; the modification time in ns or the ETag of an object.
     """
 
     path: bytes
@@ -51,8 +51,8 @@ def walk(root: str | bytes | Path) -> Iterator[Entry]:
     while waiting:
         folder, above = waiting.pop()
         try:
-            with os.scandir(os.path.join(base, folder)) as found:
-                names = sorted((entry.name for entry in found), reverse=True)
+            with os.scandir(os.path.join(base, folder)) as entries:
+                names = sorted((entry.name for entry in entries), reverse=True)
         except OSError as error:
             yield Entry(folder, 0, "0", "unreadable folder", error.strerror)
             continue
@@ -78,8 +78,8 @@ def walk(root: str | bytes | Path) -> Iterator[Entry]:
 
 def subfolders(root: str | bytes | Path) -> set[bytes]:
     """Names of the folders in `root`, links to folders included and hidden ones left out."""
-    with os.scandir(os.fsencode(root)) as found:
-        return {entry.name for entry in found if not entry.name.startswith(b".") and _is_folder(entry)}
+    with os.scandir(os.fsencode(root)) as entries:
+        return {entry.name for entry in entries if not entry.name.startswith(b".") and _is_folder(entry)}
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:
@@ -156,7 +156,9 @@ class StoreRoot:
 
     def __init__(self, url: str) -> None:
         self.name = url.rstrip("/")
-        self._entries = {found.path: Entry(found.path, found.size, found.version) for found in list_objects(self.name)}
+        self._entries = {
+            object.path: Entry(object.path, object.size, object.version) for object in list_objects(self.name)
+        }
 
     def walk(self) -> Iterator[Entry]:
         """Every object."""
@@ -169,7 +171,7 @@ class StoreRoot:
         return {parts[0] for parts in below if len(parts) == 2 and not parts[0].startswith(b".")}
 
     def open(self, path: bytes, *, ahead: int = AHEAD_BYTES) -> BinaryIO:
-        """The object; nothing is asked of the store before something is read."""
+        """The object; the first read sends the first request."""
         return ObjectFile(f"{self.name}/{path.decode()}", self._entries[path].size, ahead=ahead)
 
 
@@ -186,9 +188,9 @@ def root_of(place: str | Path) -> Root:
 
 
 def write_listing(root: Root, out: str | Path) -> None:
-    """Write a text file that changes when an entry below `root` does: what DVC watches in its place.
+    """Write a text file that changes when an entry below `root` does, for DVC to watch.
 
-    A line an entry, sorted: percent-encoded path, size, and modification time in ns or ETag, between tabs.
+    One line an entry, sorted: percent-encoded path, size, and modification time in ns or ETag, between tabs.
     """
     with whole_file(out, "w") as file:
         for entry in sorted(root.walk(), key=lambda entry: (entry.path, entry.size, entry.version)):
@@ -196,10 +198,10 @@ def write_listing(root: Root, out: str | Path) -> None:
 
 
 def unhashable_entries(root: str | Path) -> list[tuple[str, str]]:
-    """(path, why) of every entry that DVC stops at, or does not see.
+    """(path, reason) of every entry that DVC cannot hash or does not see.
 
-    It fails on names that are not UTF-8, broken links and unreadable files, waits for ever on a pipe, and leaves out
-    what lies behind a link to a folder, so that a change there would rerun nothing.
+    DVC fails on names that are not UTF-8, broken links and unreadable files, and hangs on a pipe. It does not follow links
+    to folders, so a change behind one would rerun nothing.
     """
     base = os.fsencode(root)
     odd = {shown(path): "a link to a folder, which DVC does not follow" for path in _linked_folders(base)}
