@@ -23,7 +23,7 @@ from torchvision.datasets import ImageFolder
 
 from images.augmentation import IMAGENET_MEAN, IMAGENET_STD, crop_images, normalise, random_crops, random_flips, snapped
 from images.sources.items import id_of
-from images.stream import ReadAhead, TrainingImages
+from images.stream import TrainingImages
 from shards.image_shards import ImageShards, ImageShardWriter
 from training.randomness import generator
 
@@ -54,7 +54,9 @@ def image_folder(folder: Path, workers: int, count: int) -> Callable[[], None]:
 
 def own(shards: Path, workers: int, ram_gib: float, count: int) -> Callable[[], None]:
     """One pass over `count` images from the shards, as `stages.pretrain` reads them."""
-    images = TrainingImages(ImageShards(shards, "train"), SIZE, window=WINDOW, ram_gib=ram_gib)
+    images = TrainingImages(
+        ImageShards(shards, "train"), SIZE, window=WINDOW, ram_gib=ram_gib, workers=workers, prefetch=PREFETCH
+    )
     order = images.order(0, "order")
     first = [0]
 
@@ -67,7 +69,7 @@ def own(shards: Path, workers: int, ram_gib: float, count: int) -> Callable[[], 
 
     def epoch() -> None:
         last = first[0] + count // BATCH
-        inputs = ReadAhead(make, steps=last, workers=workers, prefetch=PREFETCH)
+        inputs = images.ahead(make, steps=last)
         for step in range(first[0], last):
             inputs(step)
         first[0] = last

@@ -23,9 +23,8 @@ from jobs.record import peak_mib
 from models.mae import MaskedAutoencoder, split_mask
 from models.vit import initialise, patchify
 from parts.masking import random_mask, semantic_mask
-from training.adamw import AdamW
 from training.loop import update
-from training.schedules import decay_groups
+from training.optimiser import AdamW, decay_groups
 
 SHAPE = {"image_size": 224, "patch_size": 16, "width": 384, "depth": 12, "num_heads": 6}
 DECODER = {"decoder_width": 512, "decoder_depth": 8, "decoder_num_heads": 16}

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from images.order import ShuffledOrder
+from config.groups import Arm
+from images.stream import ShuffledOrder
 from jobs.record import peak_mib
 from shards.arrays import PAGE_ROWS
 from shards.files import write_json
@@ -31,9 +32,7 @@ HEADER = {
     "grid": list(GRID), "patch_size": 16, "num_parts": PARTS, "background": PARTS, "kind": "labels", "teacher": "",
     "part_learner": "",
 }  # fmt: skip
-ARM = {
-    "mask": "parts", "schedule": "intra_to_inter", "gamma": 2.0, "background": "part", "ratio": 0.75, "hint_share": 0.1,
-}  # fmt: skip
+ARM = Arm(mask="parts", parts="learned", schedule="intra_to_inter", gamma=2.0, background="part")
 # Lookups as pretraining asks for them, and the batch and window of the paper's recipe.
 BATCHES, BATCH, STEP, WINDOW = 1000, 1024, 4096, 8192
 # Photographs of 110 kB in row groups of half a MiB.
@@ -149,7 +148,7 @@ def pretraining(cache: Path, count: int) -> Facts:
 
     ids, order = shuffled(count)
     arms: list[ArmMasks] = []
-    facts = timed("an arm opens", lambda: arms.append(ArmMasks(cache, ids=ids, **ARM)))
+    facts = timed("an arm opens", lambda: arms.append(ArmMasks(cache, ARM, ids=ids, ratio=0.75, hint_share=0.1)))
     rows = [order.rows(number * BATCH % (count - BATCH), BATCH) for number in range(BATCHES)]
     facts |= timed("1M lookups in the order of training", lambda: [arms[0].maps(batch) for batch in rows])
     facts |= timed("1M lookups in the order of training, again", lambda: [arms[0].maps(batch) for batch in rows])

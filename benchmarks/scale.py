@@ -62,9 +62,8 @@ def preparing(folder: Path) -> dict[str, float]:
 
 def prepare(source: Path, target: Path) -> None:
     """The stage without its parameters: all images of a folder into image shards."""
-    from images.sources.preparation import fill_shards
-    from images.sources.source import open_source
-    from images.sources.splits import assign_splits
+    from images.sources.items import assign_splits
+    from images.sources.preparation import fill_shards, open_source
     from shards.image_shards import ImageShardWriter
 
     found = open_source(str(source), image_column="image", label_column="label")
@@ -119,9 +118,8 @@ def networks() -> dict[str, float]:
     from models.vit import initialise
     from parts.attention import extract_all
     from parts.masking import random_mask
-    from training.adamw import AdamW
     from training.loop import update
-    from training.schedules import decay_groups
+    from training.optimiser import AdamW, decay_groups
 
     draw = torch.Generator().manual_seed(0)
     images = torch.randn(BATCH, 3, 224, 224, generator=draw)

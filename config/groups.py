@@ -170,8 +170,8 @@ class RefineParams(Group):
     decoder_size: Count = Field(description="pixels of the reconstruction")
     decoder_width: Count
     reconstruction_weight: NonNegative
-    perceptual: Literal["none", "teacher", "vgg16"] = Field(
-        description="whose features compare the reconstruction with the image; vgg16 needs a network once"
+    perceptual: Literal["none", "teacher"] = Field(
+        description="whose features compare the reconstruction with the image"
     )
     perceptual_weight: Positive
     equivariance_weight: NonNegative = Field(
@@ -199,10 +199,21 @@ class CacheParams(Group):
     batch_size: Count
 
 
+# The kinds of masks, and the maps that each follows: part labels, attention ranks or none. `parts.masking.MASKS` draws them.
+MASK_KINDS = {
+    "random": "none",
+    "block": "none",
+    "parts": "labels",
+    "attmask_high": "ranks",
+    "attmask_hint": "ranks",
+    "none": "none",
+}
+
+
 class Arm(Group):
     """One way to mask: the method and its baselines differ in nothing else."""
 
-    mask: Literal["random", "block", "parts", "attmask_high", "attmask_hint", "none"] = Field(
+    mask: str = Field(
         description="none: no pretraining at all, the floor for frozen features and training from scratch for fine-tuning"
     )
     parts: Literal["none", "raw", "learned"] = Field(description="which part maps the masks follow")
@@ -210,13 +221,25 @@ class Arm(Group):
     gamma: Positive = Field(description="exponent of the schedule (SemMAE equation 6: 2)")
     background: Literal["part", "random"] = Field(description="background patches: hidden like a part, or at random")
 
+    @field_validator("mask")
+    @classmethod
+    def _check_mask(cls, mask: str) -> str:
+        if mask not in MASK_KINDS:
+            raise ValueError(f"expected one of {', '.join(MASK_KINDS)}")
+        return mask
+
     @model_validator(mode="after")
     def _check(self) -> "Arm":
-        if (self.mask == "parts") != (self.parts != "none"):
+        if (self.maps == "labels") != (self.parts != "none"):
             raise ValueError(
                 f"mask {self.mask} with parts {self.parts}: mask parts needs parts raw or learned, others none"
             )
         return self
+
+    @property
+    def maps(self) -> str:
+        """What its masks follow: `labels`, `ranks` or `none`."""
+        return MASK_KINDS[self.mask]
 
 
 class ArmsParams(BaseModel):

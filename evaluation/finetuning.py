@@ -14,18 +14,17 @@ from config.params import Runtime
 from evaluation.predictions import Predictions
 from images.augmentation import crop_images, normalise, random_crops, random_flips
 from images.dataset import WholeImages
-from images.stream import ReadAhead, TrainingImages
+from images.stream import TrainingImages
 from jobs.cluster.distributed import ALONE, Processes
 from jobs.scratch import Scratch
 from models.classifier import Classifier, layer_decay_groups
 from models.vit import initialise
 from shards.image_shards import ImageShards
-from training.adamw import AdamW
 from training.compute import Compute
 from training.encoders import ENCODER_KEYS, load_encoder, load_weights
 from training.loop import train, update
+from training.optimiser import AdamW, set_lr, warmup_cosine
 from training.randomness import generator, seed_of, steps_of
-from training.schedules import set_lr, warmup_cosine
 
 # What fine-tuning takes from the group of pretraining.
 CROP = {"decode_size", "shuffle_images", "crop_ratio"}
@@ -40,14 +39,14 @@ class Finetuning:
         folder: Path,
         group: FinetuneParams,
         *,
+        label: str,
         crop_ratio: tuple,
         seed: int,
         compute: Compute,
-        workers: int = 0,
-        prefetch: int = 0,
         processes: Processes = ALONE,
     ) -> None:
         self.images, self.group, self.seed, self.crop_ratio = images, group, seed, crop_ratio
+        self.label, self.batch_size = label, group.batch_size
         self.compute, self.processes = compute, processes
         self.rows = rows_of(processes, group)
         classes = len(images.shards.classes)
@@ -66,7 +65,7 @@ class Finetuning:
         self.optimizer = AdamW(groups, lr=self.peak)
         self.scaler = compute.scaler()
         self.order = images.order(seed, "finetune order")
-        self.inputs = ReadAhead(self.prepare, steps=self.steps, workers=workers, prefetch=prefetch)
+        self.inputs = images.ahead(self.prepare, steps=self.steps)
         self.mixup = _mixup(group, classes) if group.mixes else None
         self.erase = _random_erasing(group.random_erasing) if group.random_erasing else None
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(group.ema)) if group.ema else None
@@ -187,36 +186,30 @@ def finetune(
     runtime: Runtime,
     scratch: Scratch,
     label: str,
-    processes: Processes = ALONE,
 ) -> tuple[Finetuning, list[dict[str, float]], Predictions]:
     """Train on `train` of image shards and predict `test`: (the task, its history, what it said of the test images).
 
-    Several `processes` share both, and all have the results.
+    The processes of `scratch` share both, and all have the results.
     """
     shards = ImageShards(shards_folder, "train")
-    images = TrainingImages(shards, crop.decode_size, window=crop.shuffle_images, ram_gib=runtime.ram_gib)
+    images = TrainingImages(
+        shards,
+        crop.decode_size,
+        window=crop.shuffle_images,
+        ram_gib=runtime.ram_gib,
+        workers=runtime.workers,
+        prefetch=runtime.prefetch,
+    )
     task = Finetuning(
         images,
         pretrained,
         group,
+        label=label,
         crop_ratio=crop.crop_ratio,
         seed=seed,
         compute=compute,
-        workers=runtime.workers,
-        prefetch=runtime.prefetch,
-        processes=processes,
+        processes=scratch.processes,
     )
-    history = train(
-        task.step,
-        steps=task.steps,
-        state=task.state,
-        scratch=scratch,
-        seed=seed,
-        label=label,
-        batch_size=group.batch_size,
-        checkpoint_seconds=runtime.checkpoint_seconds,
-        log_seconds=runtime.log_seconds,
-        processes=processes,
-    )
+    history = train(task, scratch=scratch, runtime=runtime)
     test = WholeImages(ImageShards(shards_folder, "test"), task.model.image_size[0], workers=runtime.workers)
     return task, history, Predictions(test.shards.ids, test.labels, {"finetune_accuracy": task.predict_all(test)})

@@ -9,13 +9,13 @@ from torch import nn
 
 from config.evaluation_groups import LinearMaeParams
 from images.augmentation import crop_images, normalise, random_crops, random_flips
-from images.stream import ReadAhead, TrainingImages
+from images.stream import TrainingImages
 from models.vit import VisionTransformer
 from training.compute import Compute
 from training.encoders import features
 from training.loop import update
+from training.optimiser import set_lr, warmup_cosine
 from training.randomness import generator, steps_of
-from training.schedules import set_lr, warmup_cosine
 
 # MAE's probe does not clip; `update` takes a bound.
 NO_CLIP = float("inf")
@@ -35,16 +35,15 @@ class LinearMae:
         encoder: VisionTransformer,
         group: LinearMaeParams,
         *,
+        label: str,
         crop_ratio: tuple,
         seed: int,
         compute: Compute,
-        workers: int = 0,
-        prefetch: int = 0,
     ) -> None:
         from timm.optim import Lars
 
         self.images, self.encoder, self.group, self.seed, self.crop_ratio = images, encoder, group, seed, crop_ratio
-        self.compute = compute
+        self.compute, self.label, self.batch_size = compute, label, group.batch_size
         linear = nn.Linear(encoder.width, len(images.shards.classes))
         with torch.no_grad():
             linear.weight.normal_(std=INITIAL_STD, generator=generator(seed, "linear weights"))
@@ -56,7 +55,8 @@ class LinearMae:
         self.optimizer = Lars(self.model.parameters(), lr=self.peak, momentum=0.9, weight_decay=0.0)
         self.scaler = compute.scaler()
         self.order = images.order(seed, "linear order")
-        self.inputs = ReadAhead(self.prepare, steps=self.steps, workers=workers, prefetch=prefetch)
+        self.inputs = images.ahead(self.prepare, steps=self.steps)
+        self.state = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
 
     def prepare(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Views (B, 3, h, w), normalised, and classes (B,) of step `number`."""

@@ -11,16 +11,15 @@ from config.evaluation_groups import SegmentParams
 from images.augmentation import crop_images, crop_labels, normalise, random_crops, random_flips
 from images.dataset import WholeImages, decoded_masks
 from images.decoding import IGNORED_LABEL
-from images.stream import ReadAhead, TrainingImages
+from images.stream import TrainingImages
 from models.classifier import layer_decay_groups
 from models.segmenter import Segmenter, resized_positions
 from models.vit import VisionTransformer, initialise
 from shards.image_shards import ImageShards
-from training.adamw import AdamW
 from training.compute import Compute
 from training.loop import update
+from training.optimiser import AdamW, set_lr, warmup_cosine
 from training.randomness import generator, steps_of
-from training.schedules import set_lr, warmup_cosine
 
 
 class Segmentation:
@@ -34,14 +33,14 @@ class Segmentation:
         *,
         head: str,
         num_classes: int,
+        label: str,
         crop_ratio: tuple,
         seed: int,
         compute: Compute,
-        workers: int = 0,
-        prefetch: int = 0,
     ) -> None:
         self.images, self.group, self.seed, self.compute, self.crop_ratio = images, group, seed, compute, crop_ratio
         self.num_classes, self.size = num_classes, encoder.image_size
+        self.label, self.batch_size = label, group.batch_size
         self.model = Segmenter(encoder, head=head, channels=group.head_width, num_classes=num_classes)
         initialise(self.model.head, generator(seed, "segmentation weights"))
         self.model.to(compute.device)
@@ -51,7 +50,8 @@ class Segmentation:
         self.optimizer = AdamW(self._groups(), lr=self.lr)
         self.scaler = compute.scaler()
         self.order = images.order(seed, "segmentation order")
-        self.inputs = ReadAhead(self.prepare, steps=self.steps, workers=workers, prefetch=prefetch)
+        self.inputs = images.ahead(self.prepare, steps=self.steps)
+        self.state = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
 
     def _groups(self) -> list[dict]:
         """The head learns at the full rate, the encoder's blocks at less the farther they are from it."""

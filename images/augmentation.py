@@ -30,12 +30,12 @@ def random_crops(
 ) -> Tensor:
     """Random boxes (n, 4) float32 of n `rows` of a batch by the law of torchvision's RandomResizedCrop.
 
-    batch, rows: boxes are drawn for so many images, and those of `rows` returned, by default all: a process that has a part
-    of the batch gets the boxes that it has where one process has all of it.
+    batch, rows: boxes are drawn for a batch of so many images, and those of `rows` are returned, by default all. So a
+    process that has a part of the batch gets the same boxes as one that has all of it.
 
     scale: range of the crop's share of the image area, uniform.
     ratio: range of the crop's width / height in the pixels of the original, log-uniform.
-    aspect: (n,) width / height of each original, since a stored square says nothing of it.
+    aspect: (n,) width / height of each original, which a stored square does not show.
     A crop that does not fit is drawn again, up to ten times; then it is the largest centred one within `ratio`.
     Raises ValueError on a scale outside (0, 1], a ratio that is not positive, or a range that falls.
     Differs: sizes and places are not rounded to whole pixels; `snapped` does.
@@ -67,6 +67,11 @@ def random_crops(
 def random_flips(batch: int, generator: torch.Generator) -> Tensor:
     """Which views are mirrored: (batch,) bool, True half of the time."""
     return torch.rand(batch, device=generator.device, generator=generator) < 0.5
+
+
+def whole_images(count: int) -> tuple[Tensor, Tensor]:
+    """Boxes (count, 4) and flips (count,) that leave an image as it is."""
+    return torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(count, 4), torch.zeros(count, dtype=torch.bool)
 
 
 def snapped(boxes: Tensor, sizes: Tensor) -> Tensor:
@@ -179,31 +184,6 @@ def jitter_colours(
     return torch.lerp(_grey(images), images, by_saturation).clamp_(0, 1)
 
 
-def blur_images(
-    images: Tensor, *, sigma: tuple[float, float], probability: float, generator: torch.Generator
-) -> Tensor:
-    """Images (B, 3, h, w) float, each blurred by a Gaussian of its own sigma (pixels, uniform) with a probability.
-
-    At the borders the kernel is cut off and its weights sum to 1 all the same.
-    """
-    by_sigma, chance = torch.rand(2, len(images), device=generator.device, generator=generator).to(images.device)
-    sigmas = sigma[0] + by_sigma * (sigma[1] - sigma[0])
-    sigmas = torch.where(chance < probability, sigmas, 0.0).clamp(min=1e-3)[:, None, None]
-
-    def kernel(length: int) -> Tensor:
-        position = torch.arange(length, device=images.device, dtype=images.dtype)
-        weights = torch.exp(-0.5 * ((position[:, None] - position) / sigmas) ** 2)
-        return (weights / weights.sum(dim=-1, keepdim=True))[:, None]
-
-    return torch.matmul(torch.matmul(kernel(images.shape[2]), images), kernel(images.shape[3]).mT)
-
-
-def solarise(images: Tensor, *, threshold: float, probability: float, generator: torch.Generator) -> Tensor:
-    """Images (B, 3, h, w) float in [0, 1], those drawn with their values from the threshold on inverted."""
-    chance = torch.rand(len(images), 1, 1, 1, device=generator.device, generator=generator).to(images.device)
-    return torch.where((chance < probability) & (images >= threshold), 1 - images, images)
-
-
 def _centres(start: Tensor, extent: Tensor, mirrored: Tensor, count: int) -> Tensor:
     """Where the centres of `count` equal cells of a view's side lie, in shares of the image's side: (B, count)."""
     steps = (torch.arange(count, device=start.device, dtype=start.dtype) + 0.5) / count
@@ -225,8 +205,3 @@ def _grey(images: Tensor) -> Tensor:
     """The luma of RGB images: (..., 1, h, w)."""
     weights = torch.tensor(LUMA, dtype=images.dtype, device=images.device)[:, None, None]
     return (images * weights).sum(dim=-3, keepdim=True)
-
-
-def whole_images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Boxes (count, 4) and flips (count,) that leave an image as it is."""
-    return torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(count, 4), torch.zeros(count, dtype=torch.bool)

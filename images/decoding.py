@@ -1,8 +1,8 @@
-"""Bytes to pixels: the one place that decides what a picture is, what is refused, and why.
+"""Bytes to pixels. This file alone decides which files are pictures, which are refused, and why.
 
 Rules of conversion to 8-bit RGB, the same for every format:
-- CMYK, palette and greyscale pictures are converted; 16-bit grey keeps its upper 8 bits, as no file says which
-  range it uses; floating-point and LAB pixels have no agreed conversion and are refused.
+- CMYK, palette and greyscale pictures are converted; 16-bit grey keeps its upper 8 bits, as no file states
+  its range; floating-point and LAB pixels have no agreed conversion and are refused.
 - Transparent pixels are composited on white, the background that pictures of objects are mostly shown on.
 - The EXIF orientation is applied. A mask drawn on the stored, unturned picture is turned with it.
 - Of a photograph with a preview beside it (MPO, from phones) the first frame is the picture; every other file
@@ -48,7 +48,7 @@ MOST_TILE_PIXELS, MOST_PASSES = 2**24, 100
 
 
 class Refused(ValueError):
-    """A file that is not used. `reason` is one of a few fixed phrases, `detail` says more in one line.
+    """A file that is not used. `reason` is one of a few fixed phrases, `detail` one line about this file.
 
     Reasons given here: empty, not an image, truncated, damaged, animated, too large, unsupported pixels,
     mask size, damaged mask.
@@ -107,19 +107,7 @@ def decode_square(data: bytes, size: int) -> np.ndarray:
 
     data: a file that `inspect` has accepted.
     """
-    return square_and_aspect(data, size)[0]
-
-
-def square_and_aspect(data: bytes, size: int) -> tuple[np.ndarray, float]:
-    """What `decode_square` returns, and width / height of the upright picture."""
-    image = _open(data, None)
-    geometry = _geometry(image)
-    # A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves twice the size: 3.6 times as fast on photographs
-    # of 1,300 x 1,700 and within 50 dB of the full way; with less than twice the size left it is 35 dB.
-    image.draft("RGB", (2 * size, 2 * size))
-    _load(image)
-    square = _to_rgb(image).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    return np.asarray(_turned(square, geometry.turn, image.format)), geometry.width / geometry.height
+    return squeezed(data, size).pixels
 
 
 class Decoded(NamedTuple):
@@ -128,6 +116,19 @@ class Decoded(NamedTuple):
     size: tuple[int, int]
     aspect: float
     pixels: np.ndarray
+
+
+def squeezed(data: bytes, size: int) -> Decoded:
+    """The square of `decode_square` with the aspect of its original."""
+    image = _open(data, None)
+    geometry = _geometry(image)
+    # A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves twice the size: 3.6 times as fast on photographs
+    # of 1,300 x 1,700 and within 50 dB of the full way; with less than twice the size left it is 35 dB.
+    image.draft("RGB", (2 * size, 2 * size))
+    _load(image)
+    square = _to_rgb(image).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    pixels = np.asarray(_turned(square, geometry.turn, image.format))
+    return Decoded((size, size), geometry.width / geometry.height, pixels)
 
 
 def decode_at_least(data: bytes, size: int) -> Decoded:
@@ -152,10 +153,10 @@ def inspect_mask(mask: bytes, geometry: Geometry, *, max_pixels: int) -> int:
     pixels without one; it is as large as the stored or the upright picture. Raises `Refused`.
     """
     labels = _labels(mask, max_pixels)
-    found = labels.shape[::-1]
-    if found not in (geometry.stored, (geometry.width, geometry.height)):
+    size = labels.shape[::-1]
+    if size not in (geometry.stored, (geometry.width, geometry.height)):
         picture = f"picture of {geometry.width} x {geometry.height} pixels"
-        raise Refused("mask size", f"mask of {found[0]} x {found[1]}, {picture}")
+        raise Refused("mask size", f"mask of {size[0]} x {size[1]}, {picture}")
     named = labels[labels != IGNORED_LABEL]
     return int(named.max()) if named.size else -1
 
@@ -188,7 +189,7 @@ def _open(data: bytes, max_pixels: int | None) -> ImageFile.ImageFile:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise Refused("too large", str(error)) from None
-    except MemoryError:  # Says nothing of the picture: to refuse it would leave it out of the data.
+    except MemoryError:  # Not the picture's fault: to refuse it would leave it out of the data.
         raise
     except Exception as error:  # A damaged header makes the format readers raise nearly anything.
         if _certain(data[:HEAD_BYTES]):

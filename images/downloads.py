@@ -16,8 +16,8 @@ class PublicSet:
     """Where torchvision has a data set.
 
     dataset: class in `torchvision.datasets`. splits: our folder -> its arguments; a set without splits has the one
-    folder "". paths: how the image files are had: `loader` (the class takes one, and is given none), the name of the
-    attribute that lists them, or empty where the set holds arrays, which become PNG files.
+    folder "". paths: where the paths of the image files come from: `loader` (the class takes a loader, and gets one that
+    returns the path), the name of the attribute that lists them, or empty where the set holds arrays, which become PNG files.
     """
 
     dataset: str
@@ -51,7 +51,7 @@ def names() -> list[str]:
 def download(name: str, folder: str | Path) -> Path:
     """Fetch a public set into `folder` as `<split>/<class>/*` (or `<class>/*`), and return the folder.
 
-    It appears whole; what was fetched is kept beside it until then, so a broken download goes on where it stopped.
+    The folder appears whole. Downloaded files are kept beside it until then, so a broken download resumes.
     Raises ValueError for an unknown name, a folder that is there already, and a failed download.
     """
     if name not in SETS:

@@ -1,6 +1,6 @@
 """Names under which other packages keep a masked autoencoder, and the configuration files that they look for.
 
-Every function takes `config`: the keyword arguments of `models.mae.MaskedAutoencoder` or `models.classifier.Classifier`.
+`config` is always the keyword arguments of `models.mae.MaskedAutoencoder` or `models.classifier.Classifier`.
 """
 
 import re
@@ -72,8 +72,13 @@ def to_timm(state: State, config: Mapping[str, Any]) -> tuple[dict[str, torch.Te
     return kept, described
 
 
-def to_hf(state: State, config: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """(weights, config.json) of transformers' ViTMAEForPreTraining, decoder included."""
+def to_hf(
+    state: State, config: Mapping[str, Any], *, mask_ratio: float
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """(weights, config.json) of transformers' ViTMAEForPreTraining, decoder included.
+
+    mask_ratio: share of the patches that was hidden in training, which transformers hides at random by default.
+    """
     weights: dict[str, torch.Tensor] = {}
     for name, value in state.items():
         block = re.fullmatch(r"(decoder_)?blocks\.(\d+)\.(.+)", name)
@@ -109,7 +114,7 @@ def to_hf(state: State, config: Mapping[str, Any]) -> tuple[dict[str, torch.Tens
         "decoder_num_attention_heads": config["decoder_num_heads"],
         "decoder_intermediate_size": MLP_RATIO * config["decoder_width"],
         "norm_pix_loss": config["norm_pix_loss"],
-        "mask_ratio": 0.75,
+        "mask_ratio": mask_ratio,
     }
     return weights, described
 

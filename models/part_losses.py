@@ -5,7 +5,6 @@ B images, K parts (maps without the slot), S maps, L patches, C width of the tok
 """
 
 import math
-from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -64,18 +63,6 @@ def diversity_loss(maps: Tensor) -> Tensor:
 def perceptual_loss(features: Tensor, targets: Tensor) -> Tensor:
     """Mean cosine distance of a reconstruction's tokens (B, L, D) from the image's own (B, L, D)."""
     return 1 - F.cosine_similarity(features, targets, dim=2).mean()
-
-
-def vgg_loss(found: Sequence[Tensor], expected: Sequence[Tensor]) -> Tensor:
-    """Squared distance of unit-length activations: sum over channels, mean over places and depths; from 0 to 4.
-
-    Source: Zhang et al., "LPIPS", CVPR 2018, before its learned channel weights.
-    """
-    distances = [
-        (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(dim=1).mean()
-        for a, b in zip(found, expected, strict=True)
-    ]
-    return sum(distances[1:], start=distances[0]) / len(distances)
 
 
 def equivariance_loss(shares: Tensor, expected: Tensor) -> Tensor:

@@ -6,8 +6,6 @@ N images, L patches of a (gh, gw) grid, raster order.
 import torch
 from torch import Tensor
 
-FOREGROUNDS = ("attention", "border", "all")
-
 
 def attention_foreground(cls_attention: Tensor, mass: float) -> Tensor:
     """True in the smallest set of patches that holds `mass` of the class token's attention: (N, L) bool.

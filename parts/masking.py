@@ -5,6 +5,8 @@ B images, L patches (a grid gh x gw in raster order), K parts, G = K + 1 groups:
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -185,20 +187,15 @@ def hidden_ratio_std(mask: Tensor, labels: Tensor, num_parts: int) -> Tensor:
     patch do not count; the squares are divided by the number of parts. 0 where there is nothing to spread: one
     part, or all background. Near 0 for intra-part masks, up to 0.5 where whole parts are hidden.
     """
-    ratios, present = _hidden_ratios(mask, labels, num_parts)
+    assert mask.shape == labels.shape and mask.dtype == torch.bool
+    labels = labels.long()
+    size = torch.zeros(len(labels), num_parts + 1, device=labels.device)
+    hidden = torch.zeros_like(size).scatter_add_(1, labels, mask.float())[:, :num_parts]
+    size = size.scatter_add_(1, labels, torch.ones_like(labels, dtype=size.dtype))[:, :num_parts]
+    ratios, present = hidden / size.clamp(min=1), size > 0
     parts = present.sum(1).clamp(min=1)
     mean = ratios.sum(1) / parts
     return ((ratios - mean[:, None]).square().mul(present).sum(1) / parts).sqrt()
-
-
-def whole_part_shares(mask: Tensor, labels: Tensor, num_parts: int) -> tuple[Tensor, Tensor]:
-    """The shares of an image's parts that are wholly hidden and wholly visible: two (B,) float32.
-
-    Arguments and the parts that count as in `hidden_ratio_std`; both 0 for an image that is all background.
-    """
-    ratios, present = _hidden_ratios(mask, labels, num_parts)
-    parts = present.sum(1).clamp(min=1)
-    return ((ratios == 1) & present).sum(1) / parts, ((ratios == 0) & present).sum(1) / parts
 
 
 def _checked_labels(labels: Tensor, num_parts: int) -> Tensor:
@@ -273,11 +270,48 @@ def _with_hints(ranking: Tensor, total: int, hint_share: float, generator: torch
     return ranking
 
 
-def _hidden_ratios(mask: Tensor, labels: Tensor, num_parts: int) -> tuple[Tensor, Tensor]:
-    """Each part's hidden share (B, K) float32, 0 for a part without a patch, and which have one (B, K) bool."""
-    assert mask.shape == labels.shape and mask.dtype == torch.bool
-    labels = labels.long()
-    size = torch.zeros(len(labels), num_parts + 1, device=labels.device)
-    hidden = torch.zeros_like(size).scatter_add_(1, labels, mask.float())[:, :num_parts]
-    size = size.scatter_add_(1, labels, torch.ones_like(labels, dtype=size.dtype))[:, :num_parts]
-    return hidden / size.clamp(min=1), size > 0
+@dataclass(frozen=True)
+class Draw:
+    """All that the masks of a batch can depend on; each kind takes what it needs.
+
+    batch: B. grid: (gh, gw). maps: (B, L), part labels as in `semantic_mask`, attention ranks, or None for a kind without
+    maps. The others: as in the functions above. generator: on the maps' device.
+    """
+
+    batch: int
+    grid: tuple[int, int]
+    maps: Tensor | None
+    ratio: float
+    alpha: float
+    num_parts: int
+    background: str
+    hint_share: float
+    generator: torch.Generator
+
+
+def _parts(draw: Draw) -> Tensor:
+    assert draw.maps is not None
+    return semantic_mask(
+        draw.maps,
+        ratio=draw.ratio,
+        alpha=draw.alpha,
+        num_parts=draw.num_parts,
+        background=draw.background,
+        generator=draw.generator,
+    )
+
+
+def _attention(draw: Draw, mode: str) -> Tensor:
+    assert draw.maps is not None
+    scores, hints = draw.maps.float(), draw.hint_share
+    return attention_mask(scores, ratio=draw.ratio, mode=mode, hint_share=hints, generator=draw.generator)
+
+
+# How each kind of `config.groups.MASK_KINDS` that hides anything is drawn: (B, L) bool, True is hidden.
+MASKS: dict[str, Callable[[Draw], Tensor]] = {
+    "random": lambda draw: random_mask(draw.batch, math.prod(draw.grid), ratio=draw.ratio, generator=draw.generator),
+    "block": lambda draw: block_mask(draw.batch, draw.grid, ratio=draw.ratio, generator=draw.generator),
+    "parts": _parts,
+    "attmask_high": lambda draw: _attention(draw, "high"),
+    "attmask_hint": lambda draw: _attention(draw, "hint"),
+}

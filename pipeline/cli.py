@@ -40,8 +40,7 @@ def use(
 ) -> None:
     """Point params.yaml at a folder of your own images, here or in a store (s3://BUCKET/PREFIX)."""
     from config.presets import check, read_document, write_params
-    from images.sources.roots import root_of
-    from images.sources.source import unhashable_entries, write_listing
+    from images.sources.tree import root_of, unhashable_entries, write_listing
     from shards.urls import check_url, is_url
 
     if is_url(folder):
@@ -123,8 +122,7 @@ def start(checkpoint: Annotated[Path, typer.Argument(help="a file of MAE, SemMAE
 def check() -> None:
     """Check parameters and data folder before any work."""
     from config.params import load_params, load_runtime
-    from images.sources.roots import root_of
-    from images.sources.source import unhashable_entries, write_listing
+    from images.sources.tree import root_of, unhashable_entries, write_listing
 
     params, _ = load_params(), load_runtime()
     data = params.data

@@ -1,14 +1,23 @@
 """Weights of a finished run in the layout of another package, with a card that says what they are."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from config.params import Params
+from jobs.dvc_lock import stage_entries
 from models.layouts import to_hf, to_mae, to_timm
 from pipeline.model_card import LOADING, card, jobs
 from shards.files import whole_folder, write_text
 from training.encoders import load_weights, save_state
 
-LAYOUTS = {"timm": to_timm, "hf": to_hf, "mae": to_mae}
+LAYOUTS: dict[str, Callable[..., tuple[dict[str, Tensor], dict[str, Any]]]] = {
+    "timm": to_timm,
+    "hf": to_hf,
+    "mae": to_mae,
+}
 assert LAYOUTS.keys() == LOADING.keys()
 
 
@@ -30,7 +39,15 @@ def export(
         raise ValueError(f"{job}: no such run; there are {there}")
     if target.exists():
         raise ValueError(f"{target}: is there already; name another folder with --out, or remove it")
-    weights, described = LAYOUTS[layout](*load_weights(known[job]))
+    ratio = {"mask_ratio": trained_ratio(job, params, root)} if layout == "hf" else {}
+    weights, described = LAYOUTS[layout](*load_weights(known[job]), **ratio)
     with whole_folder(target) as folder:
         save_state(folder, weights, described)
         write_text(folder / "README.md", card(job, layout, params, root))
+
+
+def trained_ratio(job: str, params: Params, root: Path = Path()) -> float:
+    """The share of patches that was hidden in the training of ARM-SEED: as dvc.lock records it, else as `params` has it."""
+    entry = stage_entries(root / "dvc.lock").get(f"pretrain@{job}", {})
+    recorded = entry.get("params", {}).get("params.yaml", {}).get("pretrain", {})
+    return recorded.get("mask_ratio", params.pretrain.mask_ratio)

@@ -24,7 +24,7 @@ def card(job: str, layout: str, params: Params, root: Path = Path()) -> str:
     arm_name, seed = job.rsplit("-", 1)
     arm = params.arms.definitions[arm_name]
     origin: dict[str, Any] = {"data": read_sealed(root / "data" / "shards" / "manifest.json")["data_digest"]}
-    if arm.parts != "none" or arm.mask.startswith("attmask"):
+    if arm.maps != "none":
         origin["teacher"] = read_json(root / "teacher" / "config.json")["digest"]
     if arm.parts == "learned":
         origin["part learner"] = digest_of(root / "part_learner")

@@ -15,7 +15,7 @@ from models.part_decoder import PartDecoder
 from models.part_losses import memberships
 from parts.attention import extract_all
 from training.encoders import load_weights
-from training.part_model import FrozenParts
+from training.part_labels import FrozenParts
 from training.teacher import FrozenTeacher
 
 

@@ -22,16 +22,7 @@ ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 def open_masks(folder: Path, *, arm: Arm, ids: np.ndarray, ratio: float, hint_share: float) -> ArmMasks:
     """The masks of an arm for the images `ids` (N,)."""
-    return ArmMasks(
-        folder,
-        ids=ids,
-        mask=arm.mask,
-        schedule=arm.schedule,
-        gamma=arm.gamma,
-        background=arm.background,
-        ratio=ratio,
-        hint_share=hint_share,
-    )
+    return ArmMasks(folder, arm, ids=ids, ratio=ratio, hint_share=hint_share)
 
 
 def draw(

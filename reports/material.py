@@ -41,7 +41,7 @@ from reports.results import Results
 from reports.samples import Samples, choose
 from shards.image_shards import ImageShards
 from shards.mask_cache import MaskCache
-from training.part_model import FrozenParts
+from training.part_labels import FrozenParts
 from training.randomness import generator
 from training.snapshots import read_snapshots
 from training.teacher import FrozenTeacher

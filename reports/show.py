@@ -17,7 +17,7 @@ from reports.pictures import strip
 from reports.portrait import portrait
 from reports.samples import TILE
 from shards.files import whole_file
-from training.part_model import FrozenParts
+from training.part_labels import FrozenParts
 from training.teacher import FrozenTeacher
 
 NEEDED = ("teacher", "part_learner")

@@ -1,7 +1,7 @@
 """One streaming pass of teacher and part learner: one part label a patch of every image, a shard at a time.
 
-Incremental: the masks of an image shard that an earlier run finished with the same teacher, part learner, parameters and
-code are linked, not computed. Full image shards never change, so new images cost the last shard and new ones.
+Incremental: masks of an earlier run for the same image shard, teacher, part learner, parameters and code are linked, not
+computed again. Full image shards never change, so new images cost the last shard and new shards.
 """
 
 import numpy as np
@@ -51,9 +51,9 @@ def shares(cache: MaskCache) -> dict[str, float]:
     counts = np.zeros(parts + 1, dtype=np.int64)
     for number in range(cache.num_shards):
         counts += np.bincount(cache.shard(number)[1].ravel(), minlength=parts + 1)
-    found = counts / counts.sum()
-    named = {f"share/part_{part}": float(found[part]) for part in range(parts)}
-    return {"images": len(cache), "share/background": float(found[parts]), **named}
+    share = counts / counts.sum()
+    named = {f"share/part_{part}": float(share[part]) for part in range(parts)}
+    return {"images": len(cache), "share/background": float(share[parts]), **named}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Class-token attention of every image, and patch tokens of those that part learning trains on, a shard at a time.
 
-Incremental: what an earlier run made of an image shard with the same teacher, parameters and code is linked, not computed.
-Full image shards never change, so new images cost the last shard, new ones, and those in which the images of part learning
-are others.
+Incremental: results of an earlier run for the same image shard, teacher, parameters and code are linked, not computed again.
+Full image shards never change, so new images cost the last shard, new shards, and those in which the images for part learning
+change.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ def main() -> None:
     device = device_type(params.compute.device, elsewhere=runtime.engine == "ray")
     job = fingerprint(
         "stages.extract_attention",
-        # Which images part learning wants is a matter of each shard, and stands in its key.
+        # The images for part learning are part of each shard's own key.
         params={
             "extract": params.extract.model_dump(exclude={"part_images"}),
             "store": params.data.store,

@@ -48,7 +48,6 @@ def main() -> None:
             runtime=runtime,
             scratch=scratch,
             label=f"finetune {job}",
-            processes=processes,
         )
         if processes.rank:
             return

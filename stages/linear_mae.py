@@ -41,28 +41,19 @@ def main() -> None:
             crop["decode_size"],
             window=crop["shuffle_images"],
             ram_gib=runtime.ram_gib,
+            workers=runtime.workers,
+            prefetch=runtime.prefetch,
         )
         task = LinearMae(
             images,
             load_encoder(folder).to(compute.device),
             group,
+            label=f"linear_mae {job}",
             crop_ratio=crop["crop_ratio"],
             seed=seed,
             compute=compute,
-            workers=runtime.workers,
-            prefetch=runtime.prefetch,
         )
-        history = train(
-            task.step,
-            steps=task.steps,
-            state={"model": task.model, "optimizer": task.optimizer, "scaler": task.scaler},
-            scratch=scratch,
-            seed=seed,
-            label=f"linear_mae {job}",
-            batch_size=group.batch_size,
-            checkpoint_seconds=runtime.checkpoint_seconds,
-            log_seconds=runtime.log_seconds,
-        )
+        history = train(task, scratch=scratch, runtime=runtime)
         test = WholeImages(ImageShards("data/shards", "test"), task.encoder.image_size[0], workers=runtime.workers)
         predicted = test.gather(task.predict, group.batch_size).numpy()
         said = Predictions(test.shards.ids, test.labels, {f"linear_{name}_accuracy": predicted})

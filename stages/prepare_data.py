@@ -1,4 +1,4 @@
-"""Any folder of images -> Parquet image shards with manifest and splits, and a list of what was refused."""
+"""Any folder of images -> Parquet image shards with manifest and splits, and a list of the refused files."""
 
 import hashlib
 import io
@@ -9,9 +9,8 @@ import numpy as np
 
 from config.names import arguments
 from config.params import load_params, load_runtime
-from images.sources.preparation import check_outcome, fill_shards, write_rejected
-from images.sources.source import open_source
-from images.sources.splits import assign_splits
+from images.sources.items import assign_splits
+from images.sources.preparation import check_outcome, fill_shards, open_source, write_rejected
 from jobs.metrics import write_metrics
 from jobs.progress import Meter
 from jobs.stage import run
@@ -60,7 +59,7 @@ def main() -> None:
 
 
 def order_file(path: str) -> Path:
-    """Where the order of the images of `data.path` is kept: it holds shards still when images are added."""
+    """The file with the order of the images of `data.path`, which keeps shards as they are when images are added."""
     return state_folder() / "order" / f"{hashlib.sha256(path.encode()).hexdigest()[:16]}.npy"
 
 
@@ -71,13 +70,13 @@ def write_order(path: Path, order: list[int]) -> None:
 
 
 def read_order(path: Path) -> list[int]:
-    """Ids in the order of the last preparation; none where there was none, or its file is damaged, which is told."""
+    """Ids in the order of the last preparation; none without one, or with a line printed where its file is damaged."""
     try:
         return np.load(io.BytesIO(read_sealed_bytes(path)), allow_pickle=False).tolist()
     except FileNotFoundError:
         return []
     except ValueError as error:
-        print(f"{error}; the images are put in order anew")
+        print(f"{error}; images are ordered by path instead")
         return []
 
 

@@ -35,54 +35,25 @@ def main() -> None:
         join(compute.world_size, compute.device) as processes,
         Scratch(f"pretrain-{job}", identity(params, name, seed), processes) as scratch,
     ):
-        shards = ImageShards("data/shards", "train")
         images = TrainingImages(
-            shards, params.pretrain.decode_size, window=params.pretrain.shuffle_images, ram_gib=runtime.ram_gib
-        )
-        masks = ArmMasks(
-            folder,
-            ids=images.ids,
-            mask=arm.mask,
-            schedule=arm.schedule,
-            gamma=arm.gamma,
-            background=arm.background,
-            ratio=params.pretrain.mask_ratio,
-            hint_share=params.pretrain.hint_share,
-        )
-        task = Pretraining(
-            images,
-            masks,
-            group,
-            seed=seed,
-            compute=compute,
+            ImageShards("data/shards", "train"),
+            group.decode_size,
+            window=group.shuffle_images,
+            ram_gib=runtime.ram_gib,
             workers=runtime.workers,
             prefetch=runtime.prefetch,
-            processes=processes,
         )
-        history = train(
-            task.step,
-            steps=task.steps,
-            state={
-                "model": task.model,
-                "optimizer": task.optimizer,
-                "scaler": task.scaler,
-                "snapshots": task.snapshots,
-            },
-            scratch=scratch,
-            seed=seed,
-            label=f"pretrain {job}",
-            batch_size=params.pretrain.batch_size,
-            checkpoint_seconds=runtime.checkpoint_seconds,
-            log_seconds=runtime.log_seconds,
-            processes=processes,
-        )
+        masks = ArmMasks(folder, arm, ids=images.ids, ratio=group.mask_ratio, hint_share=group.hint_share)
+        label = f"pretrain {job}"
+        task = Pretraining(images, masks, group, label=label, seed=seed, compute=compute, processes=processes)
+        history = train(task, scratch=scratch, runtime=runtime)
         if processes.rank:
             return
         with whole_folder(Path("pretrained") / job) as target:
             task.snapshots.write(target)
             save_model(target, task.model, task.config)
         write_rows(f"history/pretrain/{job}.json", history)
-        write_metrics(f"metrics/pretrain/{job}.json", summary(history, images=task.steps * params.pretrain.batch_size))
+        write_metrics(f"metrics/pretrain/{job}.json", summary(history, images=task.steps * task.batch_size))
 
 
 def identity(params: Params, name: str, seed: int) -> str:

@@ -15,7 +15,7 @@ from shards.image_shards import ImageShards
 from training.compute import Compute, set_up
 from training.encoders import save_model
 from training.loop import train
-from training.refining import Activations, Features, Refining, load_part_tokens, read_last_block
+from training.refining import Features, Refining, load_part_tokens, read_last_block
 
 
 def main() -> None:
@@ -43,19 +43,8 @@ def main() -> None:
             last_block=read_last_block("teacher") if group.initialisation == "heads" else {},
             features=teacher_features(data.token_layer, compute) if needs_teacher(group) else None,
             compute=compute,
-            vgg=vgg_activations(compute) if group.perceptual == "vgg16" else None,
         )
-        history = train(
-            task.step,
-            steps=task.steps,
-            state={"model": task.model, "optimizer": task.optimizer, "scaler": task.scaler},
-            scratch=scratch,
-            seed=group.seed,
-            label="refine_parts",
-            batch_size=group.batch_size,
-            checkpoint_seconds=runtime.checkpoint_seconds,
-            log_seconds=runtime.log_seconds,
-        )
+        history = train(task, scratch=scratch, runtime=runtime)
         with whole_folder("part_learner") as target:
             labelling = {"label_background": group.background, "attention_mass": group.attention_mass}
             if task.decodes:
@@ -76,13 +65,6 @@ def teacher_features(token_layer: int, compute: Compute) -> Features:
     from training.teacher import FrozenTeacher
 
     return partial(FrozenTeacher("teacher", compute.device).tokens, token_layer=token_layer)
-
-
-def vgg_activations(compute: Compute) -> Activations:
-    """VGG-16; torchvision's networks are loaded for it alone."""
-    from models.vgg import load_vgg
-
-    return load_vgg().to(compute.device)
 
 
 def summary(task: Refining, history: list[dict[str, float]]) -> dict[str, float]:

@@ -46,11 +46,15 @@ def segment(
         compute=params.compute,
         inputs=[prepared, folder],
     )
-    label = f"segment {name} {job} {head}"
     with Scratch(f"segment-{name}-{job}-{head}", identity) as scratch:
         shards = ImageShards(prepared, "train")
         images = TrainingImages(
-            shards, group.image_size, window=params.pretrain.shuffle_images, ram_gib=runtime.ram_gib
+            shards,
+            group.image_size,
+            window=params.pretrain.shuffle_images,
+            ram_gib=runtime.ram_gib,
+            workers=runtime.workers,
+            prefetch=runtime.prefetch,
         )
         task = Segmentation(
             images,
@@ -58,23 +62,12 @@ def segment(
             group,
             head=head,
             num_classes=num_classes_of(shards),
+            label=f"segment {name} {job} {head}",
             crop_ratio=crop_ratio,
             seed=seed,
             compute=compute,
-            workers=runtime.workers,
-            prefetch=runtime.prefetch,
         )
-        history = train(
-            task.step,
-            steps=task.steps,
-            state={"model": task.model, "optimizer": task.optimizer, "scaler": task.scaler},
-            scratch=scratch,
-            seed=seed,
-            label=label,
-            batch_size=group.batch_size,
-            checkpoint_seconds=runtime.checkpoint_seconds,
-            log_seconds=runtime.log_seconds,
-        )
+        history = train(task, scratch=scratch, runtime=runtime)
         test = WholeImages(ImageShards(prepared, "test"), group.image_size, workers=runtime.workers)
         confusion = task.confusion(test)
     by_class = {f"iou/{label}": value for label, value in class_iou(confusion).items()}

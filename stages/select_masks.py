@@ -1,4 +1,4 @@
-"""What an arm masks with: a mask cache, attention ranks, or an empty manifest.
+"""The maps that an arm's masks follow: a mask cache, attention ranks, or an empty manifest.
 
 Pretraining depends on this folder alone, so that an arm that uses no parts does not run again when the parts change.
 """
@@ -22,15 +22,15 @@ SOURCES = {"raw": Path("masks/raw"), "learned": Path("masks/learned")}
 
 def select(arm: Arm, folder: Path) -> None:
     """Write `folder` (`arms/ARM`) in the format of the mask cache; kind is labels, ranks or none."""
-    if arm.mask == "parts":
+    if arm.maps == "labels":
         source = SOURCES[arm.parts]
-        # Linked without being read: damage would be found in the copy alone, and stand again in every new one.
+        # Linking does not read the files, so damage would show in the copy alone, and again in every new copy.
         if not is_intact(source):
             raise ValueError(f"{source}: missing or damaged; {mend(source)}")
         with whole_folder(folder) as target:
             for file in sorted(source.iterdir()):
                 link_or_copy(file, target / file.name)
-    elif arm.mask.startswith("attmask"):
+    elif arm.maps == "ranks":
         write_ranks(ArrayShards("attention/all"), folder)
     else:
         with whole_folder(folder) as target:

@@ -8,7 +8,9 @@ import torch
 from config.params import load_params, load_runtime
 from evaluation.teacher_quality import knn_correct, knn_metrics
 from images.augmentation import IMAGENET_MEAN, IMAGENET_STD
-from images.dataset import DecodedImages, WholeImages
+from images.dataset import WholeImages
+from images.decoding import squeezed
+from images.stream import TrainingImages
 from jobs.fingerprint import fingerprint
 from jobs.metrics import write_metrics
 from jobs.scratch import Scratch
@@ -38,21 +40,16 @@ def main() -> None:
         compute = set_up(**params.compute.model_dump())
         mean, std = IMAGENET_MEAN, IMAGENET_STD
         if group.source == "train":
-            images = DecodedImages(
-                ImageShards("data/shards", "train"), group.image_size, workers=runtime.workers, ram_gib=runtime.ram_gib
+            images = TrainingImages(
+                ImageShards("data/shards", "train"),
+                group.image_size,
+                ram_gib=runtime.ram_gib,
+                workers=runtime.workers,
+                decode=squeezed,
             )
+            images.hold_all()
             task = Distillation(images, group, compute=compute)
-            history = train(
-                task.step,
-                steps=task.steps,
-                state={"model": task.model, "optimizer": task.optimizer, "scaler": task.scaler},
-                scratch=scratch,
-                seed=group.seed,
-                label="train_teacher",
-                batch_size=group.batch_size,
-                checkpoint_seconds=runtime.checkpoint_seconds,
-                log_seconds=runtime.log_seconds,
-            )
+            history = train(task, scratch=scratch, runtime=runtime)
             vit, architecture = task.model.teacher.vit.eval(), task.architecture
         else:
             history = []

@@ -50,8 +50,8 @@ def keep_memory() -> None:
 def device_type(device: str, *, elsewhere: bool = False) -> str:
     """`cpu` or `cuda`: what `compute.device` means on this machine.
 
-    elsewhere: others do the work, so that a named device is taken at its word, and `auto` is what this machine has. Raises
-    ValueError where the machine lacks what is asked for.
+    elsewhere: other machines do the work, so a named device is not checked here; `auto` is still what this machine has.
+    Raises ValueError where this machine lacks the device.
     """
     if device == "cuda" and elsewhere:
         return device
@@ -67,7 +67,7 @@ def set_up(
     """Set this process's threads and resolve device and precision.
 
     `auto` precision is bf16 on a GPU that has it and fp32 on a CPU, where bf16 is slower. Raises ValueError where the
-    machine lacks what is asked for.
+    machine lacks the device or the precision.
     """
     keep_memory()
     torch.set_num_threads(threads)

@@ -5,16 +5,15 @@ import torch
 
 from config.groups import TeacherParams
 from images.augmentation import crop_images, jitter_colours, normalise, random_crops, random_flips
-from images.dataset import DecodedImages
+from images.stream import TrainingImages
 from models.ibot import SelfDistillation
 from models.teachers import build
 from models.vit import initialise, sincos_positions
 from parts.masking import block_mask
-from training.adamw import AdamW
 from training.compute import Compute
 from training.loop import update
+from training.optimiser import AdamW, cosine_between, decay_groups, set_lr, warmup_cosine
 from training.randomness import batch_indices, generator, steps_of
-from training.schedules import cosine_between, decay_groups, set_lr, warmup_cosine
 
 CROP_RATIO = (3 / 4, 4 / 3)
 BOTTLENECK = 64
@@ -27,10 +26,16 @@ class CollapseError(ValueError):
 
 
 class Distillation:
-    """Student, teacher, optimiser and one step; a step is a pure function of its number and of their state."""
+    """Student, teacher, optimiser and one step; a step is a pure function of its number and of their state.
 
-    def __init__(self, images: DecodedImages, group: TeacherParams, *, compute: Compute) -> None:
+    images: decoded to squares and held, since the order jumps among all of them.
+    """
+
+    label = "train_teacher"
+
+    def __init__(self, images: TrainingImages, group: TeacherParams, *, compute: Compute) -> None:
         self.images, self.group, self.compute = images, group, compute
+        self.seed, self.batch_size = group.seed, group.batch_size
         self.architecture = {
             "img_size": group.image_size,
             "patch_size": group.patch_size,
@@ -53,6 +58,7 @@ class Distillation:
         self.warmup = max(1, round(group.warmup_share * self.steps))
         self.optimizer = AdamW(decay_groups(self.model.student, group.weight_decay), lr=group.lr)
         self.scaler = compute.scaler()
+        self.state = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
 
     def step(self, number: int) -> dict[str, float | torch.Tensor]:
         """One update of the student, then of the teacher. Raises CollapseError when the teacher's features collapse."""
@@ -81,16 +87,15 @@ class Distillation:
                 f"train_teacher: collapsed at step {number}: spread of the features {float(output.spread):.4f}, expected "
                 f"above {COLLAPSED_SPREAD}; lower teacher.lr, raise teacher.momentum or teacher.batch_size"
             )
-        told = {name: value.detach() for name, value in output._asdict().items()}
-        return {**told, "lr": rate, "gradient_norm": norm}
+        losses = {name: value.detach() for name, value in output._asdict().items()}
+        return {**losses, "lr": rate, "gradient_norm": norm}
 
     def views(self, indices: np.ndarray, size: int, scale: tuple, draw: torch.Generator) -> torch.Tensor:
         """Random crops (N, 3, size, size) of images `indices` (N,), jittered and normalised."""
-        count = len(indices)
-        aspect = torch.from_numpy(self.images.aspect[indices])
+        count, batch = len(indices), self.images.batch(indices)
+        aspect = torch.from_numpy(batch.aspect)
         boxes = random_crops(count, scale=scale, ratio=CROP_RATIO, aspect=aspect, generator=draw)
-        pixels = self.images.pixels[indices].transpose(0, 2, 3, 1)
-        crops = crop_images(list(pixels), boxes, random_flips(count, draw), (size, size))
+        crops = crop_images(batch.pixels, boxes, random_flips(count, draw), (size, size))
         jitter = self.group.colour_jitter
         if jitter:
             crops = jitter_colours(

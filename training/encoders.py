@@ -30,12 +30,12 @@ def save_state(folder: Path, state: Mapping[str, torch.Tensor], config: Mapping[
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write a safetensors file. It says that it is torch's, which transformers insists on."""
+    """Write a safetensors file, marked as torch's: transformers refuses it otherwise."""
     held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     try:
         save_file(held, path, metadata={"format": "pt"})
     except SafetensorError as error:
-        # What went wrong with the disk has this type, too.
+        # Faults of the disk have this type, too.
         raise OSError(f"{path}: not written ({error})") from None
 
 

@@ -1,4 +1,4 @@
-"""What part learning needs of the teacher, from encoded images: attention, class tokens, patch tokens, a shard at a time."""
+"""The teacher's attention, class tokens and patch tokens of encoded images, a shard at a time."""
 
 import hashlib
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ from shards.mask_cache import MaskCacheWriter
 from training.compute import set_up
 from training.teacher import FrozenTeacher
 
-# The folders that a shard becomes, and rows of their files: attention is some kilobytes an image, patch tokens some hundred.
+# Folders written for a shard, and rows of their files: attention takes kilobytes an image, patch tokens a hundred times that.
 ALL, TOKENS, RAW = "all", "tokens", "raw"
 ATTENTION_ROWS, TOKEN_ROWS = 4096, 512
 
 
 class Extractor:
-    """A frozen teacher on a device, the formats of what is taken from it, and the store that its attention goes to, or none."""
+    """A frozen teacher on a device, the formats of the arrays taken from it, and the store for its attention, if any."""
 
     def __init__(self, teacher: str | Path, device: torch.device, *, token_layer: int, store: str = "") -> None:
         self.teacher, self.token_layer, self.store = FrozenTeacher(teacher, device), token_layer, store
@@ -54,10 +54,10 @@ def extract_shard(
     workers: int,
     prefetch: int,
 ) -> Iterator[int]:
-    """(image shard, teacher) -> `target`: attention of `all` images, `tokens` of `wanted_ids`, `raw` masks; in their order.
+    """Write the folder `target` of an image shard, and yield the number of images of each batch that is done.
 
-    It appears as a whole, with the bytes that follow from what is named here, and not from `workers` and `prefetch`.
-    Yields numbers of images as they are done.
+    It holds the attention of `all` images, the patch `tokens` of `wanted_ids` and the `raw` masks (the head that attends most
+    to a patch), all in the order of the shard. The folder appears whole; `workers` and `prefetch` change no byte of it.
     """
     grid = extractor.teacher.grid
     with whole_folder(target) as folder:
@@ -75,17 +75,17 @@ def extract_shard(
             MaskCacheWriter(folder / RAW, header=extractor.labels) as raw,
         ):
             for ids, images in extractor.teacher.batches(image_shard, batch_size, workers=workers, prefetch=prefetch):
-                found = extract_all(extractor.teacher.vit, images, token_layer=extractor.token_layer)
-                attention = found.cls_attention.cpu().numpy()
+                extracted = extract_all(extractor.teacher.vit, images, token_layer=extractor.token_layer)
+                attention = extracted.cls_attention.cpu().numpy()
                 everything.add(
                     ids,
                     cls_attention=attention,
-                    cls_token=found.cls_token.cpu().numpy(),
-                    cls_input=found.cls_input.cpu().numpy(),
+                    cls_token=extracted.cls_token.cpu().numpy(),
+                    cls_input=extracted.cls_input.cpu().numpy(),
                 )
                 kept = np.isin(ids, wanted_ids)
                 if kept.any():
-                    tokens.add(ids[kept], tokens=found.patch_tokens.cpu().numpy()[kept])
+                    tokens.add(ids[kept], tokens=extracted.patch_tokens.cpu().numpy()[kept])
                 raw.add(ids, attention.argmax(axis=1).reshape(-1, *grid).astype(np.uint8))
                 yield len(ids)
         bind_folders(folder, (ALL, TOKENS, RAW))
@@ -94,11 +94,11 @@ def extract_shard(
 def extracting(
     *, teacher: str, token_layer: int, store: str, batch_size: int, compute: dict[str, Any], workers: int, prefetch: int
 ) -> Make:
-    """What a worker runs: `extract_shard` with a teacher that is loaded once."""
+    """`extract_shard` with a teacher that a worker loads once."""
     extractor = Extractor(teacher, set_up(**compute).device, token_layer=token_layer, store=store)
     return partial(extract_shard, extractor, batch_size=batch_size, workers=workers, prefetch=prefetch)
 
 
 def extraction_key(shard: Shard, wanted_ids: np.ndarray) -> str:
-    """The name of what one image shard becomes: over its bytes and the images in it whose patch tokens are wanted."""
+    """The key of a shard's folder: a hash of the shard's bytes and of the images whose patch tokens are wanted."""
     return hashlib.sha256(f"{shard.sha256}\n".encode() + wanted_ids.astype("<u8").tobytes()).hexdigest()

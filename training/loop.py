@@ -1,17 +1,18 @@
-"""The one training loop: order only. What a step computes belongs to the task."""
+"""The one training loop: it is only order. What a step computes belongs to its task."""
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
 
+from config.params import Runtime
 from jobs.cluster.distributed import ALONE, Processes
 from jobs.progress import Meter
 from jobs.scratch import Scratch
 from jobs.stage import Terminated, Termination
-from training.adamw import AdamW
+from training.optimiser import AdamW
 from training.randomness import seed_of
 
 HISTORY_POINTS = 200
@@ -26,39 +27,48 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
 
 
+class Task(Protocol):
+    """One training, as the loop sees it. A task holds networks, optimiser and data, and makes the steps.
+
+    label: names it in messages. seed: with the label, of the global generator. state: all that its steps change.
+    """
+
+    label: str
+    seed: int
+    steps: int
+    batch_size: int
+
+    @property
+    def state(self) -> Mapping[str, Stateful]: ...
+
+    def step(self, number: int) -> Mapping[str, float | torch.Tensor]:
+        """Draw batch `number`, compute the loss, update the weights; returns metrics, `loss` among them.
+
+        It must depend on nothing but its number and `state`: then a run that was killed anywhere and resumed is the
+        unbroken run, bit for bit. A step whose loss or gradient is not finite must not update the weights, see `update`.
+        """
+        ...
+
+
 class NonFiniteLoss(ValueError):
     """The loss was not finite for too many steps in a row."""
 
 
-def train(
-    step: Callable[[int], Mapping[str, float | torch.Tensor]],
-    *,
-    steps: int,
-    state: Mapping[str, Stateful],
-    scratch: Scratch,
-    seed: int,
-    label: str,
-    batch_size: int,
-    checkpoint_seconds: float,
-    log_seconds: float,
-    processes: Processes = ALONE,
-) -> list[dict[str, float]]:
-    """Run `step(0) .. step(steps - 1)` and return the history, one row of averaged metrics a logging interval.
+def train(task: Task, *, scratch: Scratch, runtime: Runtime) -> list[dict[str, float]]:
+    """Run all steps of a task and return its history: metrics averaged over logging intervals, one row each.
 
-    `step` draws its batch, computes the loss, updates the weights and returns its metrics, `loss` among them. It must
-    depend on nothing but its number and `state`: then a run that was killed anywhere and resumed from `scratch` is the
-    unbroken run, bit for bit. The global generator, which dropout uses, is seeded from (seed, step) for that reason.
-
-    Raises `NonFiniteLoss` after `MAX_SKIPPED` steps without a finite loss in a row (a step itself must not update the
-    weights then, see `update`), and `Terminated` after SIGTERM, when the checkpoint is written. Of several `processes`
-    each runs this loop, with metrics that are the same in all of them.
+    An earlier try is resumed from `scratch`, which is saved every `runtime.checkpoint_seconds`. The global generator, which
+    dropout uses, is seeded anew at each step. Of several processes each runs this loop, with the same metrics.
+    Raises `NonFiniteLoss` after `MAX_SKIPPED` steps in a row without a finite loss, and `Terminated` after SIGTERM, once the
+    checkpoint is written.
     """
+    label, steps, processes = task.label, task.steps, scratch.processes
     history: list[dict[str, float]] = []
     pending: list[dict[str, float]] = []
     start = lost = 0
     saved = scratch.load()
     if saved is not None:
-        for name, part in state.items():
+        for name, part in task.state.items():
             part.load_state_dict(saved["state"][name])
         start, lost, history, pending = saved["step"], saved["lost"], saved["history"], saved["pending"]
         before = saved["processes"]
@@ -68,17 +78,19 @@ def train(
         print(f"{label}: resumes at step {start} of {steps}{changed}", flush=True)
 
     def save(done: int) -> None:
-        parts = {name: part.state_dict() for name, part in state.items()}
+        parts = {name: part.state_dict() for name, part in task.state.items()}
         progress = {"step": done, "lost": lost, "history": history, "pending": pending}
         scratch.save({**progress, "state": parts, "processes": processes.world_size})
 
     every = max(1, steps // HISTORY_POINTS)
-    meter = Meter(steps * batch_size, label=label, done=start * batch_size, seconds=log_seconds)
+    batch_size = task.batch_size
+    meter = Meter(steps * batch_size, label=label, done=start * batch_size, seconds=runtime.log_seconds)
     saved_at = time.monotonic()
     with Termination() as termination:
         for number in range(start, steps):
-            torch.manual_seed(seed_of(seed, label, number))
-            pending.append({name: float(torch.as_tensor(value).detach()) for name, value in step(number).items()})
+            torch.manual_seed(seed_of(task.seed, label, number))
+            metrics = task.step(number)
+            pending.append({name: float(torch.as_tensor(value).detach()) for name, value in metrics.items()})
             lost = 0 if _is_finite(pending[-1]) else lost + 1
             if lost == MAX_SKIPPED:
                 raise NonFiniteLoss(
@@ -93,7 +105,7 @@ def train(
             if processes.any(termination.requested):
                 save(done)
                 raise Terminated
-            if time.monotonic() - saved_at >= checkpoint_seconds:
+            if time.monotonic() - saved_at >= runtime.checkpoint_seconds:
                 save(done)
                 saved_at = time.monotonic()
     if start < steps:

@@ -6,38 +6,28 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from config.groups import Arm
 from images.augmentation import crop_labels
-from parts.masking import attention_mask, block_mask, hidden_ratio_std, random_mask, semantic_mask
+from parts.masking import MASKS, Draw, hidden_ratio_std
 from parts.schedules import alpha_at
 from shards.mask_cache import MaskCache
 from shards.seals import MANIFEST, read_sealed
 
-ATTMASK_MODES = {"attmask_high": "high", "attmask_hint": "hint"}
-# Ids that are looked up at a time where all are.
+# Ids that are looked up at a time when all of them are checked.
 CHECKED = 2**20
 
 
 class ArmMasks:
     """Draws the masks of one arm for a set of images.
 
-    `folder` is the arm's (`arms/ARM`), and has a map for each of `ids` (N,): read when it is asked for, so that the memory is
-    that of the index of ids alone. An arm without maps (`kind: none`) reads nothing, so its masks cannot depend on any.
+    folder: `arms/ARM`, with a map for each of `ids` (N,). Maps are read when they are needed, so that only the index of the
+    ids takes memory. An arm without maps reads none, so its masks cannot depend on any.
+    ratio: share of the patches that are hidden. hint_share: see `parts.masking.attention_mask`.
+    Raises ValueError where the folder holds maps of another kind or of other images.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        ids: np.ndarray,
-        mask: str,
-        schedule: str,
-        gamma: float,
-        background: str,
-        ratio: float,
-        hint_share: float,
-    ) -> None:
-        self.mask, self.schedule, self.gamma, self.background = mask, schedule, gamma, background
-        self.ratio, self.hint_share = ratio, hint_share
+    def __init__(self, folder: str | Path, arm: Arm, *, ids: np.ndarray, ratio: float, hint_share: float) -> None:
+        self.arm, self.ratio, self.hint_share = arm, ratio, hint_share
         self.ids, self.num_parts = ids, 0
         self.cache: MaskCache | None = None
         kind = read_sealed(Path(folder) / MANIFEST)["header"]["kind"]
@@ -51,9 +41,8 @@ class ArmMasks:
                 raise ValueError(
                     f"{folder}: {error.args[0]}; the masks are of other images, run `dvc repro cache_masks`"
                 ) from None
-        expected = {"parts": "labels", "random": "none", "block": "none", "none": "none"}.get(mask, "ranks")
-        if kind != expected:
-            raise ValueError(f"{folder}: holds {kind}, mask {mask} needs {expected}; run `dvc repro` again")
+        if kind != arm.maps:
+            raise ValueError(f"{folder}: holds {kind}, mask {arm.mask} needs {arm.maps}; run `dvc repro` again")
 
     def maps(self, indices: np.ndarray) -> torch.Tensor | None:
         """Maps (B, gh, gw) uint8 of images `indices` (B,), as they are stored; None for an arm without maps."""
@@ -73,66 +62,32 @@ class ArmMasks:
     ) -> tuple[torch.Tensor, Mapping[str, float]]:
         """Mask (n, L) bool, True is hidden, for images `indices` (n,) seen through crops and flips on `grid` (gh, gw).
 
-        They are the `part` of a batch of `batch` images, or all of it: their masks are those of the whole batch, in which
-        none depends on the maps of another. `progress` in [0, 1] is the share of training done. Also returns what to log:
-        `alpha` and `hidden_ratio_std`, the mean over these images of the standard deviation over parts of the hidden
-        ratio, for arms with part labels.
+        batch, part: these images are the rows `part` of a batch of so many, by default all of it. Their masks are those of
+        the whole batch, in which no mask depends on the maps of another image. progress: share of the training done, in
+        [0, 1]. The second value is what to log: for arms with part labels `alpha`, and `hidden_ratio_std`, the mean over
+        these images of the standard deviation over parts of the hidden ratio.
         """
         batch = len(indices) if batch is None else batch
         maps, own = None, self.maps(indices)
         if own is not None:
             maps = own.new_zeros(batch, grid[0] * grid[1])
             maps[part] = crop_labels(own, boxes, flips, grid).flatten(1)
-        drawn, logged = draw_mask(
-            maps,
-            batch=batch,
-            part=part,
-            grid=grid,
-            mask=self.mask,
-            schedule=self.schedule,
-            gamma=self.gamma,
-            background=self.background,
-            ratio=self.ratio,
-            hint_share=self.hint_share,
-            num_parts=self.num_parts,
-            progress=progress,
-            generator=generator,
-        )
-        return drawn[part], logged
-
-
-def draw_mask(
-    maps: torch.Tensor | None,
-    *,
-    batch: int,
-    part: slice = slice(None),
-    grid: tuple[int, int],
-    mask: str,
-    schedule: str,
-    gamma: float,
-    background: str,
-    ratio: float,
-    hint_share: float,
-    num_parts: int,
-    progress: float,
-    generator: torch.Generator,
-) -> tuple[torch.Tensor, Mapping[str, float]]:
-    """Masks (B, L) of an arm from its maps (B, L): part labels, attention ranks, or None. What to log is of `part`.
-
-    See `ArmMasks.draw`.
-    """
-    if mask == "random":
-        return random_mask(batch, grid[0] * grid[1], ratio=ratio, generator=generator), {}
-    if mask == "block":
-        return block_mask(batch, grid, ratio=ratio, generator=generator), {}
-    assert maps is not None
-    if mask in ATTMASK_MODES:
-        return attention_mask(
-            maps.float(), ratio=ratio, mode=ATTMASK_MODES[mask], hint_share=hint_share, generator=generator
-        ), {}
-    alpha = alpha_at(progress, schedule=schedule, gamma=gamma)
-    drawn = semantic_mask(
-        maps, ratio=ratio, alpha=alpha, num_parts=num_parts, background=background, generator=generator
-    )
-    spread = hidden_ratio_std(drawn[part], maps[part], num_parts).mean()
-    return drawn, {"alpha": alpha, "hidden_ratio_std": float(spread)}
+        alpha = alpha_at(progress, schedule=self.arm.schedule, gamma=self.arm.gamma)
+        drawn = MASKS[self.arm.mask](
+            Draw(
+                batch=batch,
+                grid=grid,
+                maps=maps,
+                ratio=self.ratio,
+                alpha=alpha,
+                num_parts=self.num_parts,
+                background=self.arm.background,
+                hint_share=self.hint_share,
+                generator=generator,
+            )
+        )[part]
+        if self.arm.maps != "labels":
+            return drawn, {}
+        assert maps is not None
+        spread = hidden_ratio_std(drawn, maps[part], self.num_parts).mean()
+        return drawn, {"alpha": alpha, "hidden_ratio_std": float(spread)}

@@ -8,19 +8,18 @@ import torch
 
 from config.groups import PretrainParams
 from images.augmentation import crop_images, normalise, random_crops, random_flips, snapped
-from images.stream import ReadAhead, TrainingImages
+from images.stream import TrainingImages
 from jobs.cluster.distributed import ALONE, Processes
 from models.checkpoints import read_checkpoint
 from models.mae import MaskedAutoencoder
 from models.start import start_from
 from models.vit import initialise
 from parts.masking import random_mask
-from training.adamw import AdamW
 from training.compute import Compute
 from training.loop import update
 from training.masks import ArmMasks
+from training.optimiser import AdamW, decay_groups, set_lr, warmup_cosine
 from training.randomness import generator, steps_of
-from training.schedules import decay_groups, set_lr, warmup_cosine
 from training.snapshots import Snapshots
 
 SHOWN = 4
@@ -39,7 +38,7 @@ ARCHITECTURE = (
 
 
 class Inputs(NamedTuple):
-    """This process's part of a step: images (n, 3, h, w) normalised, mask (n, L) bool, True is hidden; what to log of all."""
+    """This process's part of a step: images (n, 3, h, w) normalised, mask (n, L) bool, True is hidden; values to log."""
 
     images: torch.Tensor
     mask: torch.Tensor
@@ -47,7 +46,10 @@ class Inputs(NamedTuple):
 
 
 class Pretraining:
-    """Model, optimiser and one step; a step is a pure function of its number and of their state."""
+    """Model, optimiser and one step; a step is a pure function of its number and of their state.
+
+    Source: MAE, section 3 and appendix A.1.
+    """
 
     def __init__(
         self,
@@ -55,14 +57,13 @@ class Pretraining:
         masks: ArmMasks,
         group: PretrainParams,
         *,
+        label: str,
         seed: int,
         compute: Compute,
-        workers: int = 0,
-        prefetch: int = 0,
         processes: Processes = ALONE,
     ) -> None:
-        self.images, self.masks, self.group, self.seed = images, masks, group, seed
-        self.compute, self.processes = compute, processes
+        self.images, self.masks, self.group, self.label, self.seed = images, masks, group, label, seed
+        self.compute, self.processes, self.batch_size = compute, processes, group.batch_size
         self.config = {name: getattr(group, name) for name in ARCHITECTURE}
         self.model = MaskedAutoencoder(**self.config)
         initialise(self.model, generator(seed, "weights"))
@@ -77,10 +78,16 @@ class Pretraining:
         self.scaler = compute.scaler()
         self.snapshots = self._snapshots()
         self.order = images.order(seed, "order")
-        self.inputs = ReadAhead(self.prepare, steps=self.steps, workers=workers, prefetch=prefetch)
+        self.inputs = images.ahead(self.prepare, steps=self.steps)
+        self.state = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "scaler": self.scaler,
+            "snapshots": self.snapshots,
+        }
 
     def _snapshots(self) -> Snapshots:
-        """Of the first training images, whole, under masks that are the same for every arm."""
+        """Snapshots of the first training images, whole, under masks that are the same for every arm."""
         batch = self.images.batch(np.arange(min(SHOWN, len(self.images))))
         count = len(batch.rows)
         whole, upright = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(count, 4), torch.zeros(count, dtype=torch.bool)
@@ -101,10 +108,10 @@ class Pretraining:
         )
 
     def prepare(self, number: int) -> "Inputs":
-        """What step `number` sees. Order, crops and masks have streams of their own: arms of one seed see the same crops.
+        """Images and masks of step `number`. Order, crops and masks have their own streams: arms of a seed see the same crops.
 
-        Each of several processes draws for the whole batch and keeps its part, so that what is drawn depends on no number of
-        them; it reads and decodes the images of its part alone, since no crop and no mask depends on another image.
+        Each of several processes draws crops and masks for the whole batch and keeps its part, so the draws do not depend on
+        the number of processes. It decodes the images of its part alone: no crop and no mask depends on another image.
         """
         group, count = self.group, self.group.batch_size
         part = self.processes.part(count)
@@ -144,7 +151,7 @@ class Pretraining:
         return {"loss": loss, "lr": rate, "gradient_norm": norm, **self._of_all(inputs)}
 
     def _of_all(self, inputs: Inputs) -> dict[str, float | torch.Tensor]:
-        """What is logged of this process's part, as the mean over the whole batch."""
+        """The values to log as means over the whole batch, from those over this process's part."""
         if self.processes.world_size == 1:
             return dict(inputs.logged)
         share = len(inputs.images) / self.group.batch_size

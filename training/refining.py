@@ -23,18 +23,16 @@ from models.part_losses import (
     slot_loss,
     token_loss,
     usage_loss,
-    vgg_loss,
 )
 from parts.clustering import distances, k_means, whitening
 from parts.foreground import attention_foreground, border_foreground
 from shards.arrays import ArrayShards
 from shards.image_shards import ImageShards
-from training.adamw import AdamW
 from training.compute import Compute
 from training.encoders import load_weights
 from training.loop import update
+from training.optimiser import AdamW, decay_groups, set_lr, warmup_cosine
 from training.randomness import batch_indices, generator, steps_of
-from training.schedules import decay_groups, set_lr, warmup_cosine
 
 # Patches that whitening and k-means see: beyond this the centres no longer move.
 SAMPLE = 20_000
@@ -42,14 +40,13 @@ SAMPLE = 20_000
 CHUNK = 256
 # Tries of the k-means that the part tokens start from; one alone can end with two parts of one kind.
 STARTS = 5
-# Width of random part tokens' entries and of the class token's say in them.
+# Standard deviation of random part tokens, and of the class token's weight in them.
 RANDOM_SCALE, CLASS_SCALE = 0.3, 0.5
 
 # Area shares and aspects of the views that the equivariance loss compares with their whole images.
 VIEW_SCALE, VIEW_RATIO = (0.5, 1.0), (0.8, 1.25)
 
 Features = Callable[[Tensor], tuple[Tensor, Tensor]]
-Activations = Callable[[Tensor], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -113,8 +110,10 @@ class Refining:
 
     last_block: parameters of the teacher's last block, for the initialisation from its heads. features: the teacher's class
     token (B, D) and patch tokens (B, L, D), of the stored layer, of images (B, 3, h, w) in [0, 1]; needed for the perceptual
-    loss of the teacher and the equivariance loss alone. vgg: needed for the perceptual loss of VGG-16 alone.
+    and the equivariance loss alone.
     """
+
+    label = "refine_parts"
 
     def __init__(
         self,
@@ -124,9 +123,9 @@ class Refining:
         last_block: Mapping[str, Tensor],
         features: Features | None,
         compute: Compute,
-        vgg: Activations | None = None,
     ) -> None:
-        self.data, self.group, self.features, self.compute, self.vgg = data, group, features, compute, vgg
+        self.data, self.group, self.features, self.compute = data, group, features, compute
+        self.seed, self.batch_size = group.seed, group.batch_size
         width = data.tokens.shape[2]
         self.config = {
             "grid": list(data.grid),
@@ -154,6 +153,7 @@ class Refining:
         self.steps = steps_of(group.epochs, len(data), group.batch_size)
         self.optimizer = AdamW(decay_groups(self.model, group.weight_decay), lr=group.lr)
         self.scaler = compute.scaler()
+        self.state = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
 
     def _start(self, last_block: Mapping[str, Tensor]) -> None:
         """Foreground, the components that make the token targets, and the weights of step 0."""
@@ -185,7 +185,7 @@ class Refining:
         return border_foreground(torch.cat(kinds), self.data.grid, group.border_ratio)
 
     def _start_from_tokens(self, inside: Tensor, everywhere: Tensor, draw: torch.Generator) -> None:
-        """Part tokens at random, or at the centres of what is `inside` (n, D); the slot's at the mean of everything."""
+        """Start part tokens at random, or at the centres of the tokens `inside` (n, D); the slot starts at the mean of all."""
         group, parts = self.group, self.group.parts
         matrix, offset = whitening(inside, group.token_width, group.whitening)
         centres = torch.zeros(self.learner.num_maps, group.token_width)
@@ -235,8 +235,8 @@ class Refining:
             losses["reconstruction_loss"] = F.mse_loss(images.float(), pixels)
             loss = loss + group.reconstruction_weight * losses["reconstruction_loss"]
         if group.perceptual != "none":
-            assert images is not None
-            losses["perceptual_loss"] = self._perceptual(images.float(), pixels, tokens)
+            assert images is not None and self.features is not None
+            losses["perceptual_loss"] = perceptual_loss(self.features(images.float())[1], tokens)
             loss = loss + group.perceptual_weight * losses["perceptual_loss"]
         if group.equivariance_weight:
             losses["equivariance_loss"] = self._equivariance(maps, self.data.pixels[indices], number)
@@ -251,14 +251,6 @@ class Refining:
             "gradient_norm": norm,
             **{name: value.detach() for name, value in losses.items()},
         }
-
-    def _perceptual(self, images: Tensor, pixels: Tensor, tokens: Tensor) -> Tensor:
-        """Distance of reconstructions from their images in the features of the teacher or of VGG-16."""
-        if self.group.perceptual == "teacher":
-            assert self.features is not None
-            return perceptual_loss(self.features(images)[1], tokens)
-        assert self.vgg is not None
-        return vgg_loss(self.vgg(images), self.vgg(pixels))
 
     def _equivariance(self, maps: Tensor, pixels: Tensor, number: int) -> Tensor:
         """Parts of a random view against the same view of the parts: both follow, so that neither can stay behind."""

@@ -1,4 +1,4 @@
-"""What a masked autoencoder makes of the same images as training goes on: reconstructions at fixed moments."""
+"""Reconstructions of the same few images at fixed moments of a masked autoencoder's training."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ FILE = "snapshots.safetensors"
 class Snapshots:
     """Reconstructions of n images at shares `MOMENTS` of the training; part of what a checkpoint holds.
 
-    images: (n, 3, h, w) normalised; mask: (n, L) bool, True is hidden; both fixed. Making one changes nothing of the model and
-    draws no random number.
+    images: (n, 3, h, w) normalised; mask: (n, L) bool, True is hidden; both fixed. Taking a snapshot changes nothing in
+    the model and draws no random number.
     """
 
     def __init__(self, images: torch.Tensor, mask: torch.Tensor, *, steps: int) -> None:
@@ -27,13 +27,13 @@ class Snapshots:
         self._pixels = torch.zeros(len(MOMENTS), *images.shape, dtype=torch.uint8)
 
     def take(self, done: int, model: MaskedAutoencoder) -> None:
-        """Look at the model after `done` steps, where a moment falls on it."""
+        """Reconstruct with the model after `done` steps, where a moment falls on that step."""
         if done in self._due:
             device = next(model.parameters()).device
-            found = to_bytes(model.reconstruct(self.images.to(device), self.mask.to(device)).float()).cpu()
+            pixels = to_bytes(model.reconstruct(self.images.to(device), self.mask.to(device)).float()).cpu()
             for place, due in enumerate(self._due):
                 if due == done:
-                    self._pixels[place] = found
+                    self._pixels[place] = pixels
 
     def write(self, folder: Path) -> None:
         """Write images, masks and reconstructions into an existing folder."""
@@ -45,7 +45,7 @@ class Snapshots:
         return {"reconstructions": self._pixels}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on from `state_dict`'s."""
+        """Take over the reconstructions of `state_dict`."""
         self._pixels = state["reconstructions"]
 
 

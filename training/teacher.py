@@ -48,11 +48,11 @@ class FrozenTeacher:
             after = self.vit.forward_features(self.normalise(resized))
         finally:
             hook.remove()
-        found = entering[0] if token_layer else after
-        return found[:, 0], found[:, self.vit.num_prefix_tokens :]
+        tokens = entering[0] if token_layer else after
+        return tokens[:, 0], tokens[:, self.vit.num_prefix_tokens :]
 
     def header(self) -> dict:
-        """What every shard made with this teacher says of it."""
+        """The entries about the teacher in the header of every shard made with it."""
         return {"grid": list(self.grid), "patch_size": self.config["patch_size"], "teacher": self.config["digest"]}
 
     def batches(
@@ -60,8 +60,8 @@ class FrozenTeacher:
     ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         """Ids (B,) and the teacher's input (B, 3, h, w) of one image shard, in its order: whole images, resized, normalised.
 
-        `workers` threads decode up to `prefetch` batches ahead of the device; what they give does not depend on either.
-        No batch crosses the border of a shard, so what is computed from them depends on this shard alone.
+        `workers` threads decode up to `prefetch` batches ahead of the device; neither changes the batches. No batch holds
+        images of two shards, so results depend on this shard alone.
         """
         height, width = self.image_size
         assert height == width, "whole images are decoded to squares"

@@ -1,7 +1,7 @@
 """Folders of image files: `train|val|validation|test/<class>/*`, `<class>/*`, and both below `images/` beside `masks/`.
 
 Without class folders (`images/train/*`, or a folder of loose files) every image is of the one class `all`. Folders
-below a class folder belong to the class. A mask stands at the same place below `masks/`, as a PNG.
+below a class folder belong to the class. The mask of an image is the PNG at the same place below `masks/`.
 """
 
 import os
@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from images.decoding import HEAD_BYTES, Refused, may_be_image
-from images.sources.entries import Entry, shown
 from images.sources.items import Encoded, Item, Rejection, id_of
-from images.sources.roots import Root
+from images.sources.tree import Entry, Root, shown
 
 SPLIT_FOLDERS = {b"train": "train", b"val": "val", b"validation": "val", b"test": "test"}
 ONE_CLASS = "all"
@@ -29,13 +28,13 @@ class Layout:
     has_classes: bool
 
     def place(self, entry: Entry) -> tuple[str, str, str]:
-        """(split, class name, what is wrong with the place) of an entry; empty where it has none."""
+        """(split, class name, fault of the place) of an entry, each empty where there is none."""
         parts = entry.path.split(b"/")
         if any(part.startswith(b".") for part in parts[:-1]):
             return "", "", "hidden folder"
         if tuple(parts[: len(self.images)]) != self.images:
             return "", "", "outside of the layout"
-        # A folder that gives nothing stands for the files that it should hold.
+        # An empty or unreadable folder is reported in the place of the files that it should hold.
         rest = parts[len(self.images) :] + ([b""] if entry.problem.endswith("folder") else [])
         split = ""
         if self.has_splits:
@@ -59,8 +58,8 @@ def layout_of(root: Root) -> Layout:
     names = root.subfolders(base)
     splits = names & SPLIT_FOLDERS.keys()
     if splits and b"train" not in splits and splits == names:
-        found = ", ".join(sorted(map(shown, splits)))
-        raise ValueError(f"{root.name}: folders {found} and no folder train; add it, or use <class>/* alone")
+        folders = ", ".join(sorted(map(shown, splits)))
+        raise ValueError(f"{root.name}: folders {folders} and no folder train; add it, or use <class>/* alone")
     # A class may be called train, as the vehicle is: then other classes stand beside it, and it holds no folders.
     beside = names - SPLIT_FOLDERS.keys()
     has_splits = b"train" in splits and (
@@ -143,7 +142,7 @@ class FolderSource:
         return os.path.splitext(below)[0]
 
     def _refusal(self, path: bytes) -> tuple[str, str] | None:
-        """Reason and detail where the first bytes of a file show that it is no image."""
+        """Reason and detail where the first bytes of a file rule out an image."""
         try:
             self._bytes(path, most=HEAD_BYTES)
         except Refused as refused:

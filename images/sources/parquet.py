@@ -1,14 +1,12 @@
-"""Parquet shards of images by other hands: `struct<bytes, path>` or plain bytes, and a label.
+"""A user's Parquet shards of images: `struct<bytes, path>` or plain bytes, and a label.
 
 The split is read from the file or folder names, as Hugging Face writes them (`train-00000-of-00002.parquet`,
 `data/validation/0000.parquet`). The path of a row is its `image.path` where every row has one and all differ, otherwise
 file and row number; rows of our own shards keep their ids.
 """
 
-import contextlib
 import itertools
 import json
-import mmap
 import os
 import re
 import threading
@@ -21,12 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from images.decoding import Refused
-from images.sources.entries import Entry, shown
 from images.sources.items import Encoded, Item, Rejection, id_of
-from images.sources.parquet_pages import inflated_size
-from images.sources.roots import Root
+from images.sources.tree import Entry, Root, shown
 from shards.storage import AHEAD_BYTES
-from shards.urls import is_url
 
 SUFFIX = b".parquet"
 ONE_CLASS = "all"
@@ -39,6 +34,8 @@ _BATCH_ROWS = 64
 _BATCH_BYTES = 2**27
 # Pictures are compressed already, so that a column of them that inflates more is none; below the size it does no harm.
 _MOST_INFLATION, _HARMLESS_BYTES = 50, 2**26
+# The longest text of a footer in bytes, and the most entries of its lists.
+_FOOTER_LIMITS = {"thrift_string_size_limit": 2**24, "thrift_container_size_limit": 10**6}
 _LISTED_AT_ONCE = 16
 
 
@@ -99,12 +96,12 @@ class ParquetSource:
         return Encoded(image, mask["bytes"], mask["path"])
 
     def _file(self, number: int, *, in_order: bool) -> pq.ParquetFile:
-        """in_order: its images are read from front to back; otherwise some of its columns, and a store sends no others."""
+        """in_order: for reading images from front to back; else for some columns, and a store sends only these."""
         path = self._shards[number]
         try:
             # Opened here, because Arrow's own opening takes no name that is not UTF-8.
             file = self._root.open(path, ahead=AHEAD_BYTES if in_order else 0)
-            return pq.ParquetFile(file, pre_buffer=not in_order)
+            return pq.ParquetFile(file, pre_buffer=not in_order, **_FOOTER_LIMITS)
         except (OSError, pa.ArrowException) as error:
             reason, name = " ".join(str(error).split()), f"{self._root.name}/{os.fsdecode(path)}"
             raise ValueError(f"{name}: not a readable Parquet file ({reason}); fetch it again") from None
@@ -128,44 +125,31 @@ class ParquetSource:
         return _Listed(schema, rows, labels, paths, table["id"].to_numpy() if is_own else None)
 
     def _refuse_bomb(self, number: int, metadata: pq.FileMetaData) -> None:
-        """ValueError where a small file holds what no memory does, before any page of it is read."""
+        """ValueError where the footer of a small file claims more than images can hold; no page is read before that.
+
+        A footer that claims too little is not detected.
+        """
         name, size = f"{self._root.name}/{shown(self._shards[number])}", self._sizes[number]
         if metadata.num_rows > size:
             raise ValueError(f"{name}: {metadata.num_rows} rows in {size} bytes; no row of it can be an image")
-        with self._mapped(number) as data:
-            for row_group, column in _column_chunks(metadata):
-                packed, whole = column.total_compressed_size, column.total_uncompressed_size
-                place = f"{name}: {column.path_in_schema} of row group {row_group}"
-                try:
-                    whole = whole if data is None else max(whole, inflated_size(data, column))
-                except ValueError as error:
-                    raise ValueError(f"{place}: {error}; fetch it again") from None
-                if whole > max(_HARMLESS_BYTES, _MOST_INFLATION * packed):
-                    raise ValueError(
-                        f"{place} inflates from {packed} to {whole} bytes, more than {_MOST_INFLATION} times; "
-                        "encoded images do not"
-                    )
-
-    @contextlib.contextmanager
-    def _mapped(self, number: int) -> Iterator[mmap.mmap | None]:
-        """The bytes of a file; None for an object: its footer is believed, and its pages are not fetched to be measured."""
-        if is_url(self._root.name):
-            yield None
-            return
-        with (
-            self._root.open(self._shards[number]) as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
-            yield data
+        for row_group, column in _column_chunks(metadata):
+            packed, whole = column.total_compressed_size, column.total_uncompressed_size
+            if packed > size or whole > max(_HARMLESS_BYTES, _MOST_INFLATION * packed):
+                raise ValueError(
+                    f"{name}: {column.path_in_schema} of row group {row_group} inflates from {packed} to {whole} bytes in "
+                    f"a file of {size}; images inflate less than {_MOST_INFLATION} times; leave the file out or fetch it again"
+                )
 
     def _check(self, number: int, schema: pa.Schema) -> None:
-        """ValueError where a shard lacks the columns; it names what is missing and what there is."""
-        name, found = shown(self._shards[number]), ", ".join(schema.names)
+        """ValueError where a shard lacks a column; it names the missing one and those of the shard."""
+        name, columns = shown(self._shards[number]), ", ".join(schema.names)
         if not _is_encoded(schema, self._image) and not _is_binary(schema, self._image):
-            raise ValueError(f"data.image_column: {name} has no column {self._image!r} of encoded images, only {found}")
+            raise ValueError(
+                f"data.image_column: {name} has no column {self._image!r} of encoded images, only {columns}"
+            )
         if self._label and self._label not in schema.names:
             raise ValueError(
-                f"data.label_column: {name} has no column {self._label!r}, only {found}; '' stands for one class"
+                f"data.label_column: {name} has no column {self._label!r}, only {columns}; '' puts all images into one class"
             )
         if self._label and pa.types.is_nested(schema.field(self._label).type):
             raise ValueError(f"data.label_column: {self._label!r} of {name} is {schema.field(self._label).type}")
@@ -241,8 +225,8 @@ def is_shard(entry: Entry) -> bool:
 def split_of(path: bytes) -> str:
     """Split that a path names, the last name first: train, val, test, or empty."""
     words = re.split(rb"[^a-z0-9]+", path.lower().removesuffix(SUFFIX))
-    found = [_SPLIT_WORDS[word.decode()] for word in words if word.decode() in _SPLIT_WORDS]
-    return found[-1] if found else ""
+    splits = [_SPLIT_WORDS[word.decode()] for word in words if word.decode() in _SPLIT_WORDS]
+    return splits[-1] if splits else ""
 
 
 def _rejection(entry: Entry) -> Rejection:

@@ -1,12 +1,11 @@
 """From a source to image shards: every candidate is decoded once, kept or rejected with a reason, in a fixed order.
 
-What is held in memory of every image is its id, path and hash; encoded bytes only of those that are being looked at.
+Memory: id, path and hash of every image, and the encoded bytes of the few that are being decoded.
 """
 
 import hashlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from images.decoding import Refused, inspect, inspect_mask
-from images.sources.entries import shown
+from images.sources.folder import FolderSource
 from images.sources.items import Encoded, Item, Rejection, Source
+from images.sources.parquet import ParquetSource, is_shard
+from images.sources.tree import Entry, Root, root_of, shown
+from images.stream import map_ahead
 from shards.files import whole_file
 from shards.image_shards import SPLITS, ImageShardWriter
 
@@ -24,6 +26,13 @@ from shards.image_shards import SPLITS, ImageShardWriter
 PRECEDENCE = ("test", "val", "train")
 # Entries of these kinds were never images of the class in whose folder they lie.
 _NEVER_IMAGES = ("not an image", "not a file", "empty folder", "link loop", "hidden folder", "outside of the layout")
+
+
+# Of image files, as far as names tell: a folder of Parquet files without one can only be shards.
+SUFFIXES = (
+    b".jpg", b".jpeg", b".jpe", b".png", b".gif", b".bmp", b".tif", b".tiff", b".webp", b".ppm", b".pgm", b".pbm",
+    b".jp2", b".avif",
+)  # fmt: skip
 
 
 class Examined(NamedTuple):
@@ -73,6 +82,25 @@ class Outcome:
             "rejected_share": len(self.rejected) / self.seen,
             **{f"rejected/{reason.replace(' ', '_')}": count for reason, count in sorted(reasons.items())},
         }
+
+
+def open_source(place: str | Path, *, image_column: str, label_column: str) -> Source:
+    """List a folder or a URL as image files, or as Parquet shards where a Parquet file has the column `image_column`.
+
+    Raises ValueError where there is no such place or nothing that can be an image, and for two paths of one id.
+    """
+    root = root_of(place)
+    entries = sorted(root.walk(), key=lambda entry: entry.path)
+    shards = [entry for entry in entries if is_shard(entry)]
+    has_files = any(entry.path.lower().endswith(SUFFIXES) for entry in entries)
+    if shards and (not has_files or any(_has_column(root, shard, image_column) for shard in shards)):
+        source: Source = ParquetSource(root, entries, image_column=image_column, label_column=label_column)
+    else:
+        source = FolderSource(root, entries)
+    if not source.items:
+        raise ValueError(f"data.path: no image among the {len(entries)} entries of {place}")
+    _check_ids(source)
+    return source
 
 
 def fill_shards(
@@ -127,7 +155,9 @@ def check_outcome(outcome: Outcome, *, max_rejected_share: float, listing: str |
     if emptied:
         of_class = Counter(row.reason for row in outcome.rejected if row.class_name == emptied[0])
         counts = ", ".join(f"{count} {reason}" for reason, count in of_class.most_common())
-        raise ValueError(f"class {emptied[0]}: no image is left ({counts}); mend or remove it; {listing} lists them")
+        raise ValueError(
+            f"class {emptied[0]}: no image is left ({counts}); add images to it or remove it; {listing} lists them"
+        )
     for split in SPLITS:
         if not any(kept_split == split for kept_split, _ in outcome.kept):
             raise ValueError(f"no image is left in {split} ({counts or 'none was there'}); {listing} lists the refused")
@@ -144,27 +174,19 @@ def write_rejected(path: str | Path, rejected: list[Rejection]) -> None:
 def _examine(
     source: Source, items: list[Item], *, max_pixels: int, workers: int
 ) -> Iterator[tuple[Item, Examined | Refused]]:
-    """Each item with what was found, in order; at most a few a worker are held at once."""
+    """Each item and its outcome, in order; at most a few a worker are held at once."""
 
-    def outcome_of(item: Item, encoded: Encoded | Refused | None) -> Examined | Refused:
+    def outcome_of(candidate: tuple[Item, Encoded | Refused | None]) -> tuple[Item, Examined | Refused]:
+        item, encoded = candidate
         try:
             encoded = source.read(item) if encoded is None else encoded
-            return encoded if isinstance(encoded, Refused) else _examined(encoded, max_pixels)
+            return item, encoded if isinstance(encoded, Refused) else _examined(encoded, max_pixels)
         except Refused as refused:
             # Without its traceback, which would hold the bytes.
-            return Refused(refused.reason, refused.detail)
+            return item, Refused(refused.reason, refused.detail)
 
-    waiting: deque[tuple[Item, Future[Examined | Refused]]] = deque()
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for item in items:
-            encoded = _read(source, item) if source.read_in_order else None
-            waiting.append((item, pool.submit(outcome_of, item, encoded)))
-            if len(waiting) > 4 * max(1, workers):
-                done, future = waiting.popleft()
-                yield done, future.result()
-        while waiting:
-            done, future = waiting.popleft()
-            yield done, future.result()
+    candidates = ((item, _read(source, item) if source.read_in_order else None) for item in items)
+    return map_ahead(outcome_of, candidates, workers=workers, prefetch=4 * workers)
 
 
 def _read(source: Source, item: Item) -> Encoded | Refused:
@@ -206,3 +228,19 @@ def _count(outcome: Outcome, item: Item, encoded: Encoded) -> None:
     outcome.kept[item.split, outcome.classes[item.label]] += 1
     outcome.masks += encoded.mask is not None
     outcome.bytes += len(encoded.image)
+
+
+def _has_column(root: Root, entry: Entry, column: str) -> bool:
+    try:
+        with root.open(entry.path) as file:
+            return column in pq.read_schema(file).names
+    except (OSError, pa.ArrowException):
+        return False  # Among image files it is one more thing that is not an image.
+
+
+def _check_ids(source: Source) -> None:
+    by_id: dict[int, bytes] = {}
+    for item in source.items:
+        other = by_id.setdefault(item.id, item.path)
+        if other is not item.path:
+            raise ValueError(f"{shown(other)} and {shown(item.path)} have the same id {item.id}; rename one of them")

@@ -50,6 +50,7 @@ def finetuning(world, folder, processes=ALONE, **changes):
         images,
         folder,
         params.finetune.model_copy(update={**EVERYTHING, **changes}),
+        label="finetune",
         crop_ratio=params.pretrain.crop_ratio,
         seed=0,
         compute=set_up(**params.compute.model_dump()),

@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -7,7 +5,6 @@ import torch.nn.functional as F
 from PIL import Image
 
 from images.augmentation import (
-    blur_images,
     crop_images,
     crop_labels,
     crop_maps,
@@ -16,7 +13,6 @@ from images.augmentation import (
     random_crops,
     random_flips,
     snapped,
-    solarise,
 )
 
 WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
@@ -235,24 +231,3 @@ def test_jitter_colours__contrast_keeps_the_mean_grey_and_saturation_each_grey()
 def test_jitter_colours__takes_all_colour_from_grey_images():
     grey = jittered(noise(4, 8, 8) / 255, grey_probability=1.0)
     assert torch.allclose(grey[:, 0], grey[:, 1], atol=1e-6) and torch.allclose(grey[:, 0], grey[:, 2], atol=1e-6)
-
-
-def test_blur_images__spreads_a_point_by_sigma():
-    images = torch.zeros(2, 3, 41, 41)
-    images[:, :, 20, 20] = 1
-    blurred = blur_images(images, sigma=(2.0, 2.0), probability=1.0, generator=seeded())
-    profile = blurred[0, 0].sum(0)
-    offsets = torch.arange(41.0) - 20
-    assert math.isclose(profile.sum(), 1.0, abs_tol=1e-4)
-    assert math.isclose((profile * offsets**2).sum(), 4.0, rel_tol=1e-2)
-    flat = torch.full((2, 3, 9, 5), 0.3)
-    assert torch.allclose(blur_images(flat, sigma=(0.1, 2.0), probability=1.0, generator=seeded()), flat)
-    noisy = noise(2, 9, 5) / 255
-    assert torch.equal(blur_images(noisy, sigma=(0.1, 2.0), probability=0.0, generator=seeded()), noisy)
-
-
-def test_solarise__inverts_from_the_threshold_on():
-    images = torch.tensor([0.2, 0.5, 0.9]).expand(1, 3, 1, 3)
-    ours = solarise(images, threshold=0.5, probability=1.0, generator=seeded())
-    assert torch.allclose(ours, torch.tensor([0.2, 0.5, 0.1]).expand(1, 3, 1, 3))
-    assert torch.equal(solarise(images, threshold=0.5, probability=0.0, generator=seeded()), images)

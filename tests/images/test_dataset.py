@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from images.dataset import DecodedImages, WholeImages, decoded_masks
+from images.dataset import WholeImages, decoded_masks
 from images.decoding import decode_square
 from images.sources.items import id_of
 from shards.image_shards import ImageShards, ImageShardWriter
@@ -35,27 +35,9 @@ def shards(tmp_path):
     return ImageShards(tmp_path / "s", "train")
 
 
-def test_decoded_images__are_the_rows_of_the_shards(shards):
-    images = DecodedImages(shards, 6, workers=2, ram_gib=1.0)
-    assert (images.pixels.shape, images.pixels.dtype) == ((150, 3, 6, 6), np.uint8)
-    assert np.array_equal(images.ids, shards.ids)
-    for row in range(len(shards)):
-        square = decode_square(shards.bytes(row), 6)
-        assert np.array_equal(images.pixels[row].transpose(1, 2, 0), square)
-        number = int(shards.path(row).removesuffix(".png"))
-        assert images.labels[row] == number % 2
-        width, height = Image.open(io.BytesIO(shards.bytes(row))).size
-        assert images.aspect[row] == pytest.approx(height / width if number % 2 else width / height)
-
-
-def test_decoded_images__number_of_workers_changes_nothing(shards):
-    one, three = (DecodedImages(shards, 8, workers=workers, ram_gib=1.0) for workers in (0, 3))
-    assert np.array_equal(one.pixels, three.pixels)
-
-
-def test_decoded_images__too_large_a_set_is_refused_with_the_number(shards):
-    with pytest.raises(ValueError, match=r"150 images of 1000 x 1000 pixels need 0\.42 GiB.*ram_gib.*0\.1"):
-        DecodedImages(shards, 1000, workers=1, ram_gib=0.1)
+def squares_of(shards):
+    """All images by row, (N, 3, 6, 6) uint8."""
+    return np.stack([decode_square(shards.bytes(row), 6) for row in range(len(shards))]).transpose(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -63,16 +45,14 @@ def test_gather__puts_what_batches_give_together_by_row(shards, workers):
     images, seen = WholeImages(shards, 6, workers=workers), []
     found = images.gather(lambda pixels: pixels.float().mean(dim=(2, 3)), 16, seen.append)
     assert found.shape == (150, 3) and sum(seen) == 150
-    squares = DecodedImages(shards, 6, workers=1, ram_gib=1.0).pixels
-    assert np.allclose(found.numpy(), squares.mean(axis=(2, 3)), atol=1e-3)
+    assert np.allclose(found.numpy(), squares_of(shards).mean(axis=(2, 3)), atol=1e-3)
     assert np.array_equal(images.labels, shards.labels)
 
 
 def test_gather__of_some_takes_the_first_rows(shards):
     images = WholeImages(shards, 6, workers=0, most=20)
-    squares = DecodedImages(shards, 6, workers=1, ram_gib=1.0).pixels[:20]
     assert len(images) == 20
-    assert np.array_equal(images.gather(lambda pixels: pixels, 7).numpy(), squares)
+    assert np.array_equal(images.gather(lambda pixels: pixels, 7).numpy(), squares_of(shards)[:20])
 
 
 def test_gather__a_split_without_images_is_named(shards):

@@ -15,7 +15,7 @@ from images.decoding import (
     inspect,
     inspect_mask,
     may_be_image,
-    square_and_aspect,
+    squeezed,
 )
 
 LIMIT = 1_000_000
@@ -143,10 +143,10 @@ def test_decode__applies_the_exif_orientation_as_pillow_does(orientation, format
     geometry = inspect(data, max_pixels=LIMIT)
     assert (geometry.width, geometry.height) == image.size
     assert geometry.stored == (48, 32)
-    square, aspect = square_and_aspect(data, 16)
+    size, aspect, square = squeezed(data, 16)
     whole = np.asarray(expected.resize((16, 16), Image.Resampling.BICUBIC)).astype(int)
     assert np.abs(square - whole).mean() < 3
-    assert aspect == image.width / image.height
+    assert size == (16, 16) and aspect == image.width / image.height
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -3,11 +3,14 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from config.groups import MASK_KINDS
 from parts.masking import (
     BACKGROUNDS,
+    MASKS,
     attention_mask,
     block_mask,
     hidden_count,
@@ -15,7 +18,6 @@ from parts.masking import (
     hidden_ratio_std,
     random_mask,
     semantic_mask,
-    whole_part_shares,
 )
 
 
@@ -231,6 +233,14 @@ RELEASED_STATISTICS = {  # alpha: std of the hidden ratio over parts, parts whol
 }
 
 
+def whole_part_shares(mask, labels, num_parts):
+    """The shares of each image's parts that are wholly hidden and wholly visible: two (B,)."""
+    of_part = F.one_hot(labels, num_parts + 1)[..., :num_parts]
+    size, hidden = of_part.sum(1), (of_part * mask[..., None]).sum(1)
+    present = size > 0
+    return [(same & present).sum(1) / present.sum(1).clamp(min=1) for same in (hidden == size, hidden == 0)]
+
+
 @pytest.mark.parametrize("alpha", RELEASED_STATISTICS)
 def test_semantic_mask__has_the_statistics_of_the_released_sampler(alpha):
     num_parts, images = 6, 300
@@ -312,10 +322,11 @@ def test_attention_mask__refuses_what_it_cannot_mean(changed, message):
         attention_mask(arguments.pop("scores"), **arguments)
 
 
-def test_part_statistics__count_only_parts_with_patches():
+def test_hidden_ratio_std__counts_only_parts_with_patches():
     labels = torch.tensor([[0, 0, 2, 2, 3, 3], [1, 1, 1, 1, 3, 3], [3, 3, 3, 3, 3, 3]])
     mask = torch.tensor([[1, 1, 0, 0, 1, 0], [1, 1, 0, 0, 1, 1], [1, 1, 1, 0, 0, 0]], dtype=torch.bool)
-    spread = hidden_ratio_std(mask, labels, 3)
-    hidden, visible = whole_part_shares(mask, labels, 3)
-    assert spread.tolist() == [0.5, 0.0, 0.0]
-    assert hidden.tolist() == [0.5, 0.0, 0.0] and visible.tolist() == [0.5, 0.0, 0.0]
+    assert hidden_ratio_std(mask, labels, 3).tolist() == [0.5, 0.0, 0.0]
+
+
+def test_masks__every_kind_of_an_arm_can_be_drawn_and_no_other():
+    assert {*MASKS, "none"} == set(MASK_KINDS)

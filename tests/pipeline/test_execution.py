@@ -36,6 +36,7 @@ stages:
 COUNTS = """
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 from jobs.stage import run
 from training.loop import train
@@ -52,17 +53,22 @@ class Sum:
         self.value = state["value"]
 
 
-def main():
-    total = Sum()
+class Counting:
+    label, seed, steps, batch_size = "counts", 0, 150, 1
 
-    def step(number):
+    def __init__(self, total):
+        self.total, self.state = total, {"sum": total}
+
+    def step(self, number):
         time.sleep(0.02)
-        total.value = (total.value * 31 + number) % 1_000_003
+        self.total.value = (self.total.value * 31 + number) % 1_000_003
         return {"loss": 1.0}
 
+
+def main():
+    total = Sum()
     with Scratch("counts", "f" * 32) as scratch:
-        train(step, steps=150, state={"sum": total}, scratch=scratch, seed=0, label="counts", batch_size=1,
-              checkpoint_seconds=1000, log_seconds=0.01)
+        train(Counting(total), scratch=scratch, runtime=SimpleNamespace(checkpoint_seconds=1000, log_seconds=0.01))
         Path("out").mkdir(exist_ok=True)
         Path("out/counted.txt").write_text(str(total.value))
 

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from config.params import load_params
 from models.mae import MaskedAutoencoder, split_mask
-from pipeline.exporting import export
-from tests.conftest import run_stage
+from pipeline.exporting import export, trained_ratio
+from tests.conftest import ROOT, run_stage
 from tests.jobs.cluster.test_distributed import write
 from training.encoders import load_encoder, load_weights
 
@@ -64,6 +64,14 @@ def test_export__transformers_loads_all_keys_and_has_the_same_loss(world, export
     torch.testing.assert_close(output.loss, loss, atol=1e-5, rtol=1e-4)
     hidden = split_mask(mask)[1][:, :, None].expand_as(predictions)
     torch.testing.assert_close(output.logits.gather(1, hidden), predictions, atol=1e-4, rtol=1e-4)
+
+
+def test_trained_ratio__is_that_of_the_training_and_not_what_params_say_now(tmp_path):
+    params = load_params(ROOT / "params.yaml")
+    lock = {"stages": {"pretrain@mae-0": {"params": {"params.yaml": {"pretrain": {"mask_ratio": 0.6}}}}}}
+    (tmp_path / "dvc.lock").write_text(json.dumps(lock))
+    assert trained_ratio("mae-0", params, tmp_path) == 0.6
+    assert trained_ratio("mae-1", params, tmp_path) == params.pretrain.mask_ratio
 
 
 def test_export__mae_is_the_run_bit_for_bit(world, exported):

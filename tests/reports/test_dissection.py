@@ -7,7 +7,7 @@ from shards.arrays import ArrayShards
 from shards.image_shards import ImageShards
 from shards.mask_cache import MaskCache
 from tests.reports.conftest import GRID, PARTS, write_part_model
-from training.part_model import FrozenParts
+from training.part_labels import FrozenParts
 from training.teacher import FrozenTeacher
 
 CPU = torch.device("cpu")

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from config.groups import TeacherParams
+from images.stream import Batch
 from training.compute import set_up
 from training.distilling import CollapseError, Distillation
 
@@ -22,11 +23,14 @@ class Pictures:
     def __init__(self) -> None:
         draw = np.random.default_rng(0)
         colours = draw.integers(30, 220, (16, 3, 1, 1))
-        self.pixels = (colours + draw.integers(-20, 20, (16, 3, 32, 32))).astype(np.uint8)
-        self.aspect = np.ones(16, dtype=np.float32)
+        self.pixels = (colours + draw.integers(-20, 20, (16, 3, 32, 32))).astype(np.uint8).transpose(0, 2, 3, 1)
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        sizes, aspect = np.full((len(rows), 2), 32), np.ones(len(rows), dtype=np.float32)
+        return Batch(rows, sizes, aspect, list(self.pixels[rows]))
 
 
 def distillation(**changes):

@@ -1,5 +1,6 @@
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from jobs.scratch import Scratch
 from jobs.stage import Terminated
 from shards.seals import sealed_file
 from training import loop
-from training.adamw import AdamW
 from training.loop import NonFiniteLoss, train, update
+from training.optimiser import AdamW
 from training.randomness import generator
 
 
@@ -20,6 +21,11 @@ def state(tmp_path, monkeypatch):
     return tmp_path / "state"
 
 
+def runtime(checkpoint_seconds=1000.0):
+    """How often the loop saves and logs."""
+    return SimpleNamespace(checkpoint_seconds=checkpoint_seconds, log_seconds=1000.0)
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing of the loop handles it."""
 
@@ -27,10 +33,13 @@ class Killed(BaseException):
 class Job:
     """A small regression with dropout, whose steps depend on nothing but number and state."""
 
+    label, seed, steps, batch_size = "job", 0, 40, 16
+
     def __init__(self, kill_at=None, nan_at=(), terminate_at=None):
         torch.manual_seed(99)
         self.model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
         self.optimizer = AdamW([{"params": self.model.parameters(), "weight_decay": 0.01}], lr=0.01)
+        self.state = {"model": self.model, "optimizer": self.optimizer}
         self.kill_at, self.nan_at, self.terminate_at = kill_at, nan_at, terminate_at
         self.seen = []
 
@@ -47,19 +56,9 @@ class Job:
         total, norm = update([loss], self.optimizer, clip=1.0, scaler=torch.amp.GradScaler("cpu", enabled=False))
         return {"loss": total, "gradient_norm": norm}
 
-    def run(self, steps=40, fingerprint="a", checkpoint_seconds=0.0):
+    def run(self, fingerprint="a", checkpoint_seconds=0.0):
         with Scratch("job", fingerprint) as place:
-            history = train(
-                self.step,
-                steps=steps,
-                state={"model": self.model, "optimizer": self.optimizer},
-                scratch=place,
-                seed=0,
-                label="job",
-                batch_size=16,
-                checkpoint_seconds=checkpoint_seconds,
-                log_seconds=1000,
-            )
+            history = train(self, scratch=place, runtime=runtime(checkpoint_seconds))
         return history, {name: value.clone() for name, value in self.model.state_dict().items()}
 
 
@@ -107,18 +106,7 @@ def test_train__another_fingerprint_starts_anew():
 def test_train__a_finished_loop_whose_outs_were_not_written_runs_no_step(state):
     history, _ = Job().run()
     with pytest.raises(Killed), Scratch("job", "a") as place:
-        first = Job()
-        train(
-            first.step,
-            steps=40,
-            state={"model": first.model, "optimizer": first.optimizer},
-            scratch=place,
-            seed=0,
-            label="job",
-            batch_size=16,
-            checkpoint_seconds=1000,
-            log_seconds=1000,
-        )
+        train(Job(), scratch=place, runtime=runtime())
         raise Killed
     again = Job()
     assert again.run()[0] == history
@@ -155,18 +143,10 @@ def test_train__stops_when_the_loss_stays_non_finite_and_names_the_step():
 
 def test_train__history_is_the_mean_of_its_interval(monkeypatch):
     monkeypatch.setattr(loop, "HISTORY_POINTS", 3)
+    task = Job()
+    task.steps, task.step = 10, lambda number: {"loss": float(number)}
     with Scratch("job", "a") as place:
-        history = train(
-            lambda number: {"loss": float(number)},
-            steps=10,
-            state={},
-            scratch=place,
-            seed=0,
-            label="job",
-            batch_size=1,
-            checkpoint_seconds=1000,
-            log_seconds=1000,
-        )
+        history = train(task, scratch=place, runtime=runtime())
     assert [(row["step"], row["loss"]) for row in history] == [(3, 1), (6, 4), (9, 7), (10, 9)]
 
 

@@ -6,7 +6,7 @@ from config.params import load_params
 from shards.arrays import VERSION
 from shards.mask_cache import MaskCacheWriter
 from shards.seals import MANIFEST, write_sealed
-from training.masks import ArmMasks, draw_mask
+from training.masks import ArmMasks
 from training.randomness import generator
 
 IDS = np.arange(1, 41, dtype=np.uint64)
@@ -36,8 +36,7 @@ def write_none(folder):
 
 
 def make(folder, name, ids=IDS):
-    arm = ARMS[name].model_dump(exclude={"parts"})
-    return ArmMasks(folder, ids=ids, ratio=0.75, hint_share=0.1, **arm)
+    return ArmMasks(folder, ARMS[name], ids=ids, ratio=0.75, hint_share=0.1)
 
 
 def draw(masks, progress=0.5, count=40, step=0):
@@ -50,10 +49,10 @@ def draw(masks, progress=0.5, count=40, step=0):
 
 @pytest.mark.parametrize("name", [name for name, arm in sorted(ARMS.items()) if arm.mask != "none"])
 def test_draw__every_arm_that_pretrains_hides_the_same_number_in_every_row(tmp_path, name):
-    if ARMS[name].mask in ("random", "block"):
+    if ARMS[name].maps == "none":
         write_none(tmp_path / "arm")
     else:
-        write_maps(tmp_path / "arm", kind="ranks" if ARMS[name].mask.startswith("attmask") else "labels")
+        write_maps(tmp_path / "arm", kind=ARMS[name].maps)
     mask, _ = draw(make(tmp_path / "arm", name))
     assert mask.shape == (40, 64)
     assert mask.sum(dim=1).unique().tolist() == [48]
@@ -104,9 +103,8 @@ def test_arm_masks__maps_of_another_kind_are_refused(tmp_path):
         make(tmp_path / "arm", "attmask_high")
 
 
-def test_draw_mask__equal_generators_give_equal_masks():
-    arguments = {"batch": 4, "grid": (8, 8), "mask": "random", "schedule": "intra", "gamma": 1.0, "background": "part",
-                 "ratio": 0.75, "hint_share": 0.1, "num_parts": 0, "progress": 0.0}  # fmt: skip
-    first, second, other = (draw_mask(None, **arguments, generator=generator(0, step))[0] for step in (1, 1, 2))
+def test_draw__equal_generators_give_equal_masks(tmp_path):
+    write_none(tmp_path / "arm")
+    first, second, other = (draw(make(tmp_path / "arm", "mae"), step=step)[0] for step in (1, 1, 2))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)

@@ -12,21 +12,14 @@ from training.masks import ArmMasks
 from training.pretraining import Pretraining
 
 
-def pretraining(world: Path, processes=ALONE, **changes):
+def pretraining(world: Path, processes=ALONE):
     """Pretraining of semmae in the tiny world, with a batch of 7."""
     params = load_params(world / "params.yaml")
     group, arm = params.pretrain.model_copy(update={"batch_size": 7}), params.arms.definitions["semmae"]
     images = TrainingImages(ImageShards(world / "data/shards", "train"), group.decode_size, window=32, ram_gib=0.0)
-    masks = ArmMasks(
-        world / "arms/semmae",
-        ids=images.ids,
-        ratio=group.mask_ratio,
-        hint_share=0.1,
-        **arm.model_dump(exclude={"parts"}),
-    )
-    return Pretraining(
-        images, masks, group, seed=0, compute=set_up(**params.compute.model_dump()), processes=processes, **changes
-    )
+    masks = ArmMasks(world / "arms/semmae", arm, ids=images.ids, ratio=group.mask_ratio, hint_share=0.1)
+    compute = set_up(**params.compute.model_dump())
+    return Pretraining(images, masks, group, label="pretrain", seed=0, compute=compute, processes=processes)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

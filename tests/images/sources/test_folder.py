@@ -2,10 +2,9 @@ import pytest
 from PIL import Image
 
 from images.decoding import Refused
-from images.sources.entries import walk
 from images.sources.folder import FolderSource
 from images.sources.items import id_of
-from images.sources.roots import FolderRoot
+from images.sources.tree import FolderRoot, walk
 
 NUMBER = iter(range(10**6))
 
@@ -125,7 +124,7 @@ def test_read__gives_the_bytes_of_the_file_or_the_reason(tmp_path, monkeypatch):
     def refuse(path, mode):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr("images.sources.roots.open", refuse, raising=False)
+    monkeypatch.setattr("images.sources.tree.open", refuse, raising=False)
     with pytest.raises(Refused) as caught:
         source.read(closed)
     assert (caught.value.reason, caught.value.detail) == ("unreadable", "Permission denied")

@@ -7,7 +7,7 @@ import pytest
 from images.decoding import Refused
 from images.sources.items import id_of
 from images.sources.parquet import split_of
-from images.sources.source import open_source
+from images.sources.preparation import open_source
 
 ENCODED = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

@@ -10,8 +10,10 @@ from PIL import Image
 
 from images.decoding import Refused
 from images.sources.items import Encoded, Item, Rejection, id_of
-from images.sources.preparation import Outcome, check_outcome, fill_shards, write_rejected
+from images.sources.preparation import Outcome, _check_ids, check_outcome, fill_shards, open_source, write_rejected
 from shards.image_shards import ImageShards, ImageShardWriter
+from tests.images.sources.test_folder import draw
+from tests.images.sources.test_parquet import rows, write
 
 
 def png(seed, size=8):
@@ -185,3 +187,38 @@ def test_outcome__sha256_in_the_shards_is_that_of_the_source_bytes(tmp_path):
     for row in pq.read_table(tmp_path / "out" / "train-00000.parquet").to_pylist():
         assert row["sha256"] == hashlib.sha256(row["image"]["bytes"]).digest()
         assert row["id"] == id_of(row["image"]["path"].encode())
+
+
+COLUMNS = {"image_column": "image", "label_column": "label"}
+
+
+def test_open_source__no_folder_or_no_image_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.path: no folder"):
+        open_source(tmp_path / "none", **COLUMNS)
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(ValueError, match="no image among the 1 entries"):
+        open_source(tmp_path, **COLUMNS)
+
+
+def test_open_source__a_stray_table_among_image_files_is_no_source(tmp_path):
+    draw(tmp_path, "cat/1.png")
+    write(tmp_path / "table.parquet", rows(1), image="other")
+    source = open_source(tmp_path, **COLUMNS)
+    assert [item.path for item in source.items] == [b"cat/1.png"]
+    assert [(row.path, row.reason) for row in source.rejected] == [("table.parquet", "not an image")]
+
+
+def test_open_source__a_picture_beside_shards_is_no_source(tmp_path):
+    draw(tmp_path, "assets/example.png")
+    write(tmp_path / "data/train-0.parquet", rows(2), [0, 1])
+    source = open_source(tmp_path, **COLUMNS)
+    assert len(source.items) == 2
+    assert [row.path for row in source.rejected] == ["assets/example.png"]
+
+
+def test_check_ids__two_paths_of_one_id_are_refused():
+    class Two:
+        items = (Item(b"a", 7, "", 0), Item(b"b", 7, "", 0))
+
+    with pytest.raises(ValueError, match="a and b have the same id 7"):
+        _check_ids(Two())

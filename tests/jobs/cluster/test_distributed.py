@@ -10,8 +10,8 @@ import torch
 from jobs.cluster.distributed import ALONE, WRITER, Processes, join, settled_rank
 from jobs.scratch import Scratch
 from tests.training.conftest import JOB, children, finish, outcome, record, start, wait_for_checkpoint, write
-from training.adamw import AdamW
 from training.loop import update
+from training.optimiser import AdamW
 
 
 def test_part__of_all_processes_is_the_whole_in_order():

@@ -1,13 +1,90 @@
-"""The same images as a folder of this machine and in a store are the same source."""
+import os
 
 import pytest
 
 from images.decoding import Refused
-from images.sources.entries import Entry
-from images.sources.roots import FolderRoot, StoreRoot, root_of
-from images.sources.source import open_source, write_listing
+from images.sources.preparation import open_source
+from images.sources.tree import (
+    Entry,
+    FolderRoot,
+    StoreRoot,
+    root_of,
+    shown,
+    subfolders,
+    unhashable_entries,
+    walk,
+    write_listing,
+)
 from tests.images.sources.test_folder import draw
 from tests.images.sources.test_parquet import rows, write
+
+
+def problems(root):
+    return {entry.path: entry.problem for entry in walk(root)}
+
+
+def test_shown__is_the_path_itself_or_percent_encoded():
+    assert shown("train/hütte/1.png".encode()) == "train/hütte/1.png"
+    assert shown(b"a/caf\xe9 1.png") == "a/caf%E9%201.png"
+
+
+def test_walk__lists_every_file_with_its_size(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "x").write_bytes(b"123")
+    (tmp_path / ".hidden").write_bytes(b"")
+    found = {entry.path: entry.size for entry in walk(tmp_path)}
+    assert found == {b"a/b/x": 3, b".hidden": 0}
+
+
+def test_walk__names_what_is_wrong_with_an_entry(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").symlink_to("nowhere")
+    (tmp_path / "self").symlink_to("self")
+    os.mkfifo(tmp_path / "pipe")
+    assert problems(tmp_path) == {
+        b"empty": "empty folder", b"broken": "broken link", b"self": "link loop", b"pipe": "not a file"
+    }  # fmt: skip
+
+
+def test_walk__ends_in_spite_of_links_to_folders_above(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "x").write_bytes(b"1")
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "b" / "root").symlink_to(tmp_path)
+    assert problems(tmp_path) == {b"a/x": "", b"a/b/up": "link loop", b"a/b/root": "link loop"}
+
+
+def test_walk__follows_links_that_lead_elsewhere(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "x").write_bytes(b"1")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "folder").symlink_to(tmp_path / "elsewhere")
+    (root / "file").symlink_to(tmp_path / "elsewhere" / "x")
+    assert problems(root) == {b"folder/x": "", b"file": ""}
+    assert subfolders(root) == {b"folder"}
+
+
+def test_walk__takes_names_that_are_not_utf8(tmp_path):
+    path = os.fsencode(tmp_path) + b"/caf\xe9"
+    with open(path, "wb") as file:
+        file.write(b"1")
+    assert problems(tmp_path) == {b"caf\xe9": ""}
+
+
+def test_walk__an_unreadable_folder_is_one_entry(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "x").write_bytes(b"1")
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fsencode(path).endswith(b"closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert problems(tmp_path) == {b"closed": "unreadable folder", b"x": ""}
+
 
 COLUMNS = {"image_column": "image", "label_column": "label"}
 
@@ -115,3 +192,43 @@ def test_roots__of_a_folder_is_what_lies_there(tmp_path):
     assert entries[b"cat/1.png"] == Entry(b"cat/1.png", status.st_size, str(status.st_mtime_ns))
     with root.open(b"cat/1.png") as file:
         assert file.read() == (tmp_path / "cat/1.png").read_bytes()
+
+
+def test_listing__changes_when_an_entry_does(tmp_path):
+    root, out = tmp_path / "images", tmp_path / "listing.txt"
+    draw(root, "cat/1.png", "dog/2 3.png")
+    with open(os.fsencode(root) + b"/cat/caf\xe9.png", "wb"):
+        pass
+    (root / "broken").symlink_to("nowhere")
+    write_listing(FolderRoot(root), out)
+    first = out.read_text()
+    assert [line.split("\t")[0] for line in first.splitlines()] == [
+        "broken", "cat/1.png", "cat/caf%E9.png", "dog/2%203.png"
+    ]  # fmt: skip
+    write_listing(FolderRoot(root), out)
+    assert out.read_text() == first
+    os.utime(root / "cat/1.png", ns=(1, 1))
+    write_listing(FolderRoot(root), out)
+    assert out.read_text() != first
+
+
+def test_unhashable_entries__names_what_dvc_stops_at(tmp_path, monkeypatch):
+    draw(tmp_path, "cat/1.png", "cat/closed.png")
+    (tmp_path / "empty").mkdir()
+    assert unhashable_entries(tmp_path) == []
+    elsewhere = tmp_path.parent / f"{tmp_path.name}_elsewhere"
+    draw(elsewhere, "1.png")
+    (tmp_path / "dog").symlink_to(elsewhere)
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.png", "wb"):
+        pass
+    (tmp_path / "broken").symlink_to("nowhere")
+    (tmp_path / "cat" / "loop").symlink_to("..")
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: b"closed" not in path and access(path, mode))
+    assert dict(unhashable_entries(tmp_path)) == {
+        "dog": "a link to a folder, which DVC does not follow",
+        "caf%E9.png": "its name is not UTF-8",
+        "broken": "broken link",
+        "cat/loop": "link loop",
+        "cat/closed.png": "unreadable",
+    }

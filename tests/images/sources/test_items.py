@@ -2,8 +2,7 @@ from collections import Counter
 
 import pytest
 
-from images.sources.items import Item
-from images.sources.splits import assign_splits, draw
+from images.sources.items import Item, assign_splits, draw
 
 SHARES = {"seed": 0, "val_share": 0.1, "test_share": 0.2}
 

@@ -4,7 +4,7 @@ import torch
 from shards.arrays import ArrayShards
 from shards.image_shards import ImageShards
 from shards.mask_cache import MaskCache
-from training.part_model import FrozenParts
+from training.part_labels import FrozenParts
 
 
 def test_frozen_parts__labels_of_stored_tokens_are_those_of_the_cache(world):

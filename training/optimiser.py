@@ -1,14 +1,15 @@
-"""AdamW on torch's fused kernel.
+"""The optimiser of all training, its parameter groups, and its learning rate as a function of the step.
 
-The rule is that of `torch.optim.AdamW(fused=True)`, to the bit. That class loads the whole of torch's compiler when it is made,
-five seconds of every training job; the kernel needs none of it.
+AdamW follows the rule of `torch.optim.AdamW(fused=True)`, to the bit. Differs: torch's class loads the whole of torch's compiler
+when it is made, which takes five seconds of every training job; the kernel needs none of it.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 EPS = 1e-8
 
@@ -76,3 +77,31 @@ class AdamW:
             for mine, theirs in zip(own, saved, strict=True):
                 for target, source in zip(mine, theirs, strict=True):
                     target.copy_(source)
+
+
+def warmup_cosine(step: int, *, steps: int, warmup_steps: int, peak: float, final: float = 0.0) -> float:
+    """Linear rise to `peak` over `warmup_steps`, then half a cosine to `final` at the last step."""
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def cosine_between(progress: float, start: float, end: float) -> float:
+    """Half a cosine from `start` at progress 0 to `end` at progress 1."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Two parameter groups: matrices decay, vectors (biases, norms, tokens) and positions do not."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    free = [p for name, p in trained if p.ndim <= 1 or name.endswith(("token", "pos_embed"))]
+    kept = {id(p) for p in free}
+    decayed = [p for _, p in trained if id(p) not in kept]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def set_lr(optimizer: AdamW, lr: float) -> None:
+    """Set the learning rate of all groups; a group's `lr_scale` multiplies it."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
