@@ -46,10 +46,10 @@ def ids_of(numbers: np.ndarray) -> np.ndarray:
 
     Source: the finaliser of SplitMix64 (Steele et al., 2014), which is a bijection.
     """
-    found = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    ids = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        found = (found ^ (found >> np.uint64(shift))) * np.uint64(factor)
-    return found ^ (found >> np.uint64(31))
+        ids = (ids ^ (ids >> np.uint64(shift))) * np.uint64(factor)
+    return ids ^ (ids >> np.uint64(31))
 
 
 def labels_of(ids: np.ndarray) -> np.ndarray:
@@ -131,10 +131,10 @@ def lookups(cache: Path, count: int) -> Facts:
     draw = np.random.default_rng(1).integers(0, count, BATCHES * BATCH)
     random = ids_of(draw)
     opened.find(random[:1])
-    found: list[np.ndarray] = []
-    facts = timed("1M lookups in one call", lambda: found.append(opened.rows(random)))
+    first: list[np.ndarray] = []
+    facts = timed("1M lookups in one call", lambda: first.append(opened.rows(random)))
     facts |= timed("1M lookups in one call, again", lambda: opened.rows(random))
-    assert np.array_equal(found[0][::997], labels_of(random[::997]))
+    assert np.array_equal(first[0][::997], labels_of(random[::997]))
     starts = range(0, min(count, BATCHES * BATCH), BATCH)
     batches = [ids_of(np.arange(start, min(start + BATCH, count))) for start in starts]
     return facts | timed("1M lookups in the order of the files", lambda: [opened.rows(ids) for ids in batches])
