@@ -27,11 +27,13 @@ test-all: $(VENV)/ready lint
 lint: $(VENV)/ready
 	ruff check .
 
-# Check that what is installed is what constraints.txt pins, and look up known advisories about it; fails where it cannot.
+# Check the installed packages against their requirements and constraints.txt, and look up known advisories about them; where no
+# service of advisories answers, a line says so. AUDIT="--ignore-vuln ID" passes one that does no harm here.
 audit: $(VENV)/ready
+	pip check --disable-pip-version-check
 	python .ci/audit.py $(AUDIT)
 
-# Measure on this machine what the requirements bound; prints tables and writes nothing.
+# Measure speed and memory on this machine; prints tables and writes no files.
 bench: $(VENV)/ready
 	pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,bench]'
 	@for name in masking input pretraining_step processes extraction cache_memory spreading; do python -m benchmarks.$$name || exit 1; echo; done

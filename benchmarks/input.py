@@ -128,9 +128,9 @@ def main() -> None:
                     epoch()
                     if number >= 0:
                         times[way].append(time.perf_counter() - started)
-            for way, found in times.items():
-                ratio = statistics.median(a / b for a, b in zip(times["ImageFolder"], found, strict=True))
-                print(f"{workers:8d} {way:14s}{count / statistics.median(found):10.0f}{ratio:8.2f}", flush=True)
+            for way, seconds in times.items():
+                ratio = statistics.median(a / b for a, b in zip(times["ImageFolder"], seconds, strict=True))
+                print(f"{workers:8d} {way:14s}{count / statistics.median(seconds):10.0f}{ratio:8.2f}", flush=True)
 
 
 if __name__ == "__main__":

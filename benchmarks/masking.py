@@ -1,4 +1,4 @@
-"""What semantic masks cost beside random ones, and how the cost grows: `python -m benchmarks.masking`.
+"""Time of semantic masks beside random ones, and how it grows: `python -m benchmarks.masking`.
 
 Random masking as MAE publishes it (noise, two argsorts, a gather) and ours take turns in one process; a ratio is that of
 neighbours.
@@ -50,7 +50,7 @@ def main() -> None:
                 random_mask(batch, length, ratio=RATIO, generator=draw)
 
         times = seconds({"published": published, "own": own, "semantic": semantic}, ROUNDS)
-        milliseconds = [statistics.median(found) * 1000 / REPEATS for found in times.values()]
+        milliseconds = [statistics.median(rounds) * 1000 / REPEATS for rounds in times.values()]
         ratio = statistics.median(a / b for a, b in zip(times["semantic"], times["published"], strict=True))
         shown = "".join(f"{value:{width}.2f}" for value, width in zip(milliseconds, (12, 10, 14), strict=True))
         print(f"{batch:6d}{length:6d}{parts:4d}{shown}{ratio:19.2f}", flush=True)

@@ -1,7 +1,7 @@
 """Part quality of the part learner's choices, over seeds, on the test images of a finished run.
 
 `python -m benchmarks.part_ablation [FOLDER] [--seeds 3] [--only NAME ...]`; FOLDER has params.yaml, data/shards and teacher/
-(default: here). One extraction serves all; each row changes what its name says of the run's own parameters, the rest is paired.
+(default: here). Each row changes the named parameter of the run and nothing else; all rows share one extraction.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def variants(base: RefineParams, heads: int, width: int) -> dict[str, tuple[int 
 
 
 class World:
-    """Images of the run in the working directory, truth, and what the teacher says of them, extracted once a layer."""
+    """Images of the run in the working directory, their true parts, and the teacher's tokens, extracted once a layer."""
 
     def __init__(self) -> None:
         self.params = load_params()
@@ -82,11 +82,11 @@ class World:
             split: patch_colours(shards, rows, grid)
             for split, shards, rows in (("train", self.train, self.train_rows), ("test", self.test, self.test_rows))
         }
-        self._found: dict[tuple[str, int], Extraction] = {}
+        self._extracted: dict[tuple[str, int], Extraction] = {}
 
-    def found(self, split: str, layer: int) -> Extraction:
+    def extracted(self, split: str, layer: int) -> Extraction:
         """The teacher's tokens and attention of a split, tokens as the cache stores them (fp16)."""
-        if (split, layer) not in self._found:
+        if (split, layer) not in self._extracted:
             shards, rows = (self.train, self.train_rows) if split == "train" else (self.test, self.test_rows)
             batches = []
             for start in range(0, len(rows), BATCH):
@@ -94,8 +94,8 @@ class World:
                 images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
                 batches.append(extract_all(self.teacher.vit, self.teacher.normalise(images), token_layer=layer))
             whole = Extraction(*(torch.cat(values) for values in zip(*batches, strict=True)))
-            self._found[split, layer] = whole._replace(patch_tokens=whole.patch_tokens.half())
-        return self._found[split, layer]
+            self._extracted[split, layer] = whole._replace(patch_tokens=whole.patch_tokens.half())
+        return self._extracted[split, layer]
 
     def pixels(self, size: int) -> torch.Tensor:
         """Training images (N, 3, size, size) uint8."""
@@ -106,11 +106,11 @@ class World:
         """Quality on test of a part learner trained with `change`."""
         layer = self.params.extract.token_layer if layer is None else layer
         group = RefineParams(**{**self.params.refine.model_dump(), **change, "seed": seed})
-        found = self.found("train", layer)
+        train = self.extracted("train", layer)
         data = PartTokens(
-            tokens=found.patch_tokens,
-            cls_tokens=found.cls_input,
-            cls_attention=found.cls_attention,
+            tokens=train.patch_tokens,
+            cls_tokens=train.cls_input,
+            cls_attention=train.cls_attention,
             pixels=self.pixels(group.decoder_size),
             grid=self.teacher.grid,
             token_layer=layer,
@@ -120,11 +120,11 @@ class World:
         task = Refining(data, group, last_block=block, features=features, compute=self.compute)
         for number in range(task.steps):
             task.step(number)
-        shown = self.found("test", layer)
+        test = self.extracted("test", layer)
         with torch.no_grad():
-            maps = task.learner(shown.cls_input, shown.patch_tokens.float())
+            maps = task.learner(test.cls_input, test.patch_tokens.float())
         labels = label_patches(
-            maps, background=group.background, cls_attention=shown.cls_attention, mass=group.attention_mass
+            maps, background=group.background, cls_attention=test.cls_attention, mass=group.attention_mass
         ).numpy()
         return self.quality(labels, group.parts, None if group.background == "none" else group.parts)
 
@@ -135,11 +135,14 @@ class World:
         places = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), axis=-1).astype(np.float32)
         everywhere = np.broadcast_to(places, (len(self.test_rows), *places.shape))
         tokens = [
-            self.found(split, layer).patch_tokens.float().numpy().reshape(-1, height, width, self.teacher.vit.embed_dim)
+            self.extracted(split, layer)
+            .patch_tokens.float()
+            .numpy()
+            .reshape(-1, height, width, self.teacher.vit.embed_dim)
             for split in ("train", "test")
         ]
         few = slice(0, max(1, 20_000 // (height * width)))
-        attention = self.found("test", layer).cls_attention
+        attention = self.extracted("test", layer).cls_attention
         labels = {
             "raw heads": attention.argmax(dim=1).view(-1, height, width).numpy(),
             "k-means on tokens": cluster_labels(tokens[0][few], tokens[1], parts, seed=seed),
@@ -147,12 +150,12 @@ class World:
             "x-y clusters": cluster_labels(places[None], everywhere, parts, seed=seed),
             "random": random_labels(self.truth.shape, parts, seed=seed),
         }
-        return {name: self.quality(found, max(parts, attention.shape[1]), None) for name, found in labels.items()}
+        return {name: self.quality(values, max(parts, attention.shape[1]), None) for name, values in labels.items()}
 
     def quality(self, labels: np.ndarray, parts: int, background: int | None) -> dict[str, float]:
         """All measures of labels (N, gh, gw) of the test images."""
-        found = part_quality(labels, self.truth, num_parts=parts, background=background)
-        return {**found, "position_information": position_information(labels)}
+        measures = part_quality(labels, self.truth, num_parts=parts, background=background)
+        return {**measures, "position_information": position_information(labels)}
 
 
 def main() -> None:
@@ -179,12 +182,12 @@ def main() -> None:
             continue
         rows[name] = [world.learned(layer, change, seed) for seed in range(chosen.seeds)]
         console.print(name, [round(quality["nmi_foreground"], 3) for quality in rows[name]], highlight=False)
-    for name, found in rows.items():
+    for name, qualities in rows.items():
         cells = []
         for measure in MEASURES:
-            over = estimate([quality[measure] for quality in found], confidence=0.95)
+            over = estimate([quality[measure] for quality in qualities], confidence=0.95)
             cells.append(f"{over.mean:.2f}" if over.se is None else f"{over.mean:.2f} ± {over.se:.2f}")
-        table.add_row(name, *cells, f"{min(quality['nmi_foreground'] for quality in found):.2f}")
+        table.add_row(name, *cells, f"{min(quality['nmi_foreground'] for quality in qualities):.2f}")
     console.print(f"{len(world.test_rows)} test images, {chosen.seeds} seeds")
     console.print(table)
 

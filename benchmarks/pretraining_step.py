@@ -1,8 +1,8 @@
 """One pretraining step against other implementations of MAE, and where its time goes: `python -m benchmarks.pretraining_step`.
 
 ViT-S/16 with MAE's decoder (512 wide, 8 deep), 224 pixels, fp32, CPU. The contenders take turns in one process, so that
-whatever else the machine does falls on all of them; a ratio is that of neighbours. Others use torch's AdamW as it comes, fused
-where its column says so. Peak memory is that of a process of its own for each.
+other load falls on all of them; a ratio compares neighbours. Others use torch's AdamW with its defaults, or fused where the row
+says so. Peak memory is measured in a process of its own for each.
 """
 
 import argparse
@@ -50,9 +50,13 @@ class Contender:
 
     def __call__(self) -> None:
         mask = random_mask(len(self.images), LENGTH, ratio=RATIO, generator=self.draw)
-        found = self.model(self.images, mask)
-        losses = [found[0] if isinstance(found, tuple) else found]
-        update(losses, self.optimizer, clip=CLIP, scaler=torch.amp.GradScaler(enabled=False))
+        output = self.model(self.images, mask)
+        update(
+            [output[0] if isinstance(output, tuple) else output],
+            self.optimizer,
+            clip=CLIP,
+            scaler=torch.amp.GradScaler(enabled=False),
+        )
 
 
 def contenders() -> list[str]:
@@ -76,10 +80,10 @@ def parts_of_a_step(ours: Contender) -> dict[str, Callable[[], object]]:
         model.patch_embed(patchify(images, model.patch_size).take_along_dim(visible[:, :, None], 1)).sum().backward()
 
     def encoder() -> None:
-        found = tokens
+        encoded = tokens
         for block in model.blocks:
-            found = block(found)
-        model.norm(found).sum().backward()
+            encoded = block(encoded)
+        model.norm(encoded).sum().backward()
 
     def decoder() -> None:
         model.decode(tokens, visible, hidden).sum().backward()
@@ -104,7 +108,7 @@ def parts_of_a_step(ours: Contender) -> dict[str, Callable[[], object]]:
 
 
 def seconds(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each piece of work in every round, after one that does not count; who begins changes by round."""
+    """Seconds of each piece of work in every round, after one that does not count; a different one begins each round."""
     times: dict[str, list[float]] = {name: [] for name in work}
     for number in range(-1, rounds):
         names = list(work)
@@ -113,7 +117,7 @@ def seconds(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, lis
             started = time.perf_counter()
             work[name]()
             times[name].append(time.perf_counter() - started)
-    return {name: found[1:] for name, found in times.items()}
+    return {name: rounds[1:] for name, rounds in times.items()}
 
 
 def main() -> None:
@@ -137,17 +141,17 @@ def main() -> None:
     times = seconds(dict(work), chosen.rounds)
     print(f"ViT-S/16, 224 px, batch {chosen.batch}, fp32, {chosen.threads} threads, medians of {chosen.rounds} rounds")
     print(f"{'step of':20s}{'images/s':>10s}{'its time / ours':>18s}{'least':>8s}{'most':>8s}{'peak MiB':>10s}")
-    for name, found in times.items():
-        ratios = sorted(theirs / own for theirs, own in zip(found, times[OURS], strict=True))
+    for name, rounds in times.items():
+        ratios = sorted(theirs / own for theirs, own in zip(rounds, times[OURS], strict=True))
         command = [sys.executable, "-m", "benchmarks.pretraining_step", "--peak", name, "--batch", str(chosen.batch)]
         peak = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        speed, ratio = chosen.batch / statistics.median(found), statistics.median(ratios)
+        speed, ratio = chosen.batch / statistics.median(rounds), statistics.median(ratios)
         print(f"{name:20s}{speed:10.2f}{ratio:18.3f}{ratios[0]:8.3f}{ratios[-1]:8.3f}{peak:10.0f}", flush=True)
     split = seconds({"step": work[OURS], **parts_of_a_step(work[OURS])}, chosen.rounds)
     print(f"\n{'part':20s}{'ms':>10s}{'% of the step':>18s}")
-    for name, found in split.items():
-        share = statistics.median(part / step for part, step in zip(found, split["step"], strict=True))
-        print(f"{name:20s}{statistics.median(found) * 1000:10.1f}{share * 100:18.2f}")
+    for name, rounds in split.items():
+        share = statistics.median(part / step for part, step in zip(rounds, split["step"], strict=True))
+        print(f"{name:20s}{statistics.median(rounds) * 1000:10.1f}{share * 100:18.2f}")
 
 
 if __name__ == "__main__":

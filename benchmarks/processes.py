@@ -39,12 +39,12 @@ def main() -> None:
     first = next(iter(SETTINGS))
     print(f"{IMAGES * EPOCHS} images of {SIZE} px, batch {BATCH}, {ROUNDS} rounds")
     print(f"{'':34s}{'images/s':>10s}{'ratio':>8s}   loss at the start, middle and end; largest relative difference")
-    for (stage, setting), found in rates.items():
-        ratio = statistics.median(a / b for a, b in zip(found, rates[stage, first], strict=True))
+    for (stage, setting), measured in rates.items():
+        ratio = statistics.median(a / b for a, b in zip(measured, rates[stage, first], strict=True))
         curve = curves[stage, setting]
         shown = " ".join(f"{curve[place]:.6f}" for place in (0, len(curve) // 2, -1))
         worst = max(abs(a - b) / b for a, b in zip(curve, curves[stage, first], strict=True))
-        print(f"{stage:10s}{setting:24s}{statistics.median(found):10.1f}{ratio:8.2f}   {shown}; {worst:.1e}")
+        print(f"{stage:10s}{setting:24s}{statistics.median(measured):10.1f}{ratio:8.2f}   {shown}; {worst:.1e}")
 
 
 def make_repository(folder: Path) -> None:

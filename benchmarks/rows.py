@@ -1,19 +1,17 @@
-"""What many images cost without their pixels: `python -m benchmarks.rows --rows 1e6 1e7 1e8`.
+"""Time and memory of mask cache, lookups and shuffling for many images: `python -m benchmarks.rows --rows 1e6 1e7 1e8`.
 
-A mask cache of synthetic labels (14 x 14 patches, six parts and background) is written by the real writer; then each step runs in
-a process of its own, so that its peak memory is its own. Ids are as random as real ones, which are hashes. 100 million rows take
-8.2 GB of disk, in a temporary folder that is removed.
+The real writer writes a mask cache of synthetic labels (14 x 14 patches, six parts and background); each step then runs in a
+process of its own, so that the peak memory is that step's. Ids are random, as real ones are hashes. 100 million rows take
+8.2 GB of disk in a temporary folder, which is removed at the end.
 """
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +45,10 @@ def ids_of(numbers: np.ndarray) -> np.ndarray:
 
     Source: the finaliser of SplitMix64 (Steele et al., 2014), which is a bijection.
     """
-    found = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    ids = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        found = (found ^ (found >> np.uint64(shift))) * np.uint64(factor)
-    return found ^ (found >> np.uint64(31))
+        ids = (ids ^ (ids >> np.uint64(shift))) * np.uint64(factor)
+    return ids ^ (ids >> np.uint64(31))
 
 
 def labels_of(ids: np.ndarray) -> np.ndarray:
@@ -132,10 +130,10 @@ def lookups(cache: Path, count: int) -> Facts:
     draw = np.random.default_rng(1).integers(0, count, BATCHES * BATCH)
     random = ids_of(draw)
     opened.find(random[:1])
-    found: list[np.ndarray] = []
-    facts = timed("1M lookups in one call", lambda: found.append(opened.rows(random)))
+    first: list[np.ndarray] = []
+    facts = timed("1M lookups in one call", lambda: first.append(opened.rows(random)))
     facts |= timed("1M lookups in one call, again", lambda: opened.rows(random))
-    assert np.array_equal(found[0][::997], labels_of(random[::997]))
+    assert np.array_equal(first[0][::997], labels_of(random[::997]))
     starts = range(0, min(count, BATCHES * BATCH), BATCH)
     batches = [ids_of(np.arange(start, min(start + BATCH, count))) for start in starts]
     return facts | timed("1M lookups in the order of the files", lambda: [opened.rows(ids) for ids in batches])
@@ -178,50 +176,26 @@ STEPS: dict[str, Callable[[Path, int], Facts]] = {
 
 
 def measure(count: int, disk: str | None = None) -> dict[str, Facts]:
-    """Step -> its facts in seconds, with its `peak` memory in MiB; each in a fresh process."""
+    """Step -> its facts in seconds, with its `peak` memory in MiB; prints them as each step, a process of its own, ends."""
+    facts = {}
     with tempfile.TemporaryDirectory(dir=disk) as name:
-        facts = {}
         for step in STEPS:
             command = [sys.executable, "-m", "benchmarks.rows", "--step", step, "--cache", f"{name}/masks"]
-            done = subprocess.run(
-                [*command, "--rows", str(count)], check=True, stdout=subprocess.PIPE, text=True, env=os.environ
-            )
+            done = subprocess.run([*command, "--rows", str(count)], check=True, stdout=subprocess.PIPE, text=True)
             facts[step] = json.loads(done.stdout)
-            print(f"{count:,} {step}: {json.dumps(facts[step])}", file=sys.stderr, flush=True)
-        return facts
-
-
-def table(measured: dict[int, dict[str, Facts]]) -> str:
-    """One line a figure, one column a number of rows, and how much each grows per factor of ten."""
-    counts = sorted(measured)
-    lines = [f"{'':46s}" + "".join(f"{count:>14,}" for count in counts) + "   growth per factor 10"]
-    for step, facts in measured[counts[0]].items():
-        for name in facts:
-            values = [measured[count][step][name] for count in counts]
-            unit = f"{step}: {'peak MiB' if name == 'peak' else name}"
-            columns = "".join(f"{shown(value):>14s}" for value in values)
-            lines.append(f"{unit:46s}{columns}   {growth(counts, values)}")
-    return "\n".join(lines)
-
-
-def shown(value: float) -> str:
-    """A number with three digits that count, whole where it is large."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def growth(counts: Sequence[int], values: Sequence[float]) -> str:
-    """How much the values grow from each number of rows to the next, as factors per factor of ten."""
-    steps = zip(pairwise(counts), pairwise(values), strict=True)
-    factors = [(b / a) ** (1 / np.log10(more / less)) for (less, more), (a, b) in steps if a > 0]
-    return ", ".join(f"{factor:.1f}" for factor in factors)
+            for fact, value in facts[step].items():
+                print(
+                    f"{count:>13,} {step:12s}{'peak, MiB' if fact == 'peak' else fact:50s}{value:>14,.3f}", flush=True
+                )
+    return facts
 
 
 def main() -> None:
-    """Print the table; with --step one step's facts."""
+    """Print every figure as a line, one number of rows after the other; with --step one step's facts as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=lambda text: int(float(text)), nargs="+", default=[10**6, 10**7])
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--disk", help="folder on the disk to use, instead of the temporary one")
+    parser.add_argument("--disk", help="folder for the cache; the default is the system's temporary folder")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -229,10 +203,9 @@ def main() -> None:
         facts = STEPS[chosen.step](chosen.cache, chosen.rows[0])
         print(json.dumps({**facts, "peak": peak_mib()}))
         return
-    measured = {count: measure(count, chosen.disk) for count in chosen.rows}
+    measured = {str(count): measure(count, chosen.disk) for count in chosen.rows}
     if chosen.json:
-        write_json(chosen.json, {str(count): facts for count, facts in measured.items()})
-    print(table(measured))
+        write_json(chosen.json, measured)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def make_repository(folder: Path, images: int) -> None:
 
 
 def extract(folder: Path, engine: str, workers: int) -> tuple[float, float, str]:
-    """Images a second, steady and whole, of a run that finds nothing; and a digest over its outs."""
+    """Images a second, steady and whole, of a run without kept shards; and a digest over its outs."""
     for name in (".semmae", "attention", "masks"):
         shutil.rmtree(folder / name, ignore_errors=True)
     text = (ROOT / "runtime.yaml").read_text()
@@ -70,8 +70,8 @@ def extract(folder: Path, engine: str, workers: int) -> tuple[float, float, str]
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if found := re.match(r"extract_attention: (\d+)/\d+ images", line):
-                seen.append((time.monotonic(), int(found[1])))
+            if match := re.match(r"extract_attention: (\d+)/\d+ images", line):
+                seen.append((time.monotonic(), int(match[1])))
     assert process.returncode == 0
     last, done = seen[-1]
     first, before = next((moment, images) for moment, images in seen if images >= done / 4)

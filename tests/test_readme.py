@@ -1,8 +1,9 @@
-"""The README says what is there: its commands, tables, links and code are checked against the project."""
+"""README and docs agree with the project: commands, tables, files, links, pictures and code."""
 
 import contextlib
 import re
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,16 +11,18 @@ import typer
 
 from config.params import read_yaml
 from config.presets import preset_names
+from jobs.code import ROOMS
 from pipeline.cli import app
 from shards.mask_cache import MaskCache
 from tests.conftest import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, ARCHITECTURE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/architecture.md"))
+PAGES = sorted(path for path in ROOT.glob("**/*.md") if not {".venv", ".semmae"} & set(path.parts))
 
 
-def table(heading):
+def table(heading, text=README):
     """Rows, as lists of cells, of the table whose first header cell is `heading`."""
-    lines = iter(README.splitlines())
+    lines = iter(text.splitlines())
     for line in lines:
         if line.startswith(f"| {heading} |"):
             next(lines)
@@ -36,11 +39,11 @@ def names(cell):
     return re.findall(r"`([^`]+)`", cell)
 
 
-def test_readme__the_two_commands_are_targets():
+def test_pages__every_make_command_is_a_target():
     makefile = (ROOT / "Makefile").read_text()
-    for target in ("run", "test"):
-        assert re.search(rf"^make {target}\b", README, re.M)
-        assert re.search(rf"^{target}:", makefile, re.M)
+    commands = {name for page in PAGES for name in re.findall(r"^make ([\w-]+)|`make ([\w-]+)", page.read_text(), re.M)}
+    assert {"run", "test", "test-all"} <= (named := {"".join(names) for names in commands})
+    assert named <= set(re.findall(r"^([\w-]+):", makefile, re.M))
 
 
 def test_readme__every_semmae_command_exists():
@@ -71,12 +74,43 @@ def test_readme__what_comes_out_is_an_out(world):
         assert (world / path).exists() or path == "tracking/mlflow.db", path
 
 
-@pytest.mark.parametrize("page", sorted(path for path in ROOT.glob("**/*.md") if ".venv" not in path.parts))
+def anchors(text):
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)", text, re.M)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages__links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
+    for target, anchor in re.findall(r"\]\(([^)#]+)(?:#([^)]+))?\)", text):
         assert target.startswith("https://") or (page.parent / target).exists(), target
-    assert "@@" not in text
+        assert not anchor or anchor in anchors((page.parent / target).read_text(encoding="utf-8")), anchor
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/results.md"])
+def test_pages__files_that_they_name_exist(page):
+    named = re.findall(r"`((?:\w+/)+\w+\.(?:py|yaml))`", (ROOT / page).read_text(encoding="utf-8"))
+    assert [path for path in named if "VERB_NOUN" not in path and not (ROOT / path).exists()] == []
+
+
+def test_pages__every_picture_is_shown_on_one():
+    shown = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+    }
+    assert {path.resolve() for path in (ROOT / "docs" / "pictures").iterdir()} == shown
+
+
+def test_architecture__rooms_are_those_of_the_import_law():
+    assert tuple(names(row[0])[0].rstrip("/") for row in reversed(table("room", ARCHITECTURE))) == ROOMS
+
+
+def test_architecture__its_picture_is_drawn_from_the_imports(tmp_path):
+    command = [sys.executable, "docs/draw_architecture.py", str(tmp_path / "picture.png")]
+    subprocess.run(command, cwd=ROOT, check=True)
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_readme__five_lines_read_the_part_labels(world):

@@ -1,11 +1,8 @@
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
-from benchmarks.rows import STEPS, group_sizes, growth, ids_of, labels_of, shuffled, table
+from benchmarks.rows import STEPS, group_sizes, ids_of, labels_of, measure, shuffled
+from tests.conftest import ROOT
 
 
 def test_ids__none_twice_and_spread_evenly():
@@ -29,31 +26,12 @@ def test_shuffled__row_numbers_follow_the_ids_as_in_image_shards():
 
 
 @pytest.mark.slow
-def test_rows__every_step_does_its_work_in_a_process_of_its_own(tmp_path):
-    facts = {}
-    for step in STEPS:
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.rows",
-            "--step",
-            step,
-            "--rows",
-            "20000",
-            "--cache",
-            str(tmp_path / "m"),
-        ]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        facts[step] = json.loads(done.stdout)
-        assert facts[step].pop("peak") > 10
+def test_rows__every_step_does_its_work_in_a_process_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    facts = measure(20_000, str(tmp_path))
+    assert facts.keys() == STEPS.keys() and all(found["peak"] > 10 for found in facts.values())
     assert facts["write"]["bytes a row"] < 100
-    shown = table({20_000: facts, 200_000: facts})
-    assert all(step in shown for step in STEPS) and "200,000" in shown and "1.0" in shown
-
-
-def test_growth__is_per_factor_of_ten():
-    assert growth([10, 100, 1000], [1, 10, 10]) == "10.0, 1.0"
-    assert growth([10, 1000], [1, 100]) == "10.0"
+    assert len(capsys.readouterr().out.splitlines()) == sum(map(len, facts.values()))
 
 
 def test_labels__follow_from_the_id():

@@ -289,7 +289,7 @@ ARTEFACTS = {
     "figures": Artefact("report/figures", write_figures, read_figures, is_sealed=False),
     "comparison table": Artefact("report/comparison.csv", write_table, read_table),
     "params.yaml": Artefact("params.yaml", write_parameters, lambda: load_params().model_dump(), is_sealed=False),
-    "notes between processes": Artefact(NOTE, write_noted, read_noted),
+    "state files": Artefact(NOTE, write_noted, read_noted),
     "order of images": Artefact(".semmae/order/o.npy", write_ids, read_ids),
 }
 
