@@ -65,7 +65,7 @@ def prepare(source: Path, target: Path) -> None:
     from images.sources.preparation import fill_shards
     from images.sources.source import open_source
     from images.sources.splits import assign_splits
-    from shards.image_shards import ImageShardWriter
+    from shards.image_shard_writer import ImageShardWriter
 
     found = open_source(str(source), image_column="image", label_column="label")
     assign_splits(found.items, seed=0, val_share=0.01, test_share=0.01)
@@ -186,7 +186,7 @@ def small_files(folder: Path, count: int) -> None:
 def sharded(folder: Path, count: int) -> None:
     """Image shards without images, as many rows a group and groups a shard as photographs have at 512 MiB."""
     from shards import image_shard_file
-    from shards.image_shards import ImageShardWriter
+    from shards.image_shard_writer import ImageShardWriter
 
     image_shard_file.GROUP_ROWS = GROUP_IMAGES
     with ImageShardWriter(folder, classes=["a"], has_masks=False, shard_bytes=1024 * GROUP_IMAGES) as writer:

@@ -22,10 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.columns import values_of
 from shards.files import sha256_of, whole_file, whole_folder
-from shards.parquet_files import faulty, find, keep, opened
-from shards.seals import MANIFEST, read_sealed, write_sealed
+from shards.parquet_files import faulty, find, keep, opened, values_of
+from shards.seals import MANIFEST, read_manifest, write_sealed
 from shards.storage import REQUESTS
 
 VERSION = 2
@@ -135,11 +134,7 @@ class ArrayShards:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        manifest = read_sealed(self.folder / MANIFEST)
-        if manifest.get("version") != VERSION:
-            raise ValueError(
-                f"{self.folder}: shards of version {manifest.get('version')}, expected {VERSION}; run `dvc repro` again"
-            )
+        manifest = read_manifest(self.folder, VERSION)
         self.header: dict[str, Any] = manifest["header"]
         self._shards: list[dict[str, Any]] = manifest["shards"]
         self._places = find(self.folder, self._shards)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from shards.arrays import VERSION, shard_name
 from shards.files import distrust, link_or_copy, sha256_of, whole_folder
-from shards.seals import MANIFEST, read_sealed, write_sealed
+from shards.seals import MANIFEST, read_manifest, write_sealed
 from shards.storage import size_of
 
 
@@ -30,9 +30,7 @@ def is_intact(folder: str | Path) -> bool:
     """
     folder = Path(folder)
     try:
-        manifest = read_sealed(folder / MANIFEST)
-        if manifest["version"] != VERSION:
-            return False
+        manifest = read_manifest(folder, VERSION)
         if "folders" in manifest:
             return all(
                 sha256_of(folder / name / MANIFEST) == digest and is_intact(folder / name)
@@ -63,7 +61,7 @@ def join_shards(folders: Sequence[str | Path], target: str | Path) -> None:
     Objects of a store stay where they are. What is read as one folder afterwards has the bytes of one that was written in
     one go, shard for shard.
     """
-    manifests = [read_sealed(Path(folder) / MANIFEST) for folder in folders]
+    manifests = [read_manifest(Path(folder), VERSION) for folder in folders]
     headers = [manifest["header"] for manifest in manifests]
     assert headers and all(header == headers[0] for header in headers), "shards of one kind are joined"
     shards: list[dict[str, Any]] = []

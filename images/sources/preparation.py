@@ -18,7 +18,8 @@ from images.decoding import Refused, inspect, inspect_mask
 from images.sources.entries import shown
 from images.sources.items import Encoded, Item, Rejection, Source
 from shards.files import whole_file
-from shards.image_shards import SPLITS, ImageShardWriter
+from shards.image_shard_writer import ImageShardWriter
+from shards.image_shards import SPLITS
 
 # Where the same bytes lie in several splits, the first of these keeps them.
 PRECEDENCE = ("test", "val", "train")

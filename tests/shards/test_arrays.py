@@ -239,5 +239,7 @@ def test_array_shards__of_another_version_are_refused(tmp_path):
     write_masks(tmp_path / "m", random_ids(3), np.zeros((3, 14, 14), np.uint8))
     path = tmp_path / "m" / "manifest.json"
     write_sealed(path, {**read_sealed(path), "version": VERSION - 1})
-    with pytest.raises(ValueError, match=f"shards of version {VERSION - 1}, expected {VERSION}; run `dvc repro` again"):
+    with pytest.raises(
+        ValueError, match=f"format version {VERSION - 1}, expected {VERSION}; delete .* and run `dvc repro`"
+    ):
         MaskCache(tmp_path / "m")

@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from shards.image_shards import SPLITS, ImageShards, ImageShardWriter, list_shards, read_shard
+from shards.image_shard_writer import ImageShardWriter
+from shards.image_shards import SPLITS, ImageShards, list_shards, read_shard
 
 # The smallest PNG: one white pixel.
 PIXEL = bytes.fromhex(

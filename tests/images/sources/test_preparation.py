@@ -11,7 +11,8 @@ from PIL import Image
 from images.decoding import Refused
 from images.sources.items import Encoded, Item, Rejection, id_of
 from images.sources.preparation import Outcome, check_outcome, fill_shards, write_rejected
-from shards.image_shards import ImageShards, ImageShardWriter
+from shards.image_shard_writer import ImageShardWriter
+from shards.image_shards import ImageShards
 
 
 def png(seed, size=8):
