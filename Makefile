@@ -17,8 +17,11 @@ test: $(VENV)/ready
 	ruff check .
 	pytest
 
+# Style, format and types.
 lint: $(VENV)/ready
 	ruff check .
+	ruff format --check .
+	mypy
 
 # Check that what is installed is what constraints.txt pins, and look up known advisories about it; fails where it cannot.
 audit: $(VENV)/ready

@@ -234,7 +234,7 @@ class ArrayShards:
 
     def _row_bytes(self, name: str) -> int:
         spec = self.header["columns"][name]
-        return np.dtype(spec["dtype"]).itemsize * int(np.prod(spec["shape"]))
+        return int(np.dtype(spec["dtype"]).itemsize * np.prod(spec["shape"]))
 
     def _read(self, index: int, columns: tuple[str, ...] | None = None) -> pa.Table:
         self._check(index)

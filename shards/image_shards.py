@@ -140,12 +140,14 @@ class ImageShards:
         if not self.has_masks:
             return None
         group, place = self._locate(row)
-        return self._described(group)["mask"]["bytes"][place].as_py()
+        mask: Encoded | None = self._described(group)["mask"]["bytes"][place].as_py()
+        return mask
 
     def path(self, row: int) -> str:
         """Path of the image in its source, percent-encoded where it is not UTF-8."""
         group, place = self._locate(row)
-        return self._described(group)["image"]["path"][place].as_py()
+        path: str = self._described(group)["image"]["path"][place].as_py()
+        return path
 
     def smallest_ids(self, count: int) -> dict[Place, np.ndarray]:
         """Shard path -> its ids among the `count` smallest of all, ascending. Reads the index alone."""

@@ -61,7 +61,8 @@ class MaskCache:
         return len(self._shards)
 
     def __getitem__(self, image_id: int) -> np.ndarray:
-        return self.rows(np.array([image_id], dtype=np.uint64))[0]
+        labels: np.ndarray = self.rows(np.array([image_id], dtype=np.uint64))[0]
+        return labels
 
     @property
     def ids(self) -> np.ndarray:

@@ -29,7 +29,7 @@ class Object(NamedTuple):
     version: str
 
 
-class ObjectFile(AbstractBufferedFile):
+class ObjectFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no types
     """An object of known size as a binary file. Opening it asks the store nothing.
 
     ahead 0: a read is one request for its bytes and no others, for a reader that knows its ranges. Otherwise a read
@@ -49,7 +49,8 @@ def fetch(url: str, start: int, end: int) -> bytes:
     """The bytes start .. end - 1 of an object, fewer where it ends before: one request."""
     fs, path = _resolve(url)
     with _named(url):
-        return fs.cat_file(path, start=start, end=end)
+        data: bytes = fs.cat_file(path, start=start, end=end)
+    return data
 
 
 def size_of(url: str) -> int | None:
@@ -57,9 +58,10 @@ def size_of(url: str) -> int | None:
     fs, path = _resolve(url)
     with _named(url):
         try:
-            return fs.info(path)["size"]
+            size: int = fs.info(path)["size"]
         except FileNotFoundError:
             return None
+    return size
 
 
 def sizes_of(urls: Sequence[str]) -> list[int | None]:
