@@ -24,8 +24,11 @@ test: $(VENV)/ready
 test-all: $(VENV)/ready lint
 	pytest -n $(WORKERS)
 
+# Style, format and types.
 lint: $(VENV)/ready
 	ruff check .
+	ruff format --check .
+	mypy
 
 # Check the installed packages against their requirements and constraints.txt, and look up known advisories about them; where no
 # service of advisories answers, a line says so. AUDIT="--ignore-vuln ID" passes one that does no harm here.

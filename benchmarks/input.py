@@ -24,7 +24,8 @@ from torchvision.datasets import ImageFolder
 from images.augmentation import IMAGENET_MEAN, IMAGENET_STD, crop_images, normalise, random_crops, random_flips, snapped
 from images.sources.items import id_of
 from images.stream import TrainingImages
-from shards.image_shards import ImageShards, ImageShardWriter
+from shards.image_shard_writer import ImageShardWriter
+from shards.image_shards import ImageShards
 from training.randomness import generator
 
 SIZE, SCALE, RATIO, BATCH, PREFETCH, WINDOW = 224, (0.2, 1.0), (3 / 4, 4 / 3), 64, 4, 8192

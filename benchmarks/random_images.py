@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from shards.image_shards import ImageShardWriter
+from shards.image_shard_writer import ImageShardWriter
 
 
 def write_random_images(

@@ -5,10 +5,11 @@ What only changes speed stands in runtime.yaml and is tracked by nothing.
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from config.evaluation_groups import (
     CompareParams,
@@ -38,6 +39,8 @@ from config.groups import (
 from config.names import shown
 from config.redaction import redacted
 from shards.urls import host_and_port
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Params(Group):
@@ -158,7 +161,7 @@ def read_yaml(path: str | Path) -> Any:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
 
-def _load(path: str | Path, model: type[BaseModel]) -> Any:
+def _load(path: str | Path, model: type[Model]) -> Model:
     try:
         # Through JSON, because strict validation in Python tells lists from tuples and YAML has lists alone.
         return model.model_validate_json(json.dumps(read_yaml(path)), strict=True)

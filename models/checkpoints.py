@@ -13,14 +13,17 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 ANCHOR = "patch_embed.proj.weight"
 BRANCHES = ("student", "teacher")
@@ -47,8 +50,8 @@ ZIP = b"PK\x03\x04"
 MOST_CLAIMED, SLACK = 2, 1 << 20
 
 # Plain data that training scripts store beside the weights; anything else in a pickle is refused.
-_SCALAR = np.float64(0).__reduce__()[0]
-HARMLESS = [
+_SCALAR: Any = np.float64(0).__reduce__()[0]
+HARMLESS: list[Any] = [
     argparse.Namespace,
     np.dtype,
     _SCALAR,
@@ -124,7 +127,7 @@ def tensors_of(content: Mapping[str, Any], *, branch: str = "teacher") -> dict[s
     return found
 
 
-def load_state(vit: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_state(vit: "VisionTransformer", state: Mapping[str, Tensor]) -> None:
     """Load `vit_state`'s result into a timm VisionTransformer, its positions resampled to the model's grid.
 
     Raises ValueError that names missing, unexpected and mis-shaped keys; then the model is unchanged.
@@ -150,7 +153,7 @@ def refuse_misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
         raise ValueError(f"weights do not fit the architecture: {told}")
 
 
-def fit_positions(state: Mapping[str, Tensor], vit: nn.Module) -> dict[str, Tensor]:
+def fit_positions(state: Mapping[str, Tensor], vit: "VisionTransformer") -> dict[str, Tensor]:
     """The state with `pos_embed` for the grid of `vit`: (1, prefix + gh * gw, D).
 
     A square source grid is resampled bicubically, without antialiasing, as iBOT, DINO and DINOv2 do at inference.

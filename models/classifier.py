@@ -3,6 +3,8 @@
 B images, D width, N classes.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -15,7 +17,7 @@ class Classifier(VisionTransformer):
     As in MAE the final norm comes after the mean (`fc_norm`), so the encoder's own `norm` is not used.
     """
 
-    def __init__(self, *, num_classes: int, **encoder: object) -> None:
+    def __init__(self, *, num_classes: int, **encoder: Any) -> None:
         super().__init__(**encoder)
         self.norm = nn.Identity()
         self.fc_norm = nn.LayerNorm(self.width, eps=EPS)
@@ -23,7 +25,8 @@ class Classifier(VisionTransformer):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Scores (B, N) of normalised images (B, 3, h, w)."""
-        return self.head(self.fc_norm(self.encode(images)[:, 1:].mean(dim=1)))
+        scores: torch.Tensor = self.head(self.fc_norm(self.encode(images)[:, 1:].mean(dim=1)))
+        return scores
 
     def start_from(self, encoder: VisionTransformer) -> None:
         """Take the weights of a pretrained encoder of the same shape; its final norm becomes `fc_norm`."""
@@ -33,13 +36,13 @@ class Classifier(VisionTransformer):
         self.fc_norm.load_state_dict(encoder.norm.state_dict())
 
 
-def layer_decay_groups(model: VisionTransformer, *, weight_decay: float, layer_decay: float) -> list[dict]:
+def layer_decay_groups(model: VisionTransformer, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
     """Parameter groups whose `lr_scale` falls by `layer_decay` a block from the head down to the patch embedding.
 
     Vectors, tokens and positions do not decay. Source: MAE appendix A.1 (layer-wise decay of BEiT).
     """
     last = len(model.blocks) + 1
-    groups: dict[tuple[int, bool], dict] = {}
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 BALANCE_ROUNDS = 3
@@ -36,7 +37,7 @@ class Head(nn.Module):
 class Branch(nn.Module):
     """One of the two networks: a timm VisionTransformer, the head, and the token that stands for a hidden patch."""
 
-    def __init__(self, vit: nn.Module, head: Head) -> None:
+    def __init__(self, vit: VisionTransformer, head: Head) -> None:
         super().__init__()
         self.vit = vit
         self.head = head
@@ -47,7 +48,8 @@ class Branch(nn.Module):
         patches = self.vit.patch_embed(images)
         if mask is not None:
             patches = torch.where(mask.view(*patches.shape[:3], 1), self.mask_token.to(patches.dtype), patches)
-        return self.vit.norm(self.vit.blocks(self.vit.norm_pre(self.vit._pos_embed(patches))))
+        tokens: Tensor = self.vit.norm(self.vit.blocks(self.vit.norm_pre(self.vit._pos_embed(patches))))
+        return tokens
 
 
 class Output(NamedTuple):
@@ -67,7 +69,7 @@ class SelfDistillation(nn.Module):
     """Student and teacher. The student trains by gradient; the teacher is the student's running average (`follow`)."""
 
     def __init__(
-        self, vit: nn.Module, *, head_width: int, bottleneck: int, prototypes: int, generator: torch.Generator
+        self, vit: VisionTransformer, *, head_width: int, bottleneck: int, prototypes: int, generator: torch.Generator
     ) -> None:
         super().__init__()
         head = Head(vit.embed_dim, head_width=head_width, bottleneck=bottleneck, prototypes=prototypes)

@@ -72,7 +72,8 @@ class MaskedAutoencoder(VisionTransformer):
             tokens = block(tokens)
         for block in self.decoder_blocks[-1:]:
             tokens = block(tokens, last=hidden.shape[1])
-        return self.decoder_pred(self.decoder_norm(tokens[:, -hidden.shape[1] :]))
+        predictions: torch.Tensor = self.decoder_pred(self.decoder_norm(tokens[:, -hidden.shape[1] :]))
+        return predictions
 
     @torch.no_grad()
     def reconstruct(self, images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,8 @@ class AdaIN(nn.Module):
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
         """Features (B, channels, h, w) in the look that `style` (B, W) asks for."""
         scale, shift = self.affine(style)[:, :, None, None].chunk(2, dim=1)
-        return F.instance_norm(features) * (1 + scale) + shift
+        styled: Tensor = F.instance_norm(features) * (1 + scale) + shift
+        return styled
 
 
 class Layer(nn.Module):
@@ -37,7 +38,8 @@ class Layer(nn.Module):
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
         if self.upsample:
             features = F.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
-        return self.adain(F.leaky_relu(self.conv(features), SLOPE), style)
+        styled: Tensor = self.adain(F.leaky_relu(self.conv(features), SLOPE), style)
+        return styled
 
 
 class PartDecoder(nn.Module):
@@ -78,7 +80,7 @@ class PartDecoder(nn.Module):
         features = maps
         for layer in self.layers:
             features = layer(features, style)
-        images = self.to_rgb(features)
+        images: Tensor = self.to_rgb(features)
         if images.shape[2:] != self.image_size:
             images = F.interpolate(images, self.image_size, mode="bilinear", align_corners=False)
         return images + 0.5

@@ -54,16 +54,19 @@ class PartLearner(nn.Module):
         self.project = nn.Linear(width, token_width)
         self.offset = nn.Parameter(torch.zeros(self.num_maps))
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+        self.kernel: Tensor
         self.register_buffer("kernel", gaussian(blur_sigma), persistent=False)
 
     def part_tokens(self, cls_token: Tensor) -> Tensor:
         """Part tokens (B, S, C) of class tokens (B, D)."""
-        return self.embed(self.cls_norm(cls_token)).unflatten(1, (self.num_maps, -1))
+        tokens: Tensor = self.embed(self.cls_norm(cls_token)).unflatten(1, (self.num_maps, -1))
+        return tokens
 
     def project_patches(self, patch_tokens: Tensor) -> Tensor:
         """Patch tokens (B, L, D) in the space of the part tokens: (B, L, C)."""
         tokens = self.patch_norm(patch_tokens)
-        return self.project(tokens - tokens.mean(dim=1, keepdim=True) if self.centre else tokens)
+        projected: Tensor = self.project(tokens - tokens.mean(dim=1, keepdim=True) if self.centre else tokens)
+        return projected
 
     def logits(self, cls_token: Tensor, patch_tokens: Tensor) -> Tensor:
         """Scores (B, S, L) before temperature, softmax and blur: (S x C) times (C x L), and an offset a map."""

@@ -3,6 +3,8 @@
 B images, (h, w) pixels, (gh, gw) patch grid, L = gh * gw, D width, C classes, F channels of the head.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -39,7 +41,8 @@ class LinearHead(nn.Module):
         self.classify = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, levels: list[torch.Tensor]) -> torch.Tensor:
-        return self.classify(self.norm(levels[-1]))
+        scores: torch.Tensor = self.classify(self.norm(levels[-1]))
+        return scores
 
 
 class UperHead(nn.Module):
@@ -80,7 +83,8 @@ class UperHead(nn.Module):
             maps.insert(0, lateral(level) + _resized(maps[0], level.shape[2:]))
         maps[:-1] = [smooth(level) for smooth, level in zip(self.smooth, maps[:-1], strict=True)]
         finest = maps[0].shape[2:]
-        return self.classify(self.fuse(torch.cat([_resized(level, finest) for level in maps], dim=1)))
+        scores: torch.Tensor = self.classify(self.fuse(torch.cat([_resized(level, finest) for level in maps], dim=1)))
+        return scores
 
 
 class Segmenter(nn.Module):
@@ -119,5 +123,5 @@ def _conv(inputs: int, outputs: int, size: int) -> nn.Sequential:
     )
 
 
-def _resized(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def _resized(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)

@@ -74,7 +74,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """config.json of a teacher folder: architecture, image_size, patch_size, mean, std, digest, source."""
     path = Path(folder) / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: missing or damaged ({error}); run `dvc repro train_teacher`") from None
     if missing := CONFIG_KEYS - config.keys():
@@ -96,7 +96,7 @@ def architecture_of(source: str) -> dict[str, Any]:
 
 def statistics_of(vit: VisionTransformer) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) of the input that a named model was trained with, RGB in [0, 1]."""
-    config = vit.pretrained_cfg
+    config: Any = vit.pretrained_cfg
     return tuple(config["mean"]), tuple(config["std"])
 
 

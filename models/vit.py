@@ -73,11 +73,13 @@ class Attention(nn.Module):
 
     def _heads(self, projected: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
         """(B, N, count * D) as `count` tensors (B, heads, N, D / heads)."""
-        return projected.unflatten(2, (count, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        heads: torch.Tensor = projected.unflatten(2, (count, self.num_heads, -1))
+        return heads.permute(2, 0, 3, 1, 4).unbind(0)
 
     def _attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         mixed = F.scaled_dot_product_attention(queries, keys, values)
-        return self.proj(mixed.transpose(1, 2).flatten(2))
+        merged: torch.Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
+        return merged
 
 
 class Mlp(nn.Module):
@@ -89,7 +91,8 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(MLP_RATIO * width, width)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.gelu(self.fc1(tokens)))
+        mapped: torch.Tensor = self.fc2(F.gelu(self.fc1(tokens)))
+        return mapped
 
 
 class Block(nn.Module):
@@ -163,7 +166,7 @@ class VisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(sincos_positions(self.grid, width), requires_grad=False)
         rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(width, num_heads, rate) for rate in rates)
-        self.norm = nn.LayerNorm(width, eps=EPS)
+        self.norm: nn.Module = nn.LayerNorm(width, eps=EPS)
 
     @property
     def num_patches(self) -> int:
@@ -176,6 +179,7 @@ class VisionTransformer(nn.Module):
         Drop path is then drawn for the whole batch, and the draws of these rows are kept: it depends on no number of processes.
         """
         for block in self.blocks:
+            assert isinstance(block, Block)
             block.share = batch, rows
 
     def encode(self, images: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
@@ -197,7 +201,8 @@ class VisionTransformer(nn.Module):
         tokens = torch.cat([first, tokens], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
-        return self.norm(tokens)
+        normed: torch.Tensor = self.norm(tokens)
+        return normed
 
 
 def pick(rows: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:

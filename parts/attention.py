@@ -5,7 +5,7 @@ B images, H heads, L patches (raster order), N = prefix tokens + L, D width, d w
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,23 +44,25 @@ def extract_all(vit: nn.Module, images: Tensor, *, token_layer: int = 0) -> Extr
     It is one plain forward: hooks read the class token's query and all keys on their way to the fused kernel,
     and no L x L map is ever made.
     """
-    _check(vit, images, token_layer)
-    attention = _attention_of(vit.blocks[-1])
+    # timm's attributes, which `nn.Module` does not declare.
+    model: Any = vit
+    _check(model, images, token_layer)
+    attention = _attention_of(model.blocks[-1])
     seen: dict[str, Tensor] = {}
     hooks = [
         attention.q_norm.register_forward_hook(lambda _, inputs, query: seen.update(query=query[:, :, :1])),
         attention.k_norm.register_forward_hook(lambda _, inputs, keys: seen.update(keys=keys)),
     ]
     if token_layer:
-        block = vit.blocks[-token_layer]
+        block = model.blocks[-token_layer]
         hooks.append(block.register_forward_pre_hook(lambda _, inputs: seen.update(entering=inputs[0])))
     try:
         with _evaluating(vit):
-            tokens = vit.forward_features(images)
+            tokens: Tensor = model.forward_features(images)
     finally:
         for hook in hooks:
             hook.remove()
-    prefix = vit.num_prefix_tokens
+    prefix = model.num_prefix_tokens
     with torch.autocast(images.device.type, enabled=False):
         logits = (seen["query"].float() * attention.scale) @ seen["keys"].float().transpose(-2, -1)
         cls_attention = logits.squeeze(2).softmax(dim=-1)[:, :, prefix:]
@@ -68,7 +70,7 @@ def extract_all(vit: nn.Module, images: Tensor, *, token_layer: int = 0) -> Extr
     return Extraction(cls_attention, tokens[:, 0].float(), layer[:, 0], layer[:, prefix:])
 
 
-def _check(vit: nn.Module, images: Tensor, token_layer: int) -> None:
+def _check(vit: Any, images: Tensor, token_layer: int) -> None:
     if not 0 <= token_layer <= len(vit.blocks):
         raise ValueError(f"token_layer is {token_layer}: expected 0 to {len(vit.blocks)}, the number of blocks")
     if getattr(vit, "cls_token", None) is None:
@@ -80,7 +82,7 @@ def _check(vit: nn.Module, images: Tensor, token_layer: int) -> None:
         raise ValueError(f"images are {tuple(images.shape[2:])}, the model takes {tuple(size)}; resize them")
 
 
-def _attention_of(block: nn.Module) -> nn.Module:
+def _attention_of(block: nn.Module) -> Any:
     attention = getattr(block, "attn", None)
     if not all(hasattr(attention, name) for name in ("q_norm", "k_norm", "scale")):
         raise ValueError(f"the last block, {type(block).__name__}, has no plain attention; use a plain ViT")

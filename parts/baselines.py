@@ -15,7 +15,7 @@ def cluster_labels(train: np.ndarray, test: np.ndarray, count: int, *, seed: int
     model = KMeans(count, n_init=STARTS, random_state=seed).fit(
         np.ascontiguousarray(train).reshape(-1, train.shape[-1])
     )
-    labels = model.predict(np.ascontiguousarray(test).reshape(-1, test.shape[-1]))
+    labels: np.ndarray = model.predict(np.ascontiguousarray(test).reshape(-1, test.shape[-1]))
     return labels.reshape(test.shape[:3]).astype(np.uint8)
 
 

@@ -29,13 +29,13 @@ def alpha_at(progress: float, *, schedule: str, gamma: float) -> float:
         raise ValueError(f"gamma is {gamma}: expected a positive finite exponent (the paper's best is 2)")
     match schedule:
         case "intra_to_inter":
-            return progress**gamma
+            return float(progress**gamma)
         case "intra":
             return 0.0
         case "inter":
             return 1.0
         case "inter_to_intra":
-            return (1.0 - progress) ** gamma
+            return float((1.0 - progress) ** gamma)
         case "cosine":
             return (1.0 - math.cos(math.pi * progress)) / 2.0
     raise ValueError(f"schedule is {schedule!r}: expected one of {', '.join(SCHEDULES)}")

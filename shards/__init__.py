@@ -1,1 +1,1 @@
-"""Files that vouch for themselves: Parquet shards of images, arrays and masks, here or in an object store."""
+"""Files that carry their own hash: Parquet shards of images, arrays and masks, in a folder or in an object store."""

@@ -1,9 +1,9 @@
 """Parquet shards of fixed-shape arrays by image id.
 
-A folder holds `shard-00000.parquet`, ... and a `manifest.json` that is written last: a folder without one is not
-complete. Every row is an id (uint64) and one fixed-size binary value a column; the manifest and each file's metadata
-hold the header that explains them. No pickle, and nothing but pyarrow is needed to read them. A column of a shard is
-one uncompressed page, so that a row is found by its number: a lookup among millions reads the rows that it asks for.
+A folder holds `shard-00000.parquet`, ... and a `manifest.json`, which is written last: without it the folder is incomplete.
+Every row is an id (uint64) and one fixed-size binary value a column; the manifest and each file's metadata hold the header
+that explains them. pyarrow alone reads them, without pickle. A column of a shard is one uncompressed page, so a lookup among
+millions of rows reads only the rows it needs.
 """
 
 import json
@@ -22,14 +22,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.columns import values_of
 from shards.files import sha256_of, whole_file, whole_folder
-from shards.parquet_files import faulty, find, keep, opened
-from shards.seals import MANIFEST, read_sealed, write_sealed
+from shards.parquet_files import faulty, find, keep, opened, values_of
+from shards.seals import MANIFEST, read_manifest, write_sealed
 from shards.storage import REQUESTS
 
+# Of the manifest and the shards together, and so of a mask cache; readers refuse another one.
 VERSION = 2
-# Rows and bytes of a column that stand in one Parquet page: Arrow cuts off at 20,000 rows, and a page holds less than 2 GiB.
+# Most rows and bytes of a column in one Parquet page: Arrow starts a new page at 20,000 rows, and a page holds less than 2 GiB.
 PAGE_ROWS, PAGE_BYTES = 16384, 2**28
 
 
@@ -41,9 +41,9 @@ def shard_name(number: int) -> str:
 class ArrayShardWriter:
     """Writes a folder of array shards; the folder appears when the `with` block ends without an error.
 
-    `columns` maps a name to (NumPy dtype, shape of a row). Rows keep the order in which they are added; a shard closes
-    at `shard_rows` rows, or before a column would not go into one page, so the memory held is one shard's.
-    store: the URL that those of the shards begin with, or empty: they lie in the folder.
+    columns: name -> (NumPy dtype, shape of a row). Rows keep the order in which they are added. A shard closes at
+    `shard_rows` rows, or before a column outgrows one page, so memory holds one shard.
+    store: URL prefix of the shards, or empty: they stay in the folder.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ArrayShardWriter:
             self._target.__exit__(kind, error, trace)
             return
         with ExitStack() as stack:
-            # What fails from here on leaves no folder either.
+            # A failure from here on leaves no folder either.
             stack.push(self._target)
             if self._rows:
                 self._write(self._rows)
@@ -113,7 +113,7 @@ class ArrayShardWriter:
             pq.write_table(
                 pa.Table.from_arrays(values, schema=self.schema),
                 file,
-                # Labels would shrink by a third, on a disk where the images take a thousand times as much.
+                # Compression would save a third of the labels, on a disk where images take a thousand times as much.
                 compression="NONE",
                 use_dictionary=False,
                 write_statistics=False,
@@ -127,19 +127,15 @@ class ArrayShardWriter:
 
 
 class ArrayShards:
-    """Reader of a folder that `ArrayShardWriter` wrote.
+    """Reads a folder that `ArrayShardWriter` wrote.
 
-    Opening checks the presence and the size of every shard; the first reading of one checks its hash. A missing, truncated
-    or damaged file is a ValueError that names it. Memory: 12 bytes a row once ids are looked up.
+    Opening checks the version, and the presence and size of every shard; the first read of a shard checks its hash. A
+    missing, truncated or damaged file is a ValueError that names it. Memory: 12 bytes a row after the first lookup.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        manifest = read_sealed(self.folder / MANIFEST)
-        if manifest.get("version") != VERSION:
-            raise ValueError(
-                f"{self.folder}: shards of version {manifest.get('version')}, expected {VERSION}; run `dvc repro` again"
-            )
+        manifest = read_manifest(self.folder, VERSION)
         self.header: dict[str, Any] = manifest["header"]
         self._shards: list[dict[str, Any]] = manifest["shards"]
         self._places = find(self.folder, self._shards)
@@ -157,7 +153,7 @@ class ArrayShards:
         return len(self._shards)
 
     def shard(self, index: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Ids (N,) uint64 and the columns (N, *shape) of one shard, read-only and without a copy a row."""
+        """Ids (N,) uint64 and the columns (N, *shape) of one shard, read-only."""
         table = self._load(index)
         arrays = {name: _view(table[name], spec) for name, spec in self.header["columns"].items()}
         return values_of(table["id"]), arrays
@@ -165,7 +161,7 @@ class ArrayShards:
     @property
     def ids(self) -> np.ndarray:
         """All ids (N,) uint64 in the order of the shards."""
-        # Several at once, because a store answers slowly and to many.
+        # In parallel, because each request to a store is slow.
         with ThreadPoolExecutor(REQUESTS) as pool:
             tables = pool.map(lambda index: self._read(index, ("id",)), range(self.num_shards))
             return np.concatenate([np.empty(0, np.uint64), *(values_of(table["id"]) for table in tables)])
@@ -173,7 +169,7 @@ class ArrayShards:
     def rows(self, ids: np.ndarray, name: str) -> np.ndarray:
         """Column `name` at `ids` (N,), in their order: (N, *shape). KeyError names the first unknown id.
 
-        The rows are read in the order of the files and nothing else is, neighbours at once; no file stays open.
+        Reads only these rows, in file order, neighbours together; leaves no file open.
         """
         numbers, spec = self.find(ids), self.header["columns"][name]
         order = np.argsort(numbers)
@@ -192,7 +188,7 @@ class ArrayShards:
         return out
 
     def find(self, ids: np.ndarray) -> np.ndarray:
-        """Row (N,) int64 of each id, counted over all shards; KeyError names the first unknown one."""
+        """Row number (N,) int64 of each id, counted over all shards; KeyError names the first unknown one."""
         known, order = self._index
         ids = np.asarray(ids, dtype=np.uint64)
         places = np.searchsorted(known, ids)
@@ -204,14 +200,14 @@ class ArrayShards:
 
     @cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray]:
-        """All ids in rising order and the row of each: 12 bytes an image."""
+        """All ids, ascending, and the row of each: 12 bytes an image."""
         ids = self.ids
         assert len(ids) < 2**32, f"{len(ids)} rows in one folder"
         order = np.argsort(ids).astype(np.uint32)
         return ids[order], order
 
     def _read_rows(self, index: int, name: str, runs: Iterable[tuple[int, int, int]]) -> list[bytes]:
-        """The bytes of runs (shard, first row, rows) of one column of one shard; an object of a store is read whole."""
+        """Bytes of runs (shard, first row, rows) of one column of a shard; an object of a store is read whole."""
         path = self._places[index]
         if not isinstance(path, Path):
             values = self.shard(index)[1][name]
@@ -227,7 +223,7 @@ class ArrayShards:
             os.close(descriptor)
 
     def _offsets_of(self, path: Path) -> dict[str, int]:
-        """Column -> where its values begin: one page of plain values without nulls ends where the column does."""
+        """Column -> offset of its values: one page of plain values without nulls ends where the column chunk ends."""
         group = pq.read_metadata(path).row_group(0)
         chunks = {chunk.path_in_schema: chunk for chunk in map(group.column, range(group.num_columns))}
         return {
@@ -239,7 +235,7 @@ class ArrayShards:
 
     def _row_bytes(self, name: str) -> int:
         spec = self.header["columns"][name]
-        return np.dtype(spec["dtype"]).itemsize * int(np.prod(spec["shape"]))
+        return int(np.dtype(spec["dtype"]).itemsize * np.prod(spec["shape"]))
 
     def _read(self, index: int, columns: tuple[str, ...] | None = None) -> pa.Table:
         self._check(index)
@@ -248,13 +244,13 @@ class ArrayShards:
             return file.read(columns=None if columns is None else list(columns), use_threads=False).combine_chunks()
 
     def _check(self, index: int) -> None:
-        """Compare a file with its hash, once in this process: page checksums cover no headers, and pages are read in part.
+        """Compare a file with its hash, once a process: page checksums miss headers and partly read pages.
 
-        A store has hashes of its own.
+        A store checks hashes itself.
         """
         place, shard = self._places[index], self._shards[index]
         if index not in self._sound and isinstance(place, Path) and sha256_of(place) != shard["sha256"]:
-            raise faulty(place, "damaged: its sha256 is not the manifest's")
+            raise faulty(place, "damaged: its sha256 differs from the manifest's")
         self._sound.add(index)
 
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-# What the system says of a full disk, a used-up quota and a limit, without the name of the file.
+# System errors for a full disk, an exceeded quota and a file size limit; they do not name the file.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What torch, Arrow and the system say, in errors of any type, when they get no memory.
+# Words in the errors of torch, Arrow and the system when memory runs out; their types differ.
 NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "can't start new thread")
-# Files that this process has written, as it named them.
+# Paths of the files that this process has written.
 written: set[Path] = set()
 
 
@@ -79,7 +79,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as `json_text` has it, whole or not at all."""
+    """Write `json_text(value)`, whole or not at all."""
     write_text(path, json_text(value))
 
 
@@ -89,7 +89,7 @@ def json_text(value: Any) -> str:
 
 
 def write_rows(path: str | Path, rows: list[dict[str, Any]]) -> None:
-    """Write a JSON list with one row a line: readable by line, and a format that `dvc plots` knows."""
+    """Write a JSON list with one row a line, a format that `dvc plots` reads."""
     body = ",\n".join(json.dumps(row, sort_keys=True, allow_nan=False) for row in rows)
     write_text(path, f"[\n{body}\n]\n" if rows else "[]\n")
 
@@ -112,7 +112,7 @@ def sha256_of(path: str | Path) -> str:
 
 
 def md5_of(path: str | Path) -> str:
-    """MD5 of a file's bytes, in hexadecimal: what dvc.lock calls an out by. ValueError where there is none."""
+    """MD5 of a file's bytes, in hexadecimal, as in dvc.lock. ValueError if the file is missing."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "md5").hexdigest()
@@ -130,10 +130,10 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
 
 
 def distrust(path: str | Path) -> None:
-    """Have DVC compare a damaged file with its hash before it uses it again.
+    """Make DVC check a damaged file against its hash before using it again.
 
-    Outs are hard links to DVC's own objects, which it takes for whole while they are write-protected and as old as they were.
-    Without this, it would bring the damaged one back after the out was deleted.
+    Outs are hard links to objects of DVC's cache, which it trusts while they are write-protected and their time is unchanged.
+    Without this, DVC would restore the damaged object after the out was deleted.
     """
     with contextlib.suppress(OSError):
         os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | stat.S_IWUSR)
@@ -141,12 +141,12 @@ def distrust(path: str | Path) -> None:
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
-    """Whether an error says nothing of what was read, only that there was no room for it."""
+    """Whether an error means that memory ran out, rather than that a file is damaged."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold a file, or the names in a folder."""
+    """Flush a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

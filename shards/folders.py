@@ -1,4 +1,4 @@
-"""Folders of array shards as wholes: bound into one, judged byte for byte, joined."""
+"""Whole folders of array shards: bound into one, checked byte for byte, joined."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,30 +9,28 @@ import pyarrow.parquet as pq
 
 from shards.arrays import VERSION, shard_name
 from shards.files import distrust, link_or_copy, sha256_of, whole_folder
-from shards.seals import MANIFEST, read_sealed, write_sealed
+from shards.seals import MANIFEST, read_manifest, write_sealed
 from shards.storage import size_of
 
 
 def bind_folders(folder: str | Path, names: Sequence[str]) -> None:
-    """Write the manifest of a folder of several folders of array shards: with the hash of the manifest of each.
+    """Write the manifest of a folder that holds folders of array shards: the hash of each one's manifest.
 
-    It comes last, and makes the folder one thing that `is_intact` judges as a whole.
+    Written last, so that `is_intact` checks them all as one.
     """
     folders = {name: sha256_of(Path(folder) / name / MANIFEST) for name in names}
     write_sealed(Path(folder) / MANIFEST, {"version": VERSION, "folders": folders})
 
 
 def is_intact(folder: str | Path) -> bool:
-    """Whether a folder of array shards is there, complete, and byte for byte what was written; or one that `bind_folders` made.
+    """Whether a folder of array shards, or of bound folders, exists and is complete, of this version and undamaged.
 
-    The hash vouches for each shard, and the shards' own metadata for the manifest; a bound folder's manifest for those in it.
-    Of an object the name is the hash, and the store says how large it is.
+    Checks the hash of every shard, and the manifest against the shards' own metadata. An object of a store is named by its
+    hash, so only its size is checked.
     """
     folder = Path(folder)
     try:
-        manifest = read_sealed(folder / MANIFEST)
-        if manifest["version"] != VERSION:
-            return False
+        manifest = read_manifest(folder, VERSION)
         if "folders" in manifest:
             return all(
                 sha256_of(folder / name / MANIFEST) == digest and is_intact(folder / name)
@@ -60,12 +58,11 @@ def _is_as_written(path: Path, shard: Mapping[str, Any], header: Mapping[str, An
 def join_shards(folders: Sequence[str | Path], target: str | Path) -> None:
     """Write `target` from the shards of `folders`, in that order: hard links, or copies where links are impossible.
 
-    Objects of a store stay where they are. What is read as one folder afterwards has the bytes of one that was written in
-    one go, shard for shard.
+    Objects of a store stay where they are. The result equals, byte for byte, a folder written in one go.
     """
-    manifests = [read_sealed(Path(folder) / MANIFEST) for folder in folders]
+    manifests = [read_manifest(Path(folder), VERSION) for folder in folders]
     headers = [manifest["header"] for manifest in manifests]
-    assert headers and all(header == headers[0] for header in headers), "shards of one kind are joined"
+    assert headers and all(header == headers[0] for header in headers), "only shards with equal headers can be joined"
     shards: list[dict[str, Any]] = []
     with whole_folder(target) as place:
         for folder, manifest in zip(folders, manifests, strict=True):

@@ -1,4 +1,4 @@
-"""A folder that one process at a time works in."""
+"""A lock on a folder, so that one process at a time works in it."""
 
 import fcntl
 import time
@@ -9,10 +9,10 @@ LOOK_SECONDS = 0.2
 
 
 def lock(folder: Path, job: str, *, seconds: float = 0.0) -> IO[str]:
-    """Make `folder` where it is missing and hold it until the returned file is closed.
+    """Create `folder` if missing and lock it until the returned file is closed.
 
-    The kernel releases the lock of a killed process. Raises ValueError when another process holds it for longer than
-    `seconds`: it works on the very same job.
+    The kernel releases the lock of a killed process. job: its name in the message. Raises ValueError when another process
+    still holds the lock after `seconds`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = open(folder / "lock", "a+", encoding="utf-8")

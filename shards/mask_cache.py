@@ -1,4 +1,4 @@
-"""The cache of part labels: one label a patch and image, on top of array shards."""
+"""The cache of part labels: one label a patch of every image, stored as array shards of their version."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -11,10 +11,10 @@ from shards.arrays import PAGE_ROWS, ArrayShards, ArrayShardWriter
 
 
 class MaskCacheWriter:
-    """Writes a mask cache: one label a patch, packed into as few bits as the labels need, first bit first.
+    """Context manager that writes a mask cache: one label a patch, in as few bits as the labels need, highest bit first.
 
-    The header must hold: grid [h, w], patch_size (teacher pixels), num_parts K, background (id K, or null), kind
-    (`labels`, or `ranks` with values 0..255), teacher and part_learner (digests). Used as a context manager.
+    header: grid [h, w], patch_size (teacher pixels), num_parts K, background (id K, or null), kind (`labels`, or `ranks` with
+    values 0..255), teacher and part_learner (digests).
     """
 
     def __init__(self, folder: str | Path, *, header: Mapping[str, Any], shard_rows: int = PAGE_ROWS) -> None:
@@ -49,7 +49,7 @@ class MaskCacheWriter:
 class MaskCache:
     """Part labels by image id: `cache[id]` is (grid_h, grid_w) uint8; KeyError names an unknown id.
 
-    Labels 0..K-1 are parts, K is background (where the header names one). `shard(i)` gives whole shards as arrays.
+    Labels 0..K-1 are parts, K is background where the header names one.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -61,7 +61,8 @@ class MaskCache:
         return len(self._shards)
 
     def __getitem__(self, image_id: int) -> np.ndarray:
-        return self.rows(np.array([image_id], dtype=np.uint64))[0]
+        labels: np.ndarray = self.rows(np.array([image_id], dtype=np.uint64))[0]
+        return labels
 
     @property
     def ids(self) -> np.ndarray:

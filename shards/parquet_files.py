@@ -1,4 +1,4 @@
-"""The Parquet files that a manifest names, in its folder or in a store: put there, found whole, and opened."""
+"""The Parquet files that a manifest lists, in its folder or in a store: kept, checked, opened, and read as arrays."""
 
 import contextlib
 import hashlib
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -13,15 +14,15 @@ from shards.files import distrust, is_lack_of_memory, sha256_of
 from shards.storage import ObjectFile, fetch, send, size_of, sizes_of
 from shards.urls import is_url
 
-# Where a file lies: a path, or a URL as text.
+# A path, or a URL as text.
 Place = Path | str
 
 
 def keep(path: Path, store: str) -> dict[str, Any]:
-    """The entry of a finished file in its manifest: file or url, bytes, sha256, and bytes and sha256 of its footer.
+    """Manifest entry of a finished file: file or url, bytes, sha256, and bytes and sha256 of its footer.
 
-    With a store, the URL that its objects begin with, the file moves there under its hash. What has been sent once is not
-    sent again, so that a run which was interrupted goes on where it stopped.
+    store: URL prefix, or empty. With one, the file moves there under its hash. Objects already there are not sent again, so
+    an interrupted run continues where it stopped.
     """
     size = path.stat().st_size
     entry = {"bytes": size, "sha256": sha256_of(path), "footer": _described(_footer_of(path, size))}
@@ -34,7 +35,7 @@ def keep(path: Path, store: str) -> dict[str, Any]:
 
 
 def find(folder: Path, entries: Sequence[Mapping[str, Any]]) -> list[Place]:
-    """Where every file of a manifest in `folder` lies; ValueError names the first that is missing or not of its size."""
+    """Path or URL of every manifest entry; ValueError names the first file that is missing or of another size."""
     places: list[Place] = [entry["url"] if "url" in entry else folder / entry["file"] for entry in entries]
     remote = iter(sizes_of([place for place in places if isinstance(place, str)]))
     for place, entry in zip(places, entries, strict=True):
@@ -52,15 +53,14 @@ def opened(
     metadata: pq.FileMetaData | None = None,
     footer: Mapping[str, Any] | None = None,
 ) -> Iterator[pq.ParquetFile]:
-    """A Parquet file to read, its page checksums verified; damage is a ValueError that names it.
+    """Open a Parquet file for reading and verify its page checksums; damage is a ValueError that names it.
 
-    A path is memory-mapped. Of a URL the footer is fetched and what is read, neighbouring columns and row groups in one
-    request, and nothing ahead of it. size: of the file, where it is known; otherwise it is asked for. metadata: the
-    footer, where it has been read. footer: what the manifest says of it; no page checksum covers it, and it says where the
-    rows are and of what type.
+    A path is memory-mapped. From a URL only the footer and what is read are fetched, neighbouring columns and row groups
+    in one request. size: bytes of the file; None looks it up. metadata: the footer, if already read. footer: the footer's
+    manifest entry, which is checked, because page checksums do not cover it.
     """
     is_object = is_url(place)
-    with _telling(place):
+    with _naming(place):
         if size is None:
             size = size_of(str(place)) if is_object else Path(place).stat().st_size
         if size is None:
@@ -81,8 +81,8 @@ def opened(
 
 
 def read_range(place: Place, start: int, size: int) -> bytes:
-    """`size` bytes of a file from `start` on, fewer where it ends before: one request where it lies in a store."""
-    with _telling(place):
+    """`size` bytes of a file from `start` on, fewer at its end; one request to a store."""
+    with _naming(place):
         if is_url(place):
             return fetch(str(place), start, start + size)
         with open(place, "rb") as file:
@@ -91,7 +91,7 @@ def read_range(place: Place, start: int, size: int) -> bytes:
 
 
 def _footer_of(place: Place, size: int, length: int | None = None) -> bytes:
-    """The end of a Parquet file from its footer on; length: of that, where it is known."""
+    """The last bytes of a Parquet file, from its footer on; length: their number, if known."""
     if length is None:
         length = 8 + int.from_bytes(read_range(place, size - 8, 4), "little")
     return read_range(place, size - length, length)
@@ -102,7 +102,7 @@ def _described(footer: bytes) -> dict[str, Any]:
 
 
 def _checked_footer(place: Place, size: int, expected: Mapping[str, Any]) -> pq.FileMetaData:
-    """The footer, of one read of exactly its bytes; ValueError where it is not the one that was written."""
+    """The footer, read in one request; ValueError where it differs from the one written."""
     found = _footer_of(place, size, expected["bytes"])
     if _described(found) != expected:
         raise faulty(place, "damaged: its footer is not the one that was written")
@@ -110,7 +110,7 @@ def _checked_footer(place: Place, size: int, expected: Mapping[str, Any]) -> pq.
 
 
 @contextlib.contextmanager
-def _telling(place: Place) -> Iterator[None]:
+def _naming(place: Place) -> Iterator[None]:
     try:
         yield
     except (OSError, MemoryError, pa.ArrowException) as error:
@@ -120,10 +120,21 @@ def _telling(place: Place) -> Iterator[None]:
 
 
 def faulty(place: Place, what: str) -> ValueError:
-    """The error of a file that is not what the manifest says, with what to do."""
+    """The error for a file that differs from its manifest entry, with the way to repair it."""
     if is_url(place):
         mend = "run the stage that made it again with `dvc repro --force`, which sends what is not there"
     else:
         distrust(place)
         mend = "delete the folder and run `dvc repro`"
     return ValueError(f"{place}: {what}; {mend}")
+
+
+def values_of(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of whole numbers without nulls as an array (N,), read-only where the column is one chunk.
+
+    Not pyarrow's `to_numpy`: it imports pandas, which takes a second in every job.
+    """
+    chunks = [np.from_dlpack(chunk) for chunk in column.chunks if len(chunk)]
+    if len(chunks) == 1:
+        return chunks[0]
+    return np.concatenate([np.empty(0, column.type.to_pandas_dtype()), *chunks])

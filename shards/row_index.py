@@ -1,13 +1,14 @@
-"""The index of a folder of image shards: which image is which row, and where its bytes lie, in one file that is mapped.
+"""The index of a folder of image shards: the row of each image and the place of its bytes, in one memory-mapped file.
 
-An Arrow IPC file with one record batch a split, in the order of `SPLITS`. A batch has one row of lists, so that their lengths
-may differ. Of the rows, ordered by id: id, label, and position, the place of the row in the order of the files; row, the row
-at each position. Of the row groups in the order of the files: how many rows; and where in its file the column of images
-lies, uncompressed in one page, each image behind its length: start, bytes, and their CRC-32. 24 bytes an image and
-24 a row group, which stay on the disk: processes of one machine share the pages that they touch.
+An Arrow IPC file with one record batch a split, in the order of `SPLITS`. A batch is one row of lists, so that their lengths
+may differ. Rows, by ascending id: id, label, and position (the row's place in file order); row: the row at each position.
+Row groups, in file order: number of rows, and the place of the image column in its file (one uncompressed page, each image
+behind its length): start, bytes, CRC-32. 24 bytes an image and 24 a row group; processes of one machine share the pages.
 
-Without it, opening would read the ids out of every shard, a request for each of its row groups, and reading would need every
-footer, which takes twelve times its size in memory.
+Without it, opening would request the ids of every row group of every shard, and reading would hold every footer, at twelve
+times its size.
+
+Version: the index has none of its own. The manifest holds its SHA-256, and the manifest's version covers its layout.
 """
 
 from collections.abc import Mapping
@@ -17,12 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from shards.columns import values_of
 from shards.files import sha256_of, whole_file
-from shards.parquet_files import faulty
+from shards.parquet_files import faulty, values_of
 
 INDEX = "index.arrow"
 SPLITS = ("train", "val", "test")
+# Length of an image, little-endian, in front of it in a plain Parquet page.
+LENGTH_BYTES = 4
 _TYPES = {
     "id": pa.uint64(),
     "label": pa.int64(),
@@ -37,7 +39,7 @@ _SCHEMA = pa.schema([(name, pa.large_list(kind)) for name, kind in _TYPES.items(
 
 
 class Group(NamedTuple):
-    """One row group: its rows, and where the images lie in its file, with their CRC-32."""
+    """One row group: number of rows; start, bytes and CRC-32 of its image column in the file."""
 
     rows: int
     start: int
@@ -45,15 +47,15 @@ class Group(NamedTuple):
     crc32: int
 
 
-# Of many of them.
+# Many row groups as one array.
 GROUPS = np.dtype([("rows", "<i4"), ("start", "<i8"), ("bytes", "<i8"), ("crc32", "<u4")])
 
 
 class RowIndex(NamedTuple):
     """The index of one split, N rows in G row groups; read-only.
 
-    ids: (N,) uint64, ascending. labels: (N,) int64. positions: (N,) int32, of each row in the order of the files. rows: (N,)
-    int32, the row at each position. group_*: (G,), see `Group`.
+    ids: (N,) uint64, ascending. labels: (N,) int64. positions: (N,) int32, each row's place in file order. rows: (N,) int32,
+    the row at each position. group_*: (G,), see `Group`.
     """
 
     ids: np.ndarray
@@ -66,16 +68,16 @@ class RowIndex(NamedTuple):
     group_crc32: np.ndarray
 
     def group(self, number: int) -> Group:
-        """One row group."""
+        """The row group of this number in file order."""
         return Group(*(int(values[number]) for values in self[-4:]))
 
 
 def write_index(
     path: Path, ids: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], groups: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Write the index of ids (N,), labels (N,) and row groups (G,) `GROUPS` as they lie in the files, by split.
+    """Write the index and return its manifest entry.
 
-    Returns its entry in the manifest.
+    By split, in file order: ids (N,), labels (N,), and groups (G,) of dtype `GROUPS`.
     """
     with whole_file(path) as file, pa.ipc.new_file(file, _SCHEMA) as writer:
         for split in SPLITS:
@@ -90,7 +92,7 @@ def write_index(
 
 
 def read_index(folder: Path, entry: Mapping[str, Any], split: str) -> RowIndex:
-    """The index of a split as the manifest names it; one that is not byte for byte what was written is a ValueError."""
+    """The index of a split; entry: its manifest entry. A missing or damaged file is a ValueError."""
     path = folder / entry["file"]
     if not path.is_file() or sha256_of(path) != entry["sha256"]:
         raise faulty(path, "missing or damaged")

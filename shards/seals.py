@@ -1,8 +1,11 @@
-"""Files that vouch for themselves: whoever reads one sees that its bytes are those that were written.
+"""Files that carry their own SHA-256, so that a flipped bit or a truncated copy is never read as data.
 
-A JSON object holds the SHA-256 of all else in it; a folder of weights has a manifest, itself such an object, with the
-SHA-256 of every file; a file of bytes of our own ends with its SHA-256. What does not agree is a ValueError that names the
-file, so that a bit that a disk flipped, or a copy that was cut off, is never read as data.
+A sealed JSON object holds the SHA-256 of everything else in it. A manifest is a sealed object that describes its folder.
+A sealed file of bytes ends with its SHA-256. Damage is a ValueError that names the file.
+
+Versions: a manifest states its format under `version`, and `read_manifest` refuses any other. The manifest of a folder of
+weights is version 1 and states none, so that the bytes of finished runs stay the same. Sealed bytes have no version: they hold
+state of one run (checkpoints, the order of a preparation), which a torch or NumPy file inside describes.
 """
 
 import contextlib
@@ -17,30 +20,40 @@ from shards.files import distrust, json_text, read_json, sha256_of, sync, whole_
 MANIFEST = "manifest.json"
 SEAL = "sha256"
 BYTES = hashlib.sha256().digest_size
+# Of the manifest of a folder of weights.
+FILES_VERSION = 1
 
 
 def write_sealed(path: str | Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON object with the digest of all else in it under `sha256`, whole or not at all."""
+    """Write a JSON object, whole or not at all, with the digest of the rest under `sha256`."""
     plain = json.loads(json.dumps(document, allow_nan=False))
     assert SEAL not in plain, path
     write_json(path, {**plain, SEAL: _digest_of(plain)})
 
 
 def read_sealed(path: str | Path) -> dict[str, Any]:
-    """What `write_sealed` was given; a missing or damaged file is a ValueError that names it.
+    """The object that `write_sealed` wrote; a missing or damaged file is a ValueError that names it.
 
-    Every byte counts, also one that means nothing in JSON: the file may be linked, and then the copy differs.
+    White space counts too: DVC hashes the bytes of the file, not their meaning.
     """
-    document = read_json(path)
+    document: Any = read_json(path)
     is_whole = isinstance(document, dict) and Path(path).read_text(encoding="utf-8") == json_text(document)
     if not is_whole or document.pop(SEAL, None) != _digest_of(document):
         distrust(path)
-        raise ValueError(f"{path}: damaged: it is not what its sha256 says; {mend(Path(path).parent)}")
-    return document
+        raise ValueError(f"{path}: damaged: its content does not match its sha256; {mend(Path(path).parent)}")
+    return dict(document)
+
+
+def read_manifest(folder: Path, version: int) -> dict[str, Any]:
+    """The manifest of a folder; a missing, damaged or differently versioned one is a ValueError that names it."""
+    manifest = read_sealed(folder / MANIFEST)
+    if (got := manifest.get("version", FILES_VERSION)) != version:
+        raise ValueError(f"{folder}: format version {got}, expected {version}; {mend(folder)}")
+    return manifest
 
 
 def write_manifest(folder: Path) -> None:
-    """Write the manifest of an existing folder, last: the SHA-256 of each of its files, which the disk has by then."""
+    """Write the manifest of a folder of finished files: the SHA-256 of each. Flushes the files first."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     for path in files:
         sync(path)
@@ -48,31 +61,31 @@ def write_manifest(folder: Path) -> None:
 
 
 def check_files(folder: str | Path, *names: str) -> None:
-    """ValueError unless the files `names` of `folder` are those of its manifest, byte for byte."""
-    listed = read_sealed(Path(folder) / MANIFEST).get("files", {})
+    """ValueError unless the files `names` of `folder` are byte for byte those of its manifest."""
+    listed = read_manifest(Path(folder), FILES_VERSION).get("files", {})
     for name in names:
         path, expected = Path(folder) / name, listed.get(name)
-        found = sha256_of(path) if path.is_file() else None
-        if expected is None or found != expected:
+        got = sha256_of(path) if path.is_file() else None
+        if expected is None or got != expected:
             distrust(path)
-            told = "missing" if found is None else f"damaged: its sha256 is {found}, the manifest says {expected}"
-            raise ValueError(f"{path}: {told}; {mend(Path(folder))}")
+            fault = "missing" if got is None else f"damaged: its sha256 is {got}, the manifest says {expected}"
+            raise ValueError(f"{path}: {fault}; {mend(Path(folder))}")
 
 
 def mend(path: Path) -> str:
-    """What to do about a damaged out: DVC takes one whose time and size are as they were for what it was."""
+    """How to repair a damaged out. It must be deleted, because DVC trusts a file of unchanged time and size."""
     return f"delete {path} and run `dvc repro`, which makes it again"
 
 
 @contextlib.contextmanager
 def sealed_file(path: str | Path) -> Iterator["Hashed"]:
-    """Open `path` for bytes as `whole_file` does; the SHA-256 of what is written follows them."""
+    """Open `path` for writing bytes as `whole_file` does; their SHA-256 is appended."""
     with whole_file(path) as file:
         hashed = Hashed(file)
         try:
             yield hashed
         except RuntimeError:
-            # torch's writer covers what went wrong with the file by an error of its own.
+            # torch's writer replaces the file's own error.
             if hashed.fault is not None:
                 raise hashed.fault from None
             raise
@@ -80,7 +93,7 @@ def sealed_file(path: str | Path) -> Iterator["Hashed"]:
 
 
 def read_sealed_bytes(path: str | Path) -> bytes:
-    """What was written through `sealed_file`; a damaged file is a ValueError that names it."""
+    """The bytes written through `sealed_file`; a damaged file is a ValueError that names it."""
     size = Path(path).stat().st_size - BYTES
     with open(path, "rb") as file:
         content = file.read(max(0, size))
@@ -91,7 +104,7 @@ def read_sealed_bytes(path: str | Path) -> bytes:
 
 
 class Hashed:
-    """A file that is written from its beginning to its end, and the digest of that. fault: what kept it from being written."""
+    """A file written from beginning to end, and the digest of its content. fault: the error that stopped a write."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.digest = file, hashlib.sha256()
@@ -107,7 +120,7 @@ class Hashed:
             raise
 
     def flush(self) -> None:
-        """Hand on what is buffered."""
+        """Flush the file."""
         self.file.flush()
 
 

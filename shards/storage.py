@@ -1,7 +1,7 @@
-"""Objects of a store, by their URL: s3://, gs://, file:// and whatever else fsspec knows. Sent once, listed, read by range.
+"""Objects of a store by URL (s3://, gs://, file:// and any other protocol of fsspec): sent once, listed, read by range.
 
-Where the server is and who asks comes from the environment (AWS_*) or fsspec's own configuration, and from nowhere else.
-What a request does when the network fails is the backend's business: s3fs and botocore try again themselves.
+The server and the credentials come only from the environment (AWS_*) or from fsspec's configuration. Retries are left to the
+backend: s3fs and botocore retry by themselves.
 """
 
 import contextlib
@@ -15,25 +15,24 @@ from typing import Any, NamedTuple
 import fsspec
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
-# What a reader that goes from front to back fetches beyond what it asked for: few requests, and little that is held.
+# Read-ahead of a sequential reader: few requests, little memory.
 AHEAD_BYTES = 8 * 2**20
-# Requests under way at once, where many small ones wait for the network rather than for this process.
+# Parallel requests where many small ones wait for the network.
 REQUESTS = 64
 
 
 class Object(NamedTuple):
-    """One object below a URL: its name from there, as raw bytes, its size, and what changes when its content does."""
+    """One object below a URL. path: relative to the URL, raw bytes. size: bytes. version: changes with the content."""
 
     path: bytes
     size: int
     version: str
 
 
-class ObjectFile(AbstractBufferedFile):
-    """An object of known size as a binary file. Opening it asks the store nothing.
+class ObjectFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no types
+    """An object of known size as a binary file. Opening it sends no request.
 
-    ahead 0: a read is one request for its bytes and no others, for a reader that knows its ranges. Otherwise a read
-    fetches so many bytes more, for one that goes on from there.
+    ahead: bytes that a read fetches in advance, for a sequential reader; 0 makes each read one request for exactly its bytes.
     """
 
     def __init__(self, url: str, size: int, *, ahead: int = 0) -> None:
@@ -46,24 +45,26 @@ class ObjectFile(AbstractBufferedFile):
 
 
 def fetch(url: str, start: int, end: int) -> bytes:
-    """The bytes start .. end - 1 of an object, fewer where it ends before: one request."""
+    """Bytes start..end-1 of an object, fewer at its end, in one request."""
     fs, path = _resolve(url)
     with _named(url):
-        return fs.cat_file(path, start=start, end=end)
+        data: bytes = fs.cat_file(path, start=start, end=end)
+    return data
 
 
 def size_of(url: str) -> int | None:
-    """Bytes of an object, or None where there is none: one request."""
+    """Size of an object in bytes, None if it does not exist, in one request."""
     fs, path = _resolve(url)
     with _named(url):
         try:
-            return fs.info(path)["size"]
+            size: int = fs.info(path)["size"]
         except FileNotFoundError:
             return None
+    return size
 
 
 def sizes_of(urls: Sequence[str]) -> list[int | None]:
-    """`size_of` each URL, many at a time."""
+    """`size_of` each URL, in parallel."""
     if not urls:
         return []
     with ThreadPoolExecutor(min(REQUESTS, len(urls))) as pool:
@@ -71,39 +72,39 @@ def sizes_of(urls: Sequence[str]) -> list[int | None]:
 
 
 def send(source: Path, url: str) -> None:
-    """Put a file where one of the same name and size may lie already, and is then left: the name must tell the content."""
+    """Upload a file unless an object of that name and size exists. So the name must depend on the content."""
     size = source.stat().st_size
     if size_of(url) == size:
         return
     fs, path = _resolve(url)
     with _named(url):
         fs.put_file(str(source), path)
-    found = size_of(url)
-    if found != size:
-        raise ValueError(f"{url}: {found} bytes are there after {size} were sent; run it again")
+    stored = size_of(url)
+    if stored != size:
+        raise ValueError(f"{url}: the store holds {stored} bytes after {size} were sent; run the command again")
 
 
 def list_objects(url: str) -> Iterator[Object]:
-    """Every object below a URL, in no certain order; none where there is nothing."""
+    """Every object below a URL, in any order."""
     fs, path = _resolve(url)
     with _named(url):
-        found: dict[str, Any] = fs.find(path, detail=True)
+        objects: dict[str, Any] = fs.find(path, detail=True)
     base = path.rstrip("/") + "/"
-    for name, info in found.items():
+    for name, info in objects.items():
         if name.startswith(base) and info["type"] == "file" and not name.endswith("/"):
             yield Object(name.removeprefix(base).encode(), info["size"], _version(info))
 
 
 def _version(info: dict[str, Any]) -> str:
-    """ETag where the store has one, otherwise when it was changed."""
+    """The ETag, or the time of the last change where the store has none."""
     names = ("ETag", "etag", "mtime", "updated", "LastModified", "created")
     return next((str(info[name]).strip('"') for name in names if info.get(name)), "")
 
 
 def _resolve(url: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a URL in this process, and the path there.
+    """The file system of a URL, and the path in it.
 
-    One a process, because a forked one must not use its parent's connections; threads share it.
+    Each process has its own, because a forked one must not use its parent's connections; threads share it.
     """
     fs = _file_system(url.split("://", 1)[0], os.getpid())
     return fs, fs._strip_protocol(url)
@@ -111,30 +112,30 @@ def _resolve(url: str) -> tuple[AbstractFileSystem, str]:
 
 @cache
 def _file_system(protocol: str, pid: int) -> AbstractFileSystem:
-    # Without fsspec's cache of listings: sizes are asked for to learn of what has changed since.
+    # Without fsspec's cache of listings, which would hide changes.
     options = {"auto_mkdir": True} if protocol == "file" else {}
     try:
         return fsspec.filesystem(protocol, use_listings_cache=False, **options)
     except ImportError as error:
-        mend = "pip install 'semmae[s3]'" if protocol in ("s3", "s3a") else str(error)
-        raise ValueError(f"{protocol}://: a package is missing for this kind of store; {mend}") from None
+        repair = "pip install 'semmae[s3]'" if protocol in ("s3", "s3a") else str(error)
+        raise ValueError(f"{protocol}://: a package is missing for this kind of store; {repair}") from None
     except ValueError as error:
         raise ValueError(f"{protocol}://: {error}; write s3://BUCKET/PREFIX, or file:///FOLDER") from None
 
 
 @contextlib.contextmanager
 def _named(url: str) -> Iterator[None]:
-    """One line that names the URL, whatever the backend's own exceptions are."""
+    """Turn any exception of the backend into one line that names the URL."""
     try:
         yield
     except FileNotFoundError:
         raise FileNotFoundError(f"{url}: there is no such object") from None
     except PermissionError as error:
-        raise PermissionError(f"{url}: {_line(error)}; the store does not allow it to these credentials") from None
+        raise PermissionError(f"{url}: {_line(error)}; these credentials lack the permission") from None
     except Exception as error:
         raise ValueError(
-            f"{url}: {type(error).__name__}: {_line(error)}; AWS_ENDPOINT_URL and the other AWS_ variables say where "
-            "the store is and who asks"
+            f"{url}: {type(error).__name__}: {_line(error)}; check AWS_ENDPOINT_URL and the credentials in "
+            "the other AWS_ variables"
         ) from error
 
 

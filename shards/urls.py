@@ -1,16 +1,16 @@
-"""Which places are addresses of a store or of a port, and which addresses may stand in parameters and manifests."""
+"""URLs of stores and HOST:PORT addresses: recognised, split, and checked before they reach parameters and manifests."""
 
 import re
 from pathlib import Path
 
 
 def is_url(place: str | Path) -> bool:
-    """Whether a place is a URL such as `s3://bucket/prefix`, and no path."""
+    """Whether a place is a URL such as `s3://bucket/prefix` rather than a path."""
     return "://" in str(place)
 
 
 def host_and_port(place: str) -> tuple[str, int] | None:
-    """The parts of HOST:PORT, where an IPv6 address may stand in brackets; None for what is none."""
+    """(host, port) of HOST:PORT, brackets around an IPv6 address removed; None for anything else."""
     host, _, port = place.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         return None
@@ -18,12 +18,12 @@ def host_and_port(place: str) -> tuple[str, int] | None:
 
 
 def check_url(url: str, name: str) -> None:
-    """ValueError unless `url` is a URL without a user and a password; they would end up in git and in every manifest.
+    """ValueError unless `url` is a URL without user and password, which git and every manifest would record.
 
-    The message does not repeat the URL. AWS's secret keys hold slashes, so a colon that no port follows counts too.
+    The message does not repeat the URL. A colon without a port counts as a password, because AWS's secret keys hold slashes.
     """
     if not is_url(url):
-        raise ValueError(f"{name} {url!r} is no URL; write s3://BUCKET/PREFIX, or file:///FOLDER")
+        raise ValueError(f"{name} {url!r} is not a URL; write s3://BUCKET/PREFIX, or file:///FOLDER")
     host = url.split("://", 1)[1].split("/", 1)[0]
     if "@" in host or re.search(r":(?!\d+$)", host):
         raise ValueError(

@@ -15,7 +15,7 @@ from jobs.metrics import write_metrics
 from jobs.progress import Meter
 from jobs.stage import run
 from jobs.state import state_folder
-from shards.image_shards import ImageShardWriter
+from shards.image_shard_writer import ImageShardWriter
 from shards.seals import read_sealed_bytes, sealed_file
 
 # Of a data set for transfer or segmentation.

@@ -25,7 +25,8 @@ from jobs.scratch import Scratch
 from models.teachers import build
 from shards.arrays import ArrayShards, ArrayShardWriter
 from shards.files import read_json, whole_file, whole_folder, write_rows, write_text
-from shards.image_shards import SPLITS, ImageShards, ImageShardWriter
+from shards.image_shard_writer import ImageShardWriter
+from shards.image_shards import SPLITS, ImageShards
 from shards.mask_cache import MaskCache, MaskCacheWriter
 from stages.prepare_data import read_order, write_order
 from training.encoders import load_weights, save_model

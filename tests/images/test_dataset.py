@@ -8,7 +8,8 @@ from PIL import Image
 from images.dataset import WholeImages, decoded_masks
 from images.decoding import decode_square
 from images.sources.items import id_of
-from shards.image_shards import ImageShards, ImageShardWriter
+from shards.image_shard_writer import ImageShardWriter
+from shards.image_shards import ImageShards
 
 
 def encoded(array, **options):

@@ -9,7 +9,8 @@ from PIL import Image
 from images.decoding import decode, decode_at_least, squeezed
 from images.sources.items import id_of
 from images.stream import ReadAhead, ShuffledOrder, TrainingImages, map_ahead
-from shards.image_shards import ImageShards, ImageShardWriter
+from shards.image_shard_writer import ImageShardWriter
+from shards.image_shards import ImageShards
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from models.vit import initialise
 from parts.masking import random_mask
 from reports import figures
 from shards.files import write_json, write_rows
-from shards.image_shards import ImageShardWriter
+from shards.image_shard_writer import ImageShardWriter
 from shards.mask_cache import MaskCacheWriter
 from shards.seals import write_sealed
 from training.encoders import save_model

@@ -30,7 +30,7 @@ def test_check_url__credentials_are_refused_and_not_repeated(url):
 
 
 def test_check_url__a_path_is_refused():
-    with pytest.raises(ValueError, match=r"data.store 'data/shards' is no URL; write s3://BUCKET/PREFIX"):
+    with pytest.raises(ValueError, match=r"data.store 'data/shards' is not a URL; write s3://BUCKET/PREFIX"):
         check_url("data/shards", "data.store")
 
 
@@ -39,7 +39,7 @@ def test_check_url__a_path_is_refused():
     [
         ({"store": "s3://k:secret@b/p"}, "data.store: got 's3://***@b/p'; holds the credentials of an address"),
         ({"path": "s3://k:secret@b/p"}, "data.path: got 's3://***@b/p'; holds the credentials of an address"),
-        ({"store": "shards"}, "data: store 'shards' is no URL"),
+        ({"store": "shards"}, "data: store 'shards' is not a URL"),
         ({"path": "s3://b/p", "watch": "s3://b/p"}, "data: watch: DVC cannot watch a URL"),
     ],
 )

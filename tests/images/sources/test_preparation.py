@@ -11,7 +11,8 @@ from PIL import Image
 from images.decoding import Refused
 from images.sources.items import Encoded, Item, Rejection, id_of
 from images.sources.preparation import Outcome, _check_ids, check_outcome, fill_shards, open_source, write_rejected
-from shards.image_shards import ImageShards, ImageShardWriter
+from shards.image_shard_writer import ImageShardWriter
+from shards.image_shards import ImageShards
 from tests.images.sources.test_folder import draw
 from tests.images.sources.test_parquet import rows, write
 

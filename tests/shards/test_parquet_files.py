@@ -5,16 +5,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from shards.columns import values_of
+from shards.parquet_files import values_of
 
 
 @pytest.mark.parametrize("kind", [pa.uint64(), pa.int64()])
 @pytest.mark.parametrize("chunks", [[], [[]], [[3, 1, 2]], [[3, 1], [], [2, 9]]])
-def test_values_of__is_what_pyarrow_says(kind, chunks):
+def test_values_of__agrees_with_pyarrow(kind, chunks):
     column = pa.chunked_array([pa.array(chunk, kind) for chunk in chunks], kind)
-    found = values_of(column)
-    assert found.dtype == np.dtype(kind.to_pandas_dtype())
-    assert found.tolist() == column.to_pylist()
+    values = values_of(column)
+    assert values.dtype == np.dtype(kind.to_pandas_dtype())
+    assert values.tolist() == column.to_pylist()
 
 
 def test_values_of__of_a_slice():
@@ -23,7 +23,7 @@ def test_values_of__of_a_slice():
 
 def test_shards__are_read_without_pandas(world):
     code = (
-        "import sys\nfrom shards.image_shards import ImageShards\nfrom shards.arrays import MaskCache\n"
+        "import sys\nfrom shards.image_shards import ImageShards\nfrom shards.mask_cache import MaskCache\n"
         "shards = ImageShards('data/shards', 'train')\nMaskCache('masks/learned').rows(shards.ids)\nshards.bytes(0)\n"
         "assert 'pandas' not in sys.modules"
     )
