@@ -100,16 +100,14 @@ def port(job_id: str) -> int:
     return FIRST_PORT + int(re.sub(r"\D", "", job_id)) % PORTS
 
 
-def run_job(
-    job: str, module: str, arguments: Sequence[str], *, world_size: int, runtime: Runtime, cluster: str = "slurm"
-) -> None:
+def run_job(job: str, module: str, arguments: Sequence[str], *, world_size: int, runtime: Runtime) -> None:
     """Submit the stage as one job of `runtime.nodes` nodes, pass its lines on, and return when it has ended well.
 
     A job that a killed execution left in the queue is cancelled first. SIGTERM cancels the job and waits for its end, then
     raises `Terminated`. ValueError with the last lines and the place of the logs when the job failed, and where another
-    process follows the same job. cluster: slurm, or submitit's local for a test.
+    process follows the same job.
     """
-    if cluster == "slurm" and shutil.which("sbatch") is None:
+    if shutil.which("sbatch") is None:
         raise ValueError("launcher: got slurm, but there is no sbatch here; run on a login node or use launcher: local")
     # An unequal share is an error now, not after hours in a queue.
     command(
@@ -123,13 +121,13 @@ def run_job(
         cancelled = str(folder.resolve() / CANCELLED)
         node = Node(job, module, tuple(arguments), world_size, runtime.restarts, runtime.join_seconds, cancelled)
         with Termination() as cancelling:
-            submitted = _submit(node, folder, runtime.nodes, runtime.slurm, cluster)
-            print(f"{job}: job {submitted.job_id} of {cluster}, {runtime.nodes} nodes, logs in {folder}", flush=True)
+            submitted = _submit(node, folder, runtime.nodes, runtime.slurm)
+            print(f"{job}: job {submitted.job_id} of slurm, {runtime.nodes} nodes, logs in {folder}", flush=True)
             last = _follow(submitted, node, cancelling)
         if cancelling.requested:
             raise Terminated
         if failure := _failure(submitted):
-            raise ValueError(f"job {submitted.job_id} of {cluster} {failure}: {' | '.join(last)}; logs in {folder}")
+            raise ValueError(f"job {submitted.job_id} of slurm {failure}: {' | '.join(last)}; logs in {folder}")
         shutil.rmtree(folder)
 
 
@@ -168,9 +166,9 @@ def _queued(job: str) -> set[str]:
     return set(answer.stdout.split())
 
 
-def _submit(node: Node, folder: Path, nodes: int, options: SlurmRuntime, cluster: str) -> submitit.Job:
+def _submit(node: Node, folder: Path, nodes: int, options: SlurmRuntime) -> submitit.Job:
     """The submitted job. Raises ValueError with SLURM's own words where it refuses."""
-    executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=REQUEUES)
+    executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=REQUEUES)
     more: dict[str, Any] = {"slurm_partition": options.partition} if options.partition else {}
     if options.gpus_per_node:
         more["gpus_per_node"] = options.gpus_per_node

@@ -22,7 +22,7 @@ from jobs.kept_shards import KeptShards
 from jobs.progress import Meter
 from jobs.record import noted
 from tests.conftest import ROOT, wait_until
-from tests.pipeline.shard_maker import make, making
+from tests.jobs.cluster.shard_maker import make, making
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 NEEDS_RAY = pytest.mark.skipif(
@@ -280,7 +280,7 @@ ENGINES = ["local", pytest.param("ray", marks=NEEDS_RAY)]
 def test_sigkill__of_the_stage_leaves_no_process_and_a_restart_goes_on(folder, expected, stage, engine):
     process, below = stage(engine)
     # Ray's two agents notice within about a minute.
-    below = [one for one in below if not re.search("agent", " ".join(one.cmdline()))]
+    below = [one for one in below if "Agent" not in " ".join(one.cmdline())]
     process.kill()
     wait_until(lambda: all(map(is_over, below)))
     done = finished(folder)

@@ -19,7 +19,7 @@ from jobs.cluster import torchrun
 from jobs.cluster.launching import launched
 from jobs.stage import Terminated
 from tests.conftest import ROOT
-from tests.training.conftest import (
+from tests.jobs.cluster.conftest import (
     JOB,
     assert_same_bits,
     checkpoint,
