@@ -1,4 +1,4 @@
-"""Finished shards of a streaming stage, kept between runs: what was made once from the same inputs is not made again."""
+"""Finished shards of a streaming stage, kept between runs: none is made twice from the same inputs."""
 
 import shutil
 from pathlib import Path
@@ -12,12 +12,12 @@ from shards.locks import lock
 class KeptShards:
     """Folders of array shards, each under the key of its input, in a git-ignored folder named by the job's fingerprint.
 
-    The fingerprint covers all that every shard depends on, the key what this one alone depends on. Used as a context
-    manager around the whole stage. A run that ends with an error or a kill leaves all it has finished to the next try;
-    one that ends well leaves the shards it used, and removes the others and those of jobs that nobody runs any more.
+    The fingerprint covers what all shards depend on, the key what one shard alone depends on. Used as a context manager
+    around the whole stage. A run that ends with an error or a kill leaves its finished shards to the next try; one that
+    ends well keeps the shards it used, and removes the others and those of jobs that no longer run.
 
-    Outs are hard links to these files, and so may DVC's cache be: none is ever written to after it was finished, and
-    one that something else has changed is not used again, which its hash tells.
+    Outs, and maybe DVC's cache, are hard links to these files: a finished file is never written to again, and one whose
+    hash has changed is not used.
     """
 
     def __init__(self, job: str, fingerprint: str) -> None:
@@ -27,12 +27,12 @@ class KeptShards:
         self._used = {"lock"}
 
     def place(self, key: str) -> Path:
-        """Where the shard of `key` stands, or is to be written: whole or not at all."""
+        """Path of the shard of `key`; it appears whole or not at all."""
         self._used.add(key)
         return self.folder / key
 
     def has(self, key: str) -> bool:
-        """Whether an earlier run has finished this shard, and every byte of it is as it was then."""
+        """Whether this shard is finished and unchanged, byte for byte."""
         return is_intact(self.place(key))
 
     def __enter__(self) -> "KeptShards":

@@ -1,4 +1,4 @@
-"""Small JSON files of the state folder: what one process notes for the next, each with a digest of its own (`shards.seals`)."""
+"""Small JSON files of the state folder, which one process leaves for the next, each with a digest of its own (`shards.seals`)."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,19 +8,26 @@ from jobs.state import STATE_FOLDER
 from shards.seals import read_sealed, write_sealed
 
 PLACES = ("records/*.json", "first/*.json", "executions/*.json", "replayed.json", "services/services.json")
+# Of the format of all notes. Files from before it was written are of version 1.
+VERSION = 1
 
 
 def write_note(path: str | Path, document: Mapping[str, Any]) -> None:
     """Write a JSON object, whole or not at all."""
-    write_sealed(path, document)
+    assert "version" not in document, path
+    write_sealed(path, {"version": VERSION, **document})
 
 
 def read_note(path: str | Path) -> dict[str, Any]:
-    """What was noted, empty where nothing was; a damaged file is a ValueError that names it."""
+    """The object in the file, empty where there is none; a damaged file, or another version, is a ValueError that names it."""
     try:
-        return read_sealed(path) if Path(path).is_file() else {}
+        document = read_sealed(path) if Path(path).is_file() else {}
+        version = document.pop("version", 1)
     except ValueError:
         raise ValueError(f"{path}: damaged, or not a note of this version; see `semmae doctor`") from None
+    if version != VERSION:
+        raise ValueError(f"{path}: got version {version}, expected {VERSION}; update the code, or see `semmae doctor`")
+    return document
 
 
 def damaged_notes(tree: Path) -> Iterator[Path]:
@@ -31,7 +38,7 @@ def damaged_notes(tree: Path) -> Iterator[Path]:
 
 
 def is_sound(path: Path) -> bool:
-    """Whether a note is absent, or what was written."""
+    """Whether a note can be read, or is absent."""
     try:
         read_note(path)
     except ValueError:

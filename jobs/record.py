@@ -1,12 +1,16 @@
-"""What only this execution of a stage knows (time, memory, device): its record, kept outside DVC's outs for MLflow."""
+"""The record of one execution of a stage (time, memory, device), kept outside DVC's outs for MLflow."""
 
 import os
 import resource
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from config.redaction import redacted
+from jobs.cluster import torchrun
 from jobs.notes import read_note, write_note
 from jobs.state import STATE_FOLDER, own_state
 from jobs.supervision import SLOT
@@ -14,14 +18,12 @@ from shards.files import md5_of, write_text, written
 
 # The MD5 of each file that a stage wrote last, under its path.
 NOTES = Path(STATE_FOLDER) / "written"
-
-
-# What this execution alone knows, for its record.
+# The facts of this execution so far.
 _facts: dict[str, Any] = {}
 
 
 def note_written() -> None:
-    """Keep the digests of the outs that are single files: what reads them by hand has no other."""
+    """Keep the digests of the outs that are single files, for readers of a stage that ran without DVC."""
     for path in sorted(written):
         if not path.is_absolute() and path.parts[0] != STATE_FOLDER and path.is_file():
             write_text(NOTES / path, f"{md5_of(path)}\n")
@@ -34,27 +36,38 @@ def note(**facts: str | float) -> None:
 
 
 def noted() -> dict[str, Any]:
-    """The facts so far: what a process that works for another one hands on to it."""
+    """The facts so far, which a worker hands on to the stage."""
     return dict(_facts)
 
 
-def torchrun_rank() -> int | None:
-    """Rank of this process among those that torchrun started, or None where it did not start this one.
+@contextmanager
+def recorded(name: str) -> Iterator[None]:
+    """Write the record of the execution when the block ends: FINISHED, KILLED by SIGTERM, or FAILED.
 
-    `RANK` alone says nothing: operators of clusters set it to the number of the machine.
+    Of the processes that torchrun starts the first alone writes, into a file beside the record: the stage that started
+    torchrun puts it into its own.
     """
-    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else None
+    started, clock, status = time.time(), time.monotonic(), "FAILED"
+    if torchrun.rank() is None:
+        facts_of_first(name).unlink(missing_ok=True)
+    try:
+        yield
+        status = "FINISHED"
+    except SystemExit as end:
+        status = "KILLED" if end.code == torchrun.SAVED else "FAILED"
+        raise
+    finally:
+        if not torchrun.rank():
+            _write_record(name, started, time.monotonic() - clock, status)
 
 
-def write_record(name: str, started: float, seconds: float, status: str) -> None:
-    """What only this execution knows (time, memory): kept outside DVC's outs, so that those depend on inputs alone.
+def _write_record(name: str, started: float, seconds: float, status: str) -> None:
+    """Write the facts of this execution, outside DVC's outs, so that those depend on inputs alone.
 
     Memory is that of its largest process, CPU time that of all: a stage may leave the work to processes that it starts.
-    The first of those that torchrun starts knows the device and the like, and tells them to the stage by a file beside,
-    for what it had written as the record would be taken for the whole. SLURM's processes are not below this one: of them
-    the first alone is counted.
+    SLURM's processes are not below this one: of them the first alone counts.
     """
-    is_first = torchrun_rank() is not None
+    is_first = torchrun.rank() is not None
     try:
         first = {} if is_first else read_note(facts_of_first(name))
         peaks = (peak_mib(), _mib(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss), first.get("peak_mib", 0))
@@ -76,7 +89,7 @@ def write_record(name: str, started: float, seconds: float, status: str) -> None
 
 
 def facts_of_first(name: str) -> Path:
-    """Where the first of the processes that torchrun starts leaves what it knows of the execution."""
+    """Where the first of the processes that torchrun starts leaves its facts for the stage."""
     return own_state() / "first" / f"{name}.json"
 
 

@@ -6,25 +6,15 @@ what this forgoes.
 """
 
 import contextlib
-import ctypes
 import os
-import signal
 import socket
-import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 
-from jobs.cluster import loopback
-from jobs.record import torchrun_rank
-
-# Opened here, because nothing may be opened between fork and exec.
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
-# Set to 1 for the processes of the node that DVC runs on: rank 0, which writes checkpoint and outs, is to be among them.
-WRITER = "SEMMAE_WRITER"
+from jobs.cluster import torchrun
 
 
 @dataclass(frozen=True)
@@ -92,11 +82,12 @@ def join(world_size: int, device: torch.device) -> Iterator[Processes]:
     machine has fewer CUDA devices than processes, and when DVC runs this on several nodes; ConnectionError when another
     process is lost.
     """
-    started = 1 if torchrun_rank() is None else int(os.environ["WORLD_SIZE"])
+    rank = torchrun.rank()
+    started = 1 if rank is None else int(os.environ["WORLD_SIZE"])
     if started != world_size:
         raise ValueError(f"compute.world_size: got {world_size}, but torchrun started {started}; let them agree")
-    if torchrun_rank() is not None:
-        die_with_parent()
+    if rank is not None:
+        torchrun.die_with_parent()
     if world_size == 1:
         yield ALONE
         return
@@ -110,8 +101,8 @@ def join(world_size: int, device: torch.device) -> Iterator[Processes]:
         torch.cuda.set_device(local)
     nodes = int(os.environ["GROUP_WORLD_SIZE"])
     with _lost_is_an_error():
-        store = loopback.store(world_size) or next(torch.distributed.rendezvous("env://"))[0]
-        rank = settled_rank(store, torchrun_rank(), world_size)
+        store = _store(world_size)
+        rank = settled_rank(store, rank, world_size)
         backend = "nccl" if device.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     # What this process calls itself, and its record.
@@ -127,6 +118,13 @@ def join(world_size: int, device: torch.device) -> Iterator[Processes]:
         torch.distributed.destroy_process_group()
 
 
+def _store(world_size: int) -> torch.distributed.Store:
+    """The store in which the processes find each other: a file on one node, torchrun's address on several."""
+    if torchrun.STORE in os.environ:
+        return torch.distributed.FileStore(os.environ[torchrun.STORE], world_size)
+    return next(torch.distributed.rendezvous("env://"))[0]
+
+
 def settled_rank(store: torch.distributed.Store, rank: int, world_size: int) -> int:
     """Rank of the process that torchrun calls `rank`, when those of the node that DVC runs on come first.
 
@@ -134,7 +132,7 @@ def settled_rank(store: torch.distributed.Store, rank: int, world_size: int) -> 
     where DVC looks for them, also where the nodes share no folder. Where DVC runs on none of them torchrun's ranks stay.
     Raises ValueError when it runs on several.
     """
-    is_first = os.environ.get(WRITER) == "1" and os.environ["LOCAL_RANK"] == "0"
+    is_first = os.environ.get(torchrun.WRITER) == "1" and os.environ["LOCAL_RANK"] == "0"
     store.set(f"writer/{rank}", str(int(is_first)))
     first = [other for other in range(world_size) if store.get(f"writer/{other}") == b"1"]
     if len(first) > 1:
@@ -151,13 +149,7 @@ def _lost_is_an_error() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = textwrap.shorten(next(iter(str(error).splitlines()), ""), 120)
+        reason = textwrap.shorten(next(iter(str(error).splitlines()), ""), 120)
         raise ConnectionError(
-            f"lost the other processes ({said}); what the first of them to end says is why"
+            f"lost the other processes ({reason}); the output of the first that ended says why"
         ) from error
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent is gone, however it went; Linux alone can."""
-    if sys.platform == "linux":
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

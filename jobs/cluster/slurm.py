@@ -1,33 +1,33 @@
-"""A training as one job of SLURM: submitted, followed line by line, saved and queued again when it is preempted.
+"""Run a training as one job of SLURM: submit it, pass on its lines, save and queue it again when it is preempted.
 
 submitit pickles what it submits, and what that returns, in a folder of its own. Here that is `Node`, a few words and
 numbers, and an exit code; the folder is this user's alone, and is removed with a job that ended well.
 """
 
-import contextlib
-import os
 import re
 import shutil
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from os import getpid
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import submitit
 
 from config.params import Runtime, SlurmRuntime
 from config.redaction import one_line
-from jobs.cluster.launching import Child, torchrun
-from jobs.stage import SAVED, Terminated, Termination
+from jobs.cluster.torchrun import SAVED, Child, command
+from jobs.stage import Terminated, Termination
 from jobs.state import own_state
 from shards.locks import lock
 
 LOOK_SECONDS = 1.0
-# Between questions to SLURM, which serves everybody, and between lines about a job that waits: a walk ends silent stages.
+# Between questions to SLURM, and between lines about a job that waits: a walk ends silent stages.
 ASK_SECONDS, WAITING_SECONDS = 15.0, 300.0
 # Before the time limit, or at preemption where the cluster says so: for training to save.
 WARNING_SECONDS = 90
@@ -38,7 +38,7 @@ FIRST_PORT, PORTS = 20000, 12000
 LAST_LINES = 5
 # File in the folder of a submission whose job is cancelled.
 CANCELLED = "cancelled"
-# Stays in the logs: to submitit a job that returns another exit code than 0 has completed successfully.
+# Lines that stay in the logs: submitit calls a job successful whatever exit code it returns.
 SUBMITITS_OWN = "submitit INFO"
 
 
@@ -46,7 +46,7 @@ SUBMITITS_OWN = "submitit INFO"
 class Node:
     """What SLURM starts on each node: torchrun with the node's share of the processes. Pickled, so of plain data alone.
 
-    cancelled: file that appears when the user cancels the job, which SLURM itself tells by the signal of a preemption.
+    cancelled: file that appears when the user cancels the job: SLURM sends the same signal when it preempts one.
     """
 
     job: str
@@ -61,8 +61,10 @@ class Node:
         """Run to the end and return torchrun's exit code; what was stopped has no result, it may be queued again."""
         here = submitit.JobEnvironment()
         names = here.hostnames
-        options = torchrun(
+        words = command(
             self.job,
+            self.module,
+            self.arguments,
             world_size=self.world_size,
             nodes=here.num_nodes,
             rendezvous=f"{names[0]}:{port(here.job_id)}",
@@ -71,28 +73,25 @@ class Node:
             is_host=here.node == 0,
             address=names[here.node],
         )
-        child = Child([*options, "-m", self.module, *self.arguments], writes=False)
+        child = Child(words, writes=False)
         _children.append(child)
         code = child.wait()
-        if child.was_stopped or code == SAVED:
-            self._await_warning()
-            raise SystemExit(SAVED)
-        return code
+        if not child.was_stopped and code != SAVED:
+            return code
+        # SLURM warns after SIGTERM, and submitit queues the job again at the warning.
+        deadline = time.monotonic() + WARNING_SECONDS
+        while time.monotonic() < deadline and not Path(self.cancelled).exists():
+            time.sleep(LOOK_SECONDS / 5)
+        raise SystemExit(SAVED)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What submitit queues again after SLURM's warning: the same, when the processes have saved."""
         for child in _children:
-            child.stop_and_look()
+            child.stop_and_wait()
         return submitit.helpers.DelayedSubmission(self)
 
-    def _await_warning(self) -> None:
-        """Give SLURM time for its warning, at which submitit queues the job again: SIGTERM comes before it."""
-        deadline = time.monotonic() + WARNING_SECONDS
-        while time.monotonic() < deadline and not Path(self.cancelled).exists():
-            time.sleep(LOOK_SECONDS / 5)
 
-
-# That of this task, for `Node.checkpoint`: not of Node itself, which is pickled.
+# The torchrun of this task, for `Node.checkpoint`; not an attribute of Node, which is pickled.
 _children: list[Child] = []
 
 
@@ -101,41 +100,35 @@ def port(job_id: str) -> int:
     return FIRST_PORT + int(re.sub(r"\D", "", job_id)) % PORTS
 
 
-def run_job(
-    job: str, module: str, arguments: Sequence[str], *, world_size: int, runtime: Runtime, cluster: str = "slurm"
-) -> None:
+def run_job(job: str, module: str, arguments: Sequence[str], *, world_size: int, runtime: Runtime) -> None:
     """Submit the stage as one job of `runtime.nodes` nodes, pass its lines on, and return when it has ended well.
 
-    What an execution that was killed has left in the queue is ended first. SIGTERM cancels the job and waits for its end:
-    then this raises `Terminated`. ValueError with the last lines and the place of the logs when the job failed, and where
-    another process follows this very job. cluster: slurm, or submitit's local for a test.
+    A job that a killed execution left in the queue is cancelled first. SIGTERM cancels the job and waits for its end, then
+    raises `Terminated`. ValueError with the last lines and the place of the logs when the job failed, and where another
+    process follows the same job.
     """
-    if cluster == "slurm" and shutil.which("sbatch") is None:
+    if shutil.which("sbatch") is None:
         raise ValueError("launcher: got slurm, but there is no sbatch here; run on a login node or use launcher: local")
-    # Told before it waits in a queue; the nodes count themselves.
-    torchrun(job, world_size=world_size, nodes=runtime.nodes, rendezvous="", restarts=0, join_seconds=1)
+    # An unequal share is an error now, not after hours in a queue.
+    command(
+        job, module, arguments, world_size=world_size, nodes=runtime.nodes, rendezvous="", restarts=0, join_seconds=1
+    )
     submissions = _submissions(job)
     with lock(submissions, job):
         _end_left(job, submissions)
-        folder = submissions / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        folder = submissions / f"{time.strftime('%Y%m%d-%H%M%S')}-{getpid()}"
         folder.mkdir(mode=0o700)
         cancelled = str(folder.resolve() / CANCELLED)
         node = Node(job, module, tuple(arguments), world_size, runtime.restarts, runtime.join_seconds, cancelled)
-        _run(node, folder, runtime, cluster)
-
-
-def _run(node: Node, folder: Path, runtime: Runtime, cluster: str) -> None:
-    """Submit the job from `folder` and follow it to its end; errors are those of `run_job`."""
-    with Termination() as cancelling:
-        submitted = _submit(node, folder, runtime.nodes, runtime.slurm, cluster)
-        print(f"{node.job}: job {submitted.job_id} of {cluster}, {runtime.nodes} nodes, logs in {folder}", flush=True)
-        last = _follow(submitted, node, cancelling)
-    if cancelling.requested:
-        raise Terminated
-    told = _told(submitted)
-    if told:
-        raise ValueError(f"job {submitted.job_id} of {cluster} {told}: {' | '.join(last)}; logs in {folder}")
-    shutil.rmtree(folder)
+        with Termination() as cancelling:
+            submitted = _submit(node, folder, runtime.nodes, runtime.slurm)
+            print(f"{job}: job {submitted.job_id} of slurm, {runtime.nodes} nodes, logs in {folder}", flush=True)
+            last = _follow(submitted, node, cancelling)
+        if cancelling.requested:
+            raise Terminated
+        if failure := _failure(submitted):
+            raise ValueError(f"job {submitted.job_id} of slurm {failure}: {' | '.join(last)}; logs in {folder}")
+        shutil.rmtree(folder)
 
 
 def _submissions(job: str) -> Path:
@@ -147,17 +140,17 @@ def _submissions(job: str) -> Path:
 
 
 def _end_left(job: str, submissions: Path) -> None:
-    """Cancel what an execution that was killed has left in the queue, and return when it has saved and ended.
+    """Cancel the job that a killed execution left in the queue, and return when it has saved and ended.
 
-    Raises ValueError where SLURM does not say what is in the queue.
+    Raises ValueError where SLURM does not list its queue.
     """
-    # It is not followed in the place of a new one: the parameters may be others since it was submitted, and what it makes
-    # would be recorded as made by them. Where they are not, the new job goes on from its checkpoint.
+    # The stage does not follow the old job: parameters may have changed since, and its outs would be recorded with the
+    # new ones. Where they have not, the new job resumes from its checkpoint.
     left = {path.name.partition("_")[0]: path.parent for path in submissions.glob("*/*_submitted.pkl")}
     if not left:
         return
     for number in left.keys() & _queued(job):
-        print(f"{job}: job {number} of an execution that was killed is cancelled; waits until it has ended", flush=True)
+        print(f"{job}: cancels job {number}, which a killed execution left, and waits until it has ended", flush=True)
         (left[number] / CANCELLED).touch()
         submitit.SlurmJob(left[number], number).cancel(check=False)
     while left.keys() & _queued(job):
@@ -165,24 +158,22 @@ def _end_left(job: str, submissions: Path) -> None:
 
 
 def _queued(job: str) -> set[str]:
-    """Numbers of the jobs of that name that SLURM has not ended; unlike sacct's, these are of this moment."""
-    command = ["squeue", "--me", "--all", "--noheader", f"--name={job}", "--format=%A"]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)
-    if asked.returncode:
-        raise ValueError(
-            f"{job}: squeue does not say what is in the queue: {one_line(asked.stderr)}; run it again later"
-        )
-    return set(asked.stdout.split())
+    """Numbers of the jobs of that name in the queue at this moment; sacct's are late."""
+    words = ["squeue", "--me", "--all", "--noheader", f"--name={job}", "--format=%A"]
+    answer = subprocess.run(words, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise ValueError(f"{job}: squeue does not list the queue: {one_line(answer.stderr)}; run it again later")
+    return set(answer.stdout.split())
 
 
-def _submit(node: Node, folder: Path, nodes: int, options: SlurmRuntime, cluster: str) -> submitit.Job:
+def _submit(node: Node, folder: Path, nodes: int, options: SlurmRuntime) -> submitit.Job:
     """The submitted job. Raises ValueError with SLURM's own words where it refuses."""
-    executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=REQUEUES)
-    given: dict[str, Any] = {"slurm_partition": options.partition} if options.partition else {}
+    executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=REQUEUES)
+    more: dict[str, Any] = {"slurm_partition": options.partition} if options.partition else {}
     if options.gpus_per_node:
-        given["gpus_per_node"] = options.gpus_per_node
-    # Clusters differ in whether a job may be queued again where nothing is said.
-    given["slurm_additional_parameters"] = {"requeue": True, **options.options}
+        more["gpus_per_node"] = options.gpus_per_node
+    # The default of `requeue` differs between clusters.
+    more["slurm_additional_parameters"] = {"requeue": True, **options.options}
     try:
         executor.update_parameters(
             name=node.job,
@@ -191,9 +182,9 @@ def _submit(node: Node, folder: Path, nodes: int, options: SlurmRuntime, cluster
             cpus_per_task=options.cpus_per_task,
             timeout_min=options.minutes,
             slurm_signal_delay_s=WARNING_SECONDS,
-            # Since 22.05 srun does not take it from sbatch.
+            # Since SLURM 22.05 srun does not inherit it from sbatch.
             slurm_srun_args=[f"--cpus-per-task={options.cpus_per_task}"],
-            **given,
+            **more,
         )
         return executor.submit(node)
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
@@ -204,39 +195,43 @@ def _follow(submitted: submitit.Job, node: Node, cancelling: Termination) -> deq
     """Pass on what the tasks print until the job has ended, and cancel it when asked to; returns the last lines."""
     last: deque[str] = deque(maxlen=LAST_LINES)
     tasks = [submitted.task(number).paths for number in range(submitted.num_tasks)]
-    streams = [(_Tail(path.stdout), sys.stdout) for path in tasks] + [
-        (_Tail(path.stderr), sys.stderr) for path in tasks
-    ]
-    state, asked_at, told_at, is_cancelled, is_over = "", 0.0, time.monotonic(), False, False
+    streams = [(path.stdout, sys.stdout) for path in tasks] + [(path.stderr, sys.stderr) for path in tasks]
+    offsets: dict[Path, int] = {}
+    state, asked_at, printed_at, is_cancelled, is_over = "", 0.0, time.monotonic(), False, False
     while not is_over:
         if cancelling.requested and not is_cancelled:
             is_cancelled = True
             Path(node.cancelled).touch()
             submitted.cancel(check=False)
-        # Asked first: what a task prints before its end is then in its file.
+        # Asked before reading: the last lines of a task are then in its file.
         is_over = submitted.done()
-        for tail, stream in streams:
-            _pass_on(tail.lines(), stream, last)
+        for path, stream in streams:
+            for line in _new_lines(path, offsets):
+                if not line.startswith(SUBMITITS_OWN):
+                    print(line, file=stream, flush=True)
+                    last.append(line)
         now = time.monotonic()
         if now - asked_at >= ASK_SECONDS:
-            asked_at, before = now, state
-            state = submitted.state
-            if state != before or (state != "RUNNING" and now - told_at >= WAITING_SECONDS):
-                told_at = now
+            asked_at, before, state = now, state, submitted.state
+            if state != before or (state != "RUNNING" and now - printed_at >= WAITING_SECONDS):
+                printed_at = now
                 print(f"{node.job}: job {submitted.job_id} is {state}", flush=True)
         if not is_over:
             time.sleep(LOOK_SECONDS)
     return last
 
 
-def _pass_on(lines: Iterator[str], stream: TextIO, last: deque[str]) -> None:
-    for line in lines:
-        if not line.startswith(SUBMITITS_OWN):
-            print(line, file=stream, flush=True)
-            last.append(line)
+def _new_lines(path: Path, offsets: dict[Path, int]) -> list[str]:
+    """The complete lines of a growing file after its offset, which moves on; none where there is no file yet."""
+    with suppress(FileNotFoundError), open(path, "rb") as file:
+        file.seek(offsets.get(path, 0))
+        lines, newline, _ = file.read().rpartition(b"\n")
+        offsets[path] = offsets.get(path, 0) + len(lines) + len(newline)
+        return lines.decode("utf-8", errors="replace").split("\n") if newline else []
+    return []
 
 
-def _told(submitted: submitit.Job) -> str:
+def _failure(submitted: submitit.Job) -> str:
     """How a job that has ended failed; empty where all its tasks returned 0."""
     for number in range(submitted.num_tasks):
         try:
@@ -246,19 +241,3 @@ def _told(submitted: submitit.Job) -> str:
         if code:
             return f"failed on node {number} with exit code {code}"
     return ""
-
-
-class _Tail:
-    """The lines of a growing file, as they become complete."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._read, self._rest = path, 0, b""
-
-    def lines(self) -> Iterator[str]:
-        """Those since the last call; none where there is no file yet."""
-        with contextlib.suppress(FileNotFoundError), open(self._path, "rb") as file:
-            file.seek(self._read)
-            found = file.read()
-            self._read += len(found)
-            *complete, self._rest = (self._rest + found).split(b"\n")
-            yield from (line.decode("utf-8", errors="replace") for line in complete)

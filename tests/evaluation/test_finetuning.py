@@ -20,7 +20,15 @@ from images.stream import TrainingImages
 from jobs.cluster.distributed import ALONE, Processes
 from models.vit import VisionTransformer, initialise
 from shards.image_shards import ImageShards
-from tests.training.conftest import JOB, assert_same_bits, children, finish, start, wait_for_checkpoint, write_runtime
+from tests.jobs.cluster.conftest import (
+    JOB,
+    assert_same_bits,
+    children,
+    finish,
+    start,
+    wait_for_checkpoint,
+    write_runtime,
+)
 from training.compute import set_up
 from training.encoders import ENCODER_KEYS, save_model
 

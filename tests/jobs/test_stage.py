@@ -6,7 +6,7 @@ import sys
 from jobs.record import peak_mib
 from tests.conftest import ROOT
 
-STAGE = "from jobs.stage import note, run; run(lambda: note(device='{}'))"
+STAGE = "from jobs.record import note; from jobs.stage import run; run(lambda: note(device='{}'))"
 
 
 def execute(folder, device, **variables):
@@ -40,7 +40,7 @@ def test_peak_mib__is_of_this_process_alone():
     block = bytearray(200 * 2**20)
     block[::4096] = b"x" * len(block[::4096])
     grown = peak_mib()
-    code = "from jobs.stage import peak_mib; print(peak_mib())"
+    code = "from jobs.record import peak_mib; print(peak_mib())"
     small = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert grown > 200
     assert small < 150

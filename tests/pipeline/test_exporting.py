@@ -10,7 +10,7 @@ from config.params import load_params
 from models.mae import MaskedAutoencoder, split_mask
 from pipeline.exporting import export, trained_ratio
 from tests.conftest import ROOT, run_stage
-from tests.jobs.cluster.test_distributed import write
+from tests.jobs.cluster.conftest import write
 from training.encoders import load_encoder, load_weights
 
 

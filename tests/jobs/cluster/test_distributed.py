@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.cluster.distributed import ALONE, WRITER, Processes, join, settled_rank
+from jobs.cluster.distributed import ALONE, Processes, join, settled_rank
+from jobs.cluster.torchrun import WRITER
 from jobs.scratch import Scratch
-from tests.training.conftest import JOB, children, finish, outcome, record, start, wait_for_checkpoint, write
+from tests.jobs.cluster.conftest import JOB, children, finish, outcome, record, start, wait_for_checkpoint, write
 from training.loop import update
 from training.optimiser import AdamW
 

@@ -1,4 +1,4 @@
-"""submitit's own code on its local executor, and on commands that stand for SLURM's: no cluster is needed."""
+"""A job on commands that stand in for SLURM's, through submitit's own code: no cluster is needed."""
 
 import os
 import pickletools
@@ -16,11 +16,10 @@ from jobs.cluster import slurm
 from jobs.stage import Terminated
 from shards.locks import lock
 from tests.conftest import wait_until
-from tests.training import fake_slurm
-from tests.training.conftest import (
+from tests.jobs.cluster import fake_slurm
+from tests.jobs.cluster.conftest import (
     JOB,
     assert_same_bits,
-    children,
     finish,
     outcome,
     record,
@@ -74,7 +73,7 @@ def work(tmp_path, monkeypatch):
     """A folder with the code and a stage that only waits to be stopped."""
     folder = tmp_path / "work"
     folder.mkdir()
-    for name in ("training", "pipeline"):
+    for name in ("config", "jobs", "shards"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "work.py").write_text(WORK)
     monkeypatch.chdir(folder)
@@ -206,9 +205,7 @@ def test_end_left__a_slurm_that_does_not_answer_is_one_line(cluster, work):
     (cluster.parent / "bin" / "squeue").write_text(
         "#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact' >&2\nexit 1\n"
     )
-    with pytest.raises(
-        ValueError, match=r"^work-0: squeue does not say what is in the queue: .*Unable to contact; run it"
-    ):
+    with pytest.raises(ValueError, match=r"^work-0: squeue does not list the queue: .*Unable to contact; run it"):
         run()
 
 
@@ -235,7 +232,7 @@ def test_run_job__what_a_killed_stage_left_in_the_queue_saves_and_ends_before_th
     assert (cluster / f"{left}.state").read_text() == "RUNNING"
     run()
     output = capsys.readouterr().out
-    assert f"work-0: job {left} of an execution that was killed is cancelled; waits until it has ended\n" in output
+    assert f"work-0: cancels job {left}, which a killed execution left, and waits until it has ended\n" in output
     assert output.count("goes on") == 2 and "began" not in output
     assert (cluster / f"{left}.state").read_text() == "CANCELLED"
     assert not (cluster / f"{left}.killed").exists(), "it ended by itself"
@@ -276,20 +273,3 @@ def test_pretrain__two_nodes_of_a_job_give_the_bits_of_one_node(job, two_process
     assert "2 processes on 2 nodes" in output and "images/s" in output
     assert record(job)["device"] == "cpu" and record(job)["peak_mib"] >= record(job, "first")["peak_mib"]
     assert_same_bits(two_processes, outcome(job))
-
-
-@pytest.mark.slow
-def test_run_job__on_submitits_own_executor_a_preempted_job_goes_on_as_well(work, monkeypatch, capsys):
-    submitted, submit = [], slurm._submit
-    monkeypatch.setattr(slurm, "_submit", lambda *given: submitted.append(submit(*given)) or submitted[0])
-
-    def preempt():
-        task = children(int(submitted[0].job_id))[0]
-        for number in (signal.SIGTERM, signal.SIGUSR2):
-            os.kill(task, number)
-
-    preemption = When(lambda: "began" in logs(work), preempt)
-    slurm.run_job("work-0", "work", [], world_size=1, runtime=runtime(), cluster="local")
-    preemption.check()
-    output = capsys.readouterr().out
-    assert output.count("began") == output.count("goes on") == 1
