@@ -1,6 +1,7 @@
 """Fine-tuning of one encoder: classifier, optimiser and step."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from training.loop import train, update
 from training.optimiser import AdamW, set_lr, warmup_cosine
 from training.randomness import generator, seed_of, steps_of
 
-# What fine-tuning takes from the group of pretraining.
+# Parameters that fine-tuning shares with pretraining.
 CROP = {"decode_size", "shuffle_images", "crop_ratio"}
 
 
@@ -67,13 +68,14 @@ class Finetuning:
         self.order = images.order(seed, "finetune order")
         self.inputs = images.ahead(self.prepare, steps=self.steps)
         self.mixup = _mixup(group, classes) if group.mixes else None
-        self.erase = _random_erasing(group.random_erasing) if group.random_erasing else None
+        self.eraser = _random_erasing(group.random_erasing) if group.random_erasing else None
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(group.ema)) if group.ema else None
 
     def prepare(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """This process's views (n, 3, h, w), normalised, and classes (n,) of step `number`.
 
-        Drawn is for the whole batch, so that it depends on no number of processes; read and decoded are this one's images.
+        Crops and flips are drawn for the whole batch, so they do not depend on the number of processes; only this
+        process's images are read and decoded.
         """
         group, count = self.group, self.group.batch_size
         batch = self.images.batch(self.order.rows(number * count, count)[self.rows.numpy()])
@@ -90,19 +92,12 @@ class Finetuning:
         return normalise(views), torch.from_numpy(self.images.labels[batch.rows])
 
     def augment(self, number: int, views: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The views (n, 3, h, w), changed in place, and targets (n, N): erased and mixed as they are in the whole batch."""
-        if self.erase is not None:
-            # timm's RandomErasing draws its places from Python's global state, and its noise from torch's, which the loop seeds.
-            random.seed(seed_of(self.seed, "erasing", number))
-            # Image after image, those of other processes into the void: the state goes the same way in all of them.
-            images = [torch.empty_like(views[0])] * self.group.batch_size
-            for row, view in zip(self.rows.tolist(), views, strict=True):
-                images[row] = view
-            for image in images:
-                self.erase(image)
+        """Views (n, 3, h, w), erased and mixed in place, and their targets (n, N); the same for any number of processes."""
+        if self.eraser is not None:
+            erase(views, self.rows, self.eraser, (self.seed, "erasing", number))
         if self.mixup is None:
             return views, F.one_hot(labels, self.config["num_classes"]).float()
-        # timm's Mixup draws from NumPy's global state, once for all, and mixes an image with its mirror in the batch.
+        # timm's Mixup draws once a batch from NumPy's global state, and mixes an image with its mirror in the batch.
         np.random.seed(seed_of(self.seed, "mixup", number) % 2**32)
         return self.mixup(views, labels)
 
@@ -125,13 +120,13 @@ class Finetuning:
 
     @property
     def state(self) -> dict[str, object]:
-        """All that a checkpoint holds."""
+        """What a checkpoint holds."""
         parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
         return parts if self.average is None else {**parts, "average": self.average}
 
     @property
     def tested(self) -> Classifier:
-        """The classifier that is judged and kept: the average of the weights where there is one."""
+        """The classifier that is tested and saved: the average of the weights if there is one."""
         return self.model if self.average is None else self.average.module
 
     @torch.no_grad()
@@ -141,18 +136,18 @@ class Finetuning:
         return model(normalise(pixels.to(self.compute.device).float() / 255)).argmax(dim=1)
 
     def predict_all(self, images: WholeImages) -> np.ndarray:
-        """Classes (N,) int64 of all images, in each process, which predict a part of the batches each."""
-        said = torch.zeros(len(images), dtype=torch.int64, device=self.compute.device)
+        """Predicted classes (N,) int64 of all images; the processes share the batches and all return the whole."""
+        predicted = torch.zeros(len(images), dtype=torch.int64, device=self.compute.device)
         for rows, pixels in images.batches(self.group.batch_size, self.processes.part):
-            said[torch.from_numpy(rows)] = self.predict(pixels)
-        return self.processes.sum(said).cpu().numpy()
+            predicted[torch.from_numpy(rows)] = self.predict(pixels)
+        return self.processes.sum(predicted).cpu().numpy()
 
 
 def rows_of(processes: Processes, group: FinetuneParams) -> torch.Tensor:
-    """This process's rows (n,) int64 of a batch, rising.
+    """This process's rows (n,) int64 of a batch, ascending.
 
-    Where images are mixed they are pairs, a row and its mirror in the batch: so that no image is decoded by two processes,
-    and the batch of these rows alone, reversed, has each at the place of its mirror.
+    If images are mixed, a row and its mirror in the batch stay together: no image is decoded by two processes, and these
+    rows reversed hold each row's mirror at its place.
     """
     rows = torch.arange(group.batch_size)
     if not group.mixes:
@@ -161,7 +156,21 @@ def rows_of(processes: Processes, group: FinetuneParams) -> torch.Tensor:
     return torch.cat([half, len(rows) - 1 - half.flip(0)])
 
 
-def _random_erasing(probability: float) -> object:
+def erase(views: torch.Tensor, rows: torch.Tensor, eraser: Callable, key: tuple[int | str, ...]) -> None:
+    """Turn a rectangle of some views (n, 3, h, w) into noise, in place; a draw depends on `key` and the view's row alone.
+
+    rows: (n,) places of the views in the whole batch. timm's RandomErasing draws rectangles from Python's global state
+    and noise from torch's. torch's is restored, so that it stays the same in all processes that share a batch.
+    """
+    for row, view in zip(rows.tolist(), views, strict=True):
+        seed = seed_of(*key, row)
+        random.seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            eraser(view)
+
+
+def _random_erasing(probability: float) -> Callable:
     from timm.data.random_erasing import RandomErasing
 
     return RandomErasing(probability, mode="pixel", device="cpu")
@@ -187,9 +196,9 @@ def finetune(
     scratch: Scratch,
     label: str,
 ) -> tuple[Finetuning, list[dict[str, float]], Predictions]:
-    """Train on `train` of image shards and predict `test`: (the task, its history, what it said of the test images).
+    """Train on the split `train` of image shards and predict `test`; returns (task, history, predictions).
 
-    The processes of `scratch` share both, and all have the results.
+    The processes of `scratch` share the work, and each of them returns the whole result.
     """
     shards = ImageShards(shards_folder, "train")
     images = TrainingImages(

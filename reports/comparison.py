@@ -1,14 +1,14 @@
-"""The comparison: every arm by every protocol against the baseline, as rows, files and two sentences."""
+"""The comparison of every arm with the baseline: one frame, of which files, tables, charts and sentences are views."""
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from reports.results import HEADLINE, Results, label_of
+from evaluation.protocols import HEADLINE, find, label_of
+from reports.results import Results
 from reports.statistics import (
     BASELINE,
     DIRECTION_HIGHER,
@@ -17,197 +17,135 @@ from reports.statistics import (
     HIGHER,
     LOWER,
     ONE_SEED,
-    Estimate,
     accuracy_error,
     bootstrap_interval,
     chance_of_agreement,
     estimate,
-    paired_difference,
     verdict,
 )
 
-NUMBERS = (
-    "mean", "se", "low", "high", "difference", "difference_se", "difference_low", "difference_high",
-    "images_low", "images_high",
-)  # fmt: skip
+ESTIMATE, DIFFERENCE = (
+    ["mean", "se", "low", "high"],
+    ["difference", "difference_se", "difference_low", "difference_high"],
+)
+IMAGES = ["images_low", "images_high"]
+NUMBERS = [*ESTIMATE, *DIFFERENCE, *IMAGES]
+COLUMNS = ["arm", "protocol", "baseline", "seeds", "test_images", "confidence", *NUMBERS, "verdict"]
+SEED = "seed_"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One arm under one protocol: shares in [0, 1]; the difference is arm - baseline, paired by seed.
+def compare(results: Results, *, baseline: str, confidence: float, resamples: int) -> pd.DataFrame:
+    """A row for every arm and protocol, in the order of `results.scores`: `COLUMNS`, and the value of each seed.
 
-    Standard errors and intervals are None with one seed; all that is about the difference is None for the baseline.
-    images_low, images_high: bootstrap interval of the difference over test images, None where no predictions are kept.
+    Numbers are shares in [0, 1]. The difference is arm - baseline, paired by seed; it is NaN for the baseline itself, as
+    standard errors and intervals are with one seed. images_low to images_high: bootstrap interval of the difference over
+    test images, NaN if no predictions are kept.
     """
-
-    arm: str
-    protocol: str
-    baseline: str
-    seeds: int
-    test_images: int
-    confidence: float
-    mean: float
-    se: float | None
-    low: float | None
-    high: float | None
-    difference: float | None
-    difference_se: float | None
-    difference_low: float | None
-    difference_high: float | None
-    images_low: float | None
-    images_high: float | None
-    verdict: str
-    values: tuple[float, ...]
-
-    @property
-    def is_baseline(self) -> bool:
-        """Whether this is what the others are compared with."""
-        return self.arm == self.baseline
-
-
-def compare(results: Results, *, baseline: str, confidence: float, resamples: int) -> list[Row]:
-    """A row for every arm and protocol: arms in their given order, protocols headline first."""
-    return [
-        _row(results, arm, name, baseline=baseline, confidence=confidence, resamples=resamples)
-        for arm in results.arms
-        for name in results.names
+    keys = ["arm", "protocol"]
+    scores = results.scores.set_index(keys)
+    values = scores.pivot(columns="seed", values="value").loc[scores.index.unique(), results.seeds]
+    differences = values.sub(values.loc[baseline], level="protocol")
+    others = values.index.get_level_values("arm") != baseline
+    apart = estimate(differences, confidence=confidence)[others]
+    words = [
+        verdict(row, low=low, high=high)
+        for row, low, high in zip(differences[others].to_numpy(), apart["low"], apart["high"], strict=True)
     ]
-
-
-def _row(results: Results, arm: str, name: str, *, baseline: str, confidence: float, resamples: int) -> Row:
-    values, reference = results.values(arm, name), results.values(baseline, name)
-    own = estimate(values, confidence=confidence)
-    apart: Estimate | None = None
-    word = BASELINE
-    over_images: tuple[float | None, float | None] = (None, None)
-    if arm != baseline:
-        apart = paired_difference(values, reference, confidence=confidence)
-        word = verdict(values, reference, confidence=confidence)
-        over_images = _over_images(results.correct(arm, name), results.correct(baseline, name), confidence, resamples)
-    return Row(
-        arm=arm,
-        protocol=name,
-        baseline=baseline,
-        seeds=len(values),
-        test_images=results.images_of(name),
-        confidence=confidence,
-        mean=own.mean,
-        se=own.se,
-        low=own.low,
-        high=own.high,
-        difference=apart and apart.mean,
-        difference_se=apart and apart.se,
-        difference_low=apart and apart.low,
-        difference_high=apart and apart.high,
-        images_low=over_images[0],
-        images_high=over_images[1],
-        verdict=word,
-        values=tuple(values),
+    images = partial(_over_images, results, baseline=baseline, confidence=confidence, resamples=resamples)
+    rows = values.add_prefix(SEED).join(
+        [
+            estimate(values, confidence=confidence),
+            apart.set_axis(DIFFERENCE, axis=1),
+            pd.Series(words, apart.index, name="verdict", dtype=object),
+            pd.DataFrame([images(*key) for key in apart.index], apart.index, IMAGES, dtype=float),
+            scores["test_images"].groupby(keys).first(),
+        ]
     )
+    rows = rows.assign(baseline=baseline, seeds=values.shape[1], confidence=confidence)
+    rows["verdict"] = rows["verdict"].fillna(BASELINE)
+    return rows.reset_index()[[*COLUMNS, *values.add_prefix(SEED)]]
 
 
 def _over_images(
-    mine: np.ndarray | None, theirs: np.ndarray | None, confidence: float, resamples: int
-) -> tuple[float | None, float | None]:
+    results: Results, arm: str, protocol: str, *, baseline: str, confidence: float, resamples: int
+) -> tuple[float, float]:
+    mine, theirs = results.correct(arm, protocol), results.correct(baseline, protocol)
     if mine is None or theirs is None:
-        return None, None
+        return np.nan, np.nan
     apart = mine - theirs
     return bootstrap_interval(apart[~np.isnan(apart)], confidence=confidence, resamples=resamples)
 
 
-def flat_metrics(rows: Iterable[Row]) -> dict[str, float]:
+def flat_metrics(rows: pd.DataFrame) -> dict[str, float]:
     """`<arm>/<protocol>/<number>` of every number that a row has, for `dvc metrics diff`."""
-    return {
-        f"{row.arm}/{row.protocol}/{number}": value
-        for row in rows
-        for number in NUMBERS
-        if (value := getattr(row, number)) is not None
-    }
+    numbers = rows.set_index(["arm", "protocol"])[NUMBERS].stack().dropna()
+    return {"/".join(key): float(value) for key, value in numbers.items()}
 
 
-def to_csv(rows: Sequence[Row], seeds: Sequence[int]) -> str:
-    """The rows as CSV, one column `seed_<seed>` a seed; what a row has not is empty."""
-    out = io.StringIO()
-    names = [name for name in asdict(rows[0]) if name != "values"]
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*names, *(f"seed_{seed}" for seed in seeds)])
-    for row in rows:
-        writer.writerow([_cell(value) for value in (*(getattr(row, name) for name in names), *row.values)])
-    return out.getvalue()
+def to_csv(rows: pd.DataFrame) -> str:
+    """The rows as CSV; a number that a row does not have is empty."""
+    return rows.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
-def from_csv(path: Path) -> list[Row]:
+def from_csv(path: Path) -> pd.DataFrame:
     """The rows of a file that `to_csv` wrote; a missing or damaged file is a ValueError that names it."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = [_parsed(record) for record in csv.DictReader(file)]
+        rows = pd.read_csv(path, encoding="utf-8").astype(dict.fromkeys(NUMBERS, float))
     except FileNotFoundError:
-        raise ValueError(f"{path}: not found; run `dvc repro`, which makes it") from None
-    except (KeyError, TypeError, ValueError, csv.Error):
-        rows = []
-    if not rows:
+        raise ValueError(f"{path}: not found; run `dvc repro` to make it") from None
+    except (KeyError, ValueError):
+        rows = pd.DataFrame()
+    if (
+        rows.empty
+        or list(rows.columns[: len(COLUMNS)]) != COLUMNS
+        or rows[["arm", "mean", "verdict"]].isna().any(axis=None)
+    ):
         raise ValueError(f"{path}: damaged; delete it and run `dvc repro compare`")
     return rows
 
 
-def _cell(value: object) -> object:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+def values_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """The value of each seed, a column a seed."""
+    return rows.filter(regex=f"^{SEED}").rename(columns=lambda name: name.removeprefix(SEED))
 
 
-def _parsed(record: Mapping[str, str]) -> Row:
-    numbers = {name: float(record[name]) if record[name] else None for name in NUMBERS if name != "mean"}
-    return Row(
-        arm=record["arm"],
-        protocol=record["protocol"],
-        baseline=record["baseline"],
-        seeds=int(record["seeds"]),
-        test_images=int(record["test_images"]),
-        confidence=float(record["confidence"]),
-        mean=float(record["mean"]),
-        verdict=record["verdict"],
-        values=tuple(float(value) for name, value in record.items() if name.startswith("seed_")),
-        **numbers,
-    )
-
-
-def headline(rows: Iterable[Row]) -> list[Row]:
+def headline(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the headline protocols."""
-    return [row for row in rows if row.protocol in HEADLINE]
+    return rows[rows["protocol"].isin(HEADLINE)]
 
 
-def sentences(rows: Sequence[Row]) -> tuple[str, str]:
-    """The verdict in two sentences: what was seen of the first arm that is not the baseline, and what that is worth."""
-    told = headline(rows)
-    arms = list(dict.fromkeys(row.arm for row in rows if not row.is_baseline))
-    first = told[0]
-    if not arms:
-        return f"Only {first.baseline} ran.", "There is nothing to compare it with: add an arm to arms.names."
-    mine = [row for row in told if row.arm == arms[0]]
-    return _seen(mine), _worth(told, comparisons=len(arms) * len(mine))
-
-
-def _seen(rows: Sequence[Row]) -> str:
-    start = f"{rows[0].arm} against {rows[0].baseline}"
-    by_word: dict[str, list[str]] = {}
-    for row in rows:
-        by_word.setdefault(row.verdict, []).append(f"{label_of(row.protocol)} ({points(row.difference)})")
-    told = [f"{WORDS.get(word, word)} in {_listed(found)}" for word, found in by_word.items()]
-    return f"{start}: {'; '.join(told)}, in percentage points of accuracy."
+def sentences(rows: pd.DataFrame) -> tuple[str, str]:
+    """The verdict in two sentences: how the first arm compares with the baseline, and what that is worth."""
+    baseline = rows["baseline"].iloc[0]
+    others = rows.loc[rows["arm"] != baseline, "arm"].unique()
+    if not len(others):
+        return f"Only {baseline} ran.", "There is nothing to compare it with: add an arm to arms.names."
+    leading = headline(rows)
+    mine = leading[leading["arm"] == others[0]]
+    return _result(mine), _worth(leading, comparisons=len(others) * len(mine))
 
 
 WORDS = {
     DIRECTION_HIGHER: "all seeds point up",
     DIRECTION_LOWER: "all seeds point down",
     ONE_SEED: "one seed, so no verdict,",
-    HIGHER: "higher",
-    LOWER: "lower",
 }
 
 
-def _worth(rows: Sequence[Row], *, comparisons: int) -> str:
-    first = rows[0]
-    seeds, images = first.seeds, first.test_images
-    chance = 100 * max(accuracy_error(row.mean, images) for row in rows if row.is_baseline)
+def _result(rows: pd.DataFrame) -> str:
+    parts = []
+    for word, group in rows.groupby("verdict", sort=False):
+        protocols = [f"{label_of(row.protocol)} ({points(row.difference)})" for row in group.itertuples()]
+        parts.append(f"{WORDS.get(word, word)} in {_listed(protocols)}")
+    first = rows.iloc[0]
+    return f"{first['arm']} against {first['baseline']}: {'; '.join(parts)}, in percentage points of accuracy."
+
+
+def _worth(rows: pd.DataFrame, *, comparisons: int) -> str:
+    first = rows.iloc[0]
+    seeds, images = first["seeds"], first["test_images"]
+    means = rows.loc[rows["arm"] == first["baseline"], "mean"]
+    chance = 100 * max(accuracy_error(mean, images) for mean in means)
     if seeds == 1:
         return f"One seed and {images:,} test images show that everything runs, and nothing about the arms."
     if seeds < ENOUGH_SEEDS:
@@ -217,7 +155,7 @@ def _worth(rows: Sequence[Row], *, comparisons: int) -> str:
             f"±{chance:.1f} points."
         )
     return (
-        f"The words rest on {100 * first.confidence:g} % Student-t intervals over {seeds} paired seeds, not corrected "
+        f"The words rest on {100 * first['confidence']:g} % Student-t intervals over {seeds} paired seeds, not corrected "
         f"for the {comparisons} comparisons made; the choice of {images:,} test images alone is worth "
         f"±{chance:.1f} points."
     )
@@ -228,12 +166,21 @@ def _listed(items: Sequence[str]) -> str:
 
 
 def percent(share: float | None, se: float | None = None) -> str:
-    """A share in percent, and its standard error where there is one: `41.2 ± 0.6`."""
-    if share is None:
-        return "–"
-    return f"{100 * share:.1f}" if se is None else f"{100 * share:.1f} ± {100 * se:.1f}"
+    """A share in per cent, and its standard error if there is one: `41.2 ± 0.6`."""
+    return _number(share, lambda value: f"{100 * value:.1f}") + (f" ± {100 * se:.1f}" if pd.notna(se) else "")
 
 
 def points(share: float | None) -> str:
     """A difference of shares in percentage points, with its sign: `+1.3`, `−0.4`."""
-    return "–" if share is None else f"{100 * share:+.1f}".replace("-", "−")
+    return _number(share, lambda value: f"{100 * value:+.1f}".replace("-", "−"))
+
+
+def _number(value: float | None, shown: Callable[[float], str]) -> str:
+    return shown(value) if pd.notna(value) else "–"
+
+
+def tone(protocol: str, word: str) -> str:
+    """`better` or `worse` for a verdict on a protocol; a mere direction is neither, and the tone is empty."""
+    if word not in (HIGHER, LOWER):
+        return ""
+    return "better" if (word == HIGHER) == find(protocol)[0].higher_is_better else "worse"

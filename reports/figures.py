@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import cycle
 
 import numpy as np
+import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,8 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from reports.comparison import Row
-from reports.results import label_of, words
+from evaluation.protocols import label_of
+from reports.comparison import values_of
+from reports.gallery import Strip
+from reports.results import words
 
 WIDTH, HEIGHT, DPI, SHEET_DPI = 4.8, 3.3, 200, 120
 LIGHT = {"ink": "#1d2430", "soft": "#6b7280", "line": "#d9dde4", "paper": "#ffffff"}
@@ -41,7 +44,7 @@ class Chart:
 
 
 def chart(draw: Callable[[Axes, Mapping[str, str]], None], *, height: float = HEIGHT) -> Chart:
-    """Draw once for each scheme; `draw` gets axes and the scheme's colours by role."""
+    """Draw once for each scheme; `draw` takes axes and the scheme's colours by role."""
     return Chart(_render(draw, LIGHT, height), _render(draw, DARK, height))
 
 
@@ -75,43 +78,37 @@ def arm_colours(arms: Sequence[str], baseline: str) -> dict[str, str]:
     return {arm: colours.get(arm, BASELINE_COLOUR) for arm in arms}
 
 
-def accuracies(rows: Sequence[Row], colours: Mapping[str, str]) -> Chart:
+def accuracies(rows: pd.DataFrame, colours: Mapping[str, str]) -> Chart:
     """Accuracy by protocol and arm: a small dot a seed, a large one the mean, a bar its standard error."""
-    protocols, arms = _kinds(rows)
+    values = 100 * values_of(rows)
 
     def draw(axes: Axes, ink: Mapping[str, str]) -> None:
-        for row in rows:
-            height = _place(row, protocols, arms)
-            axes.scatter(
-                [100 * value for value in row.values], [height] * len(row.values), s=13, color=colours[row.arm],
-                alpha=0.45, linewidths=0,
-            )  # fmt: skip
-            spread = None if row.se is None else 100 * row.se
-            axes.errorbar(100 * row.mean, height, xerr=spread, fmt="o", ms=6, color=colours[row.arm], lw=2.2)
-        _by_protocol(axes, protocols)
+        for row, height in zip(rows.itertuples(), _heights(rows), strict=True):
+            seeds, colour = values.loc[row.Index], colours[row.arm]
+            axes.scatter(seeds, [height] * len(seeds), s=13, color=colour, alpha=0.45, linewidths=0)
+            spread = 100 * row.se if pd.notna(row.se) else None
+            axes.errorbar(100 * row.mean, height, xerr=spread, fmt="o", ms=6, color=colour, lw=2.2)
+        _by_protocol(axes, rows, colours)
         axes.set_xlabel("accuracy on test, %")
-        _legend(axes, arms, colours)
 
-    return chart(draw, height=_height_of(protocols, arms))
+    return chart(draw, height=_height_of(rows))
 
 
-def differences(rows: Sequence[Row], colours: Mapping[str, str]) -> Chart:
+def differences(rows: pd.DataFrame, colours: Mapping[str, str]) -> Chart:
     """Paired differences to the baseline with their intervals; an arrow where an interval leaves the chart.
 
     With two seeds a Student-t interval is an order of magnitude wider than the differences: the chart keeps the
     differences legible, the table has the numbers.
     """
-    rows = [row for row in rows if not row.is_baseline]
-    protocols, arms = _kinds(rows)
-    each = [100 * (row.difference or 0) for row in rows]
-    errors = [100 * (row.difference_se or 0) for row in rows]
-    reach = max(1.0, 1.6 * max(abs(value) + error for value, error in zip(each, errors, strict=True)))
+    rows = rows[rows["arm"] != rows["baseline"]]
+    each, errors = 100 * rows["difference"], 100 * rows["difference_se"].fillna(0)
+    reach = max(1.0, 1.6 * (each.abs() + errors).max())
 
     def draw(axes: Axes, ink: Mapping[str, str]) -> None:
         axes.axvline(0, color=ink["soft"], lw=1.1)
-        for row, value, error in zip(rows, each, errors, strict=True):
-            height, colour = _place(row, protocols, arms), colours[row.arm]
-            if row.difference_low is not None and row.difference_high is not None:
+        for row, height, value, error in zip(rows.itertuples(), _heights(rows), each, errors, strict=True):
+            colour = colours[row.arm]
+            if pd.notna(row.difference_low):
                 low, high = 100 * row.difference_low, 100 * row.difference_high
                 axes.plot([max(low, -reach), min(high, reach)], [height] * 2, color=colour, lw=1, alpha=0.8)
                 for end, marker in ((low, "<"), (high, ">")):
@@ -119,34 +116,32 @@ def differences(rows: Sequence[Row], colours: Mapping[str, str]) -> Chart:
                         axes.plot(np.sign(end) * reach, height, marker=marker, ms=4, color=colour, alpha=0.8)
             axes.errorbar(value, height, xerr=error or None, fmt="o", ms=6, color=colour, lw=2.6)
         axes.set_xlim(-1.06 * reach, 1.06 * reach)
-        _by_protocol(axes, protocols)
-        axes.set_xlabel(f"difference to {rows[0].baseline}, points")
-        _legend(axes, arms, colours)
+        _by_protocol(axes, rows, colours)
+        axes.set_xlabel(f"difference to {rows['baseline'].iloc[0]}, points")
 
-    return chart(draw, height=_height_of(protocols, arms))
+    return chart(draw, height=_height_of(rows))
 
 
-def curves(
-    histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], colours: Mapping[str, str], *, label: str
-) -> Chart:
-    """Loss over steps: a thin line a seed, a thick one their mean. histories: arm -> seeds -> rows."""
+def curves(history: pd.DataFrame, colours: Mapping[str, str], *, label: str) -> Chart:
+    """Loss over steps: a thin line a seed, a thick one their mean where all seeds have logged.
+
+    history: columns arm, seed, step and loss, NaN where a step was skipped.
+    """
+    history = history.dropna(subset=["loss"])
+    arms = list(history["arm"].unique())
 
     def draw(axes: Axes, ink: Mapping[str, str]) -> None:
-        seen = []
-        for arm, runs in histories.items():
-            lines = [[(row["step"], row["loss"]) for row in run if "loss" in row] for run in runs]
-            for line in lines:
-                axes.plot(*zip(*line, strict=True), color=colours[arm], lw=0.7, alpha=0.35)
-                seen.extend(loss for _, loss in line)
-            common = sorted(set.intersection(*(set(dict(line)) for line in lines)))
-            means = [np.mean([dict(line)[step] for line in lines]) for step in common]
-            axes.plot(common, means, color=colours[arm], lw=1.8)
+        for arm in arms:
+            lines = history[history["arm"] == arm].pivot(index="step", columns="seed", values="loss")
+            for seed in lines:
+                axes.plot(lines[seed].dropna(), color=colours[arm], lw=0.7, alpha=0.35)
+            axes.plot(lines.dropna().mean(axis=1), color=colours[arm], lw=1.8)
         # The first steps would flatten all that follows.
-        axes.set_ylim(top=float(np.quantile(seen, 0.98)) * 1.02)
+        axes.set_ylim(top=1.02 * history["loss"].quantile(0.98))
         axes.grid(axis="y")
         axes.set_xlabel("step")
         axes.set_ylabel(label)
-        _legend(axes, list(histories), colours)
+        _legend(axes, arms, colours)
 
     return chart(draw)
 
@@ -178,13 +173,13 @@ def losses(history: Sequence[Mapping[str, float]]) -> Chart:
     return chart(draw, height=HEIGHT + 0.2 * (len(names) > 3))
 
 
-def spreads(by_arm: Mapping[str, Sequence[float]], progress: Sequence[float], colours: Mapping[str, str]) -> Chart:
-    """The standard deviation over parts of the hidden ratio, over training, a line an arm."""
+def spreads(by_arm: pd.DataFrame, colours: Mapping[str, str]) -> Chart:
+    """The standard deviation over parts of the hidden ratio, over training: a row a moment, a column an arm."""
 
     def draw(axes: Axes, ink: Mapping[str, str]) -> None:
         for arm, values in by_arm.items():
-            axes.plot([100 * point for point in progress], values, "o-", color=colours[arm], lw=1.8, ms=3.5)
-        axes.set_ylim(0, max(0.4, 1.1 * max(max(values) for values in by_arm.values())))
+            axes.plot(100 * values.index, values, "o-", color=colours[arm], lw=1.8, ms=3.5)
+        axes.set_ylim(0, max(0.4, 1.1 * by_arm.max(axis=None)))
         axes.grid(axis="y")
         axes.set_xlabel("share of training done, %")
         axes.set_ylabel("std of the hidden ratio over parts")
@@ -194,7 +189,7 @@ def spreads(by_arm: Mapping[str, Sequence[float]], progress: Sequence[float], co
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str]) -> Chart:
-    """How often each true class (row) is called each class (column), in % of the row. counts: (C, C)."""
+    """How often each true class (row) is predicted as each class (column), in % of the row. counts: (C, C)."""
     shares = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     names = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…" for name in classes]
 
@@ -207,7 +202,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Chart:
         axes.set_yticks(places, names, parse_math=False)
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
-        axes.set_xlabel("called")
+        axes.set_xlabel("predicted")
         axes.set_ylabel("true")
         if len(classes) <= FEW_CLASSES:
             for row, column in np.argwhere(shares >= 0.5):
@@ -220,24 +215,23 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Chart:
     return chart(draw, height=WIDTH)
 
 
-def part_quality(values: Mapping[str, Mapping[str, float]], measures: Mapping[str, str], *, lead: str) -> Chart:
-    """Part measures by method, side by side. values: method -> measure -> number; measures: name -> label."""
-    methods = list(values)
+def part_quality(values: pd.DataFrame, measures: Mapping[str, str], *, lead: str) -> Chart:
+    """Part measures by method, side by side. values: a row a method, a column a measure; measures: name -> label."""
+    methods = list(values.index)
 
     def draw(axes: Axes, ink: Mapping[str, str]) -> None:
         width = 0.8 / len(measures)
         shades = (1.0, 0.45)
         for place, (measure, label) in enumerate(measures.items()):
-            for row, method in enumerate(methods):
+            for row, (method, number) in enumerate(values[measure].fillna(0).items()):
                 height = len(methods) - 1 - row + (0.5 * (len(measures) - 1) - place) * width
-                number = values[method].get(measure, 0.0)
                 colour = ARM_COLOURS[0] if method == lead else BASELINE_COLOUR
                 axes.barh(
                     height, number, height=0.86 * width, color=colour, alpha=shades[place % 2],
                     label=label if method == lead else None,
                 )  # fmt: skip
                 axes.text(number + 0.004, height, f"{number:.2f}", va="center", fontsize=7.5, color=ink["soft"])
-        axes.set_yticks(range(len(methods)), [label_of(method) for method in reversed(methods)], color=ink["ink"])
+        axes.set_yticks(range(len(methods)), [words(method) for method in reversed(methods)], color=ink["ink"])
         axes.grid(axis="x")
         axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=len(measures))
 
@@ -245,23 +239,23 @@ def part_quality(values: Mapping[str, Mapping[str, float]], measures: Mapping[st
 
 
 def sheet(
-    strips: Sequence[tuple[str, np.ndarray]],
+    strips: Sequence[Strip],
     *,
     heads: Sequence[str] = (),
     legend: Mapping[str, tuple[int, int, int]] | None = None,
     legend_of: str = "",
 ) -> bytes:
-    """Labelled strips of pictures (h, w, 4) one below the other, on white: for use outside of the page.
+    """Labelled strips of pictures one below the other, on white: for use outside of the page.
 
-    heads: one for each picture of a strip, above the first. legend: name -> RGB; a strip of such a name gets its
-    colour beside the name, and where no strip has one the legend stands below the last, after the words `legend_of`.
+    heads: one above each picture of the first strip. legend: name -> RGB. A strip of such a name has its colour beside
+    the label; if there is none, the whole legend is below the last strip, after the words `legend_of`.
     """
     legend = legend or {}
     width, margin, gap, head = 9.0, 1.25, 0.06, 0.28 if heads else 0.0
-    below = {} if any(text in legend for text, _ in strips) else legend
+    below = {} if any(row.label in legend for row in strips) else legend
     a_row = 7
     foot = 0.22 * -(-len(below) // a_row)
-    tall = [(width - margin) * pixels.shape[0] / pixels.shape[1] for _, pixels in strips]
+    tall = [(width - margin) * row.pixels.shape[0] / row.pixels.shape[1] for row in strips]
     height = head + sum(tall) + gap * (len(tall) + 1) + foot
     with rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.color": LIGHT["ink"]}):
         figure = Figure(figsize=(width, height), dpi=SHEET_DPI, facecolor="white")
@@ -271,11 +265,11 @@ def sheet(
             # A file name may hold dollars, which would start a formula.
             figure.text(across / width, 1 - 0.6 * head / height, text, ha="center", va="center", parse_math=False)
         top = height - head - gap
-        for (text, pixels), extent in zip(strips, tall, strict=True):
+        for row, extent in zip(strips, tall, strict=True):
             axes = figure.add_axes((margin / width, (top - extent) / height, 1 - margin / width, extent / height))
-            axes.imshow(pixels, aspect="auto", interpolation="lanczos")
+            axes.imshow(row.pixels, aspect="auto", interpolation="lanczos")
             axes.axis("off")
-            named(figure, 0.09, top - extent / 2, text, legend.get(text))
+            named(figure, 0.09, top - extent / 2, row.label, legend.get(row.label))
             top -= extent + gap
         if below:
             named(figure, 0.09, top - 0.11, legend_of, None)
@@ -298,24 +292,24 @@ def named(
     figure.text(left / width, up / height, text, va="center", parse_math=False)
 
 
-def _kinds(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
-    return list(dict.fromkeys(row.protocol for row in rows)), list(dict.fromkeys(row.arm for row in rows))
+def _heights(rows: pd.DataFrame) -> pd.Series:
+    """The place of every row above the x axis: protocols from top to bottom, and the arms of each close together."""
+    protocols, arms = (pd.factorize(rows[name]) for name in ("protocol", "arm"))
+    count = len(arms[1])
+    return pd.Series(len(protocols[1]) - 1 - protocols[0] + ((count - 1) / 2 - arms[0]) * 0.72 / max(3, count))
 
 
-def _place(row: Row, protocols: Sequence[str], arms: Sequence[str]) -> float:
-    within = (len(arms) - 1) / 2 - arms.index(row.arm)
-    return len(protocols) - 1 - protocols.index(row.protocol) + within * 0.72 / max(3, len(arms))
-
-
-def _by_protocol(axes: Axes, protocols: Sequence[str]) -> None:
+def _by_protocol(axes: Axes, rows: pd.DataFrame, colours: Mapping[str, str]) -> None:
+    protocols = rows["protocol"].unique()
     axes.set_yticks(range(len(protocols)), [label_of(name) for name in reversed(protocols)])
     axes.set_ylim(-0.6, len(protocols) - 0.4)
     axes.grid(axis="x")
     axes.spines["left"].set_visible(False)
+    _legend(axes, list(rows["arm"].unique()), colours)
 
 
-def _height_of(protocols: Sequence[str], arms: Sequence[str]) -> float:
-    return 1.0 + len(protocols) * max(0.6, 0.22 * len(arms))
+def _height_of(rows: pd.DataFrame) -> float:
+    return 1.0 + rows["protocol"].nunique() * max(0.6, 0.22 * rows["arm"].nunique())
 
 
 def _legend(axes: Axes, arms: Sequence[str], colours: Mapping[str, str]) -> None:

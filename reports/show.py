@@ -130,4 +130,4 @@ def draw_sheet(sheet: Sequence[tuple[Read, Dissection, int]]) -> bytes:
     heads = [
         name if len(name) < 16 else f"{name[:7]}…{name[-7:]}" for name in (file.source.name for file, _, _ in sheet)
     ]
-    return figures.sheet([(row.label, row.pixels) for row in rows], heads=heads, legend=part_colours(maps.num_parts))
+    return figures.sheet(rows, heads=heads, legend=part_colours(maps.num_parts))

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from config.params import load_params
+from evaluation.protocols import sources
 from jobs.metrics import write_metrics
 from jobs.recorded import check_recorded
 from jobs.stage import run
 from reports.comparison import compare, flat_metrics, sentences, to_csv
-from reports.mask_statistics import POINTS
 from reports.material import Material, gather, sheets
-from reports.report import render
+from reports.page import render
 from reports.results import curves_csv, read_results
 from shards.files import whole_file, whole_folder, write_text
 from training.compute import set_up
@@ -28,9 +28,7 @@ def main() -> None:
         arms=names,
         seeds=params.seeds,
         part_truth=bool(params.data.part_truth),
-        optimizers=params.linear_mae.optimizers,
-        transfers=params.transfer.sets,
-        segments=params.segment.sets,
+        sources=list(sources(params)),
     )
     rows = compare(results, baseline=group.baseline, confidence=group.confidence, resamples=group.resamples)
     material = gather(
@@ -43,7 +41,7 @@ def main() -> None:
         mask_images=group.mask_images,
         device=compute.device,
     )
-    write_text(FOLDER / "comparison.csv", to_csv(rows, params.seeds))
+    write_text(FOLDER / "comparison.csv", to_csv(rows))
     write_text(FOLDER / "curves.csv", curves_csv(results))
     write_metrics(FOLDER / "metrics.json", {**flat_metrics(rows), **other_metrics(material)})
     with whole_folder(FOLDER / "figures") as folder:
@@ -55,11 +53,11 @@ def main() -> None:
 
 
 def other_metrics(material: Material) -> dict[str, float]:
-    """Masks by arm and progress, part quality and the teacher, under names of their own."""
+    """Hidden ratios by arm and progress, part quality, and the teacher's metrics."""
     spreads = {
         f"{arm}/hidden_ratio_std/{progress:g}": value
-        for arm, values in material.spreads.items()
-        for progress, value in zip(POINTS, values, strict=True)
+        for arm, values in material.masks.spreads.items()
+        for progress, value in values.items()
     }
     parts = {f"parts/{name}": value for name, value in material.results.parts.items()}
     teacher = {f"teacher/{name}": value for name, value in material.results.teacher.items()}

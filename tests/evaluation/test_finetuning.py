@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from config.params import load_params
 from config.presets import read_document, write_params
-from evaluation.finetuning import Finetuning, rows_of
+from evaluation.finetuning import Finetuning, _random_erasing, erase, rows_of
 from evaluation.predictions import read_predictions
 from images.dataset import WholeImages
 from images.stream import TrainingImages
@@ -85,6 +85,20 @@ def test_rows_of__all_processes_are_the_batch_once_and_pairs_stay_together(world
     for rows in parts:
         assert torch.equal(rows, rows.sort().values)
         assert not mixes or torch.equal(7 - rows, rows.flip(0))
+
+
+def test_erase__one_process_and_two_draw_the_same():
+    views = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    whole, halves, rows = views.clone(), views.clone(), torch.arange(8)
+    state = torch.get_rng_state()
+    erase(whole, rows, _random_erasing(0.5), (0, "erasing", 3))
+    for half in (slice(4, 8), slice(0, 4)):
+        erase(halves[half], rows[half], _random_erasing(0.5), (0, "erasing", 3))
+    assert torch.equal(whole, halves)
+    assert 0 < (whole != views).flatten(1).any(dim=1).sum() < 8
+    assert torch.equal(torch.get_rng_state(), state)
+    erase(other := views.clone(), rows, _random_erasing(0.5), (0, "erasing", 4))
+    assert not torch.equal(whole, other)
 
 
 @pytest.mark.parametrize("changes", [{}, {"batch_size": 7, "mixup": 0.0, "cutmix": 0.0}])
