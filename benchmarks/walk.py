@@ -17,8 +17,7 @@ from pathlib import Path
 
 from config.presets import write_params
 from jobs.dvc_lock import digests_of, stage_entries
-from pipeline.cli_runs import parse_changes
-from pipeline.experiments import changed
+from pipeline.parameters import changed, parse_changes
 from pipeline.slots import CPU, available
 from pipeline.tracking.replay import REPLAY_STAGE
 

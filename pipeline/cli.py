@@ -1,4 +1,4 @@
-"""The console script `semmae`. Commands import what they need, so that each answers in a fraction of a second."""
+"""The command `semmae`. Each subcommand imports only what it needs, to answer in a fraction of a second."""
 
 import sys
 from pathlib import Path
@@ -9,20 +9,22 @@ import typer
 from config.redaction import one_line, redacted
 from pipeline.cli_runs import app as runs
 
-# What DVC watches in place of a folder that it cannot hash.
-LISTING = Path("data/listing.txt")
-
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split(".")[0]
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train SemMAE and MAE on your images, and compare them.",
 )
 app.add_typer(runs)
 
 
 @app.command()
 def preset(
-    names: Annotated[list[str], typer.Argument(help="quickstart, small, clothing10 table4, ...; `list` names all")],
+    names: Annotated[
+        list[str], typer.Argument(help="for example quickstart, small, or clothing10 table4; `list` prints all")
+    ],
 ) -> None:
-    """Write params.yaml from a preset, or from one and what others change of it."""
+    """Write params.yaml from a preset; further presets are applied on top of it."""
     from config.presets import compose, preset_names, write_params
 
     if names == ["list"]:
@@ -35,12 +37,13 @@ def preset(
 @app.command()
 def use(
     folder: Annotated[
-        str, typer.Argument(help="your images: <class>/*, train|val|test/<class>/* or Parquet shards; a path or a URL")
+        str, typer.Argument(help="folder or URL of your images: <class>/*, train|val|test/<class>/* or Parquet shards")
     ],
 ) -> None:
-    """Point params.yaml at a folder of your own images, here or in a store (s3://BUCKET/PREFIX)."""
+    """Use your own images: set data.path in params.yaml to a folder, or to a store (s3://BUCKET/PREFIX)."""
     from config.presets import check, read_document, write_params
     from images.sources.tree import root_of, unhashable_entries, write_listing
+    from pipeline.checking import LISTING
     from shards.urls import check_url, is_url
 
     if is_url(folder):
@@ -60,14 +63,14 @@ def use(
         write_listing(root, LISTING)
         data["watch"] = str(LISTING)
         why = f"{len(odd)} entries that DVC cannot hash, for example {odd[0][0]} ({odd[0][1]})" if odd else "a store"
-        print(f"{why}: DVC watches {LISTING}; `semmae check` brings that up to date")
+        print(f"{why}: DVC watches {LISTING}; `semmae check` updates it")
     write_params(check(document, "params.yaml"))
     print(f"params.yaml: data.path {folder}; next: dvc repro")
 
 
 @app.command()
-def download(name: Annotated[str, typer.Argument(help="a public data set; `list` names all")]) -> None:
-    """Fetch a public data set into data/NAME (needs a network)."""
+def download(name: Annotated[str, typer.Argument(help="a public data set; `list` prints all")]) -> None:
+    """Download a public data set into data/NAME."""
     from images.downloads import download as fetch
     from images.downloads import names
 
@@ -80,11 +83,13 @@ def download(name: Annotated[str, typer.Argument(help="a public data set; `list`
 
 @app.command()
 def teacher(
-    source: Annotated[str, typer.Argument(help="a checkpoint file, or an official one by name; `list` names those")],
-    architecture: Annotated[str, typer.Option(help="timm name that the weights of a file fit")] = "",
-    image_size: Annotated[int, typer.Option(help="pixels that images are resized to for a file's teacher")] = 224,
+    source: Annotated[
+        str, typer.Argument(help="a checkpoint file, or the name of an official one; `list` prints those")
+    ],
+    architecture: Annotated[str, typer.Option(help="timm model of the file's weights")] = "",
+    image_size: Annotated[int, typer.Option(help="input size of the file's model, in pixels")] = 224,
 ) -> None:
-    """Make a checkpoint the teacher: params.yaml names it and its sha256, and no other file is accepted afterwards."""
+    """Use a checkpoint as the teacher: writes its path and sha256 to params.yaml; later runs refuse any other file."""
     from config.presets import check, read_document, write_params
     from pipeline.weights import OFFICIAL, fetch, pin
 
@@ -105,8 +110,10 @@ def teacher(
 
 
 @app.command()
-def start(checkpoint: Annotated[Path, typer.Argument(help="a file of MAE, SemMAE, or of `semmae export`")]) -> None:
-    """Start pretraining from a checkpoint: params.yaml names it and its sha256. With pretrain.epochs 0 it is only evaluated."""
+def start(
+    checkpoint: Annotated[Path, typer.Argument(help="file of MAE or SemMAE, or from `semmae export`")],
+) -> None:
+    """Start pretraining from a checkpoint: writes its path and sha256 to params.yaml. pretrain.epochs 0 only evaluates it."""
     from config.presets import check, read_document, write_params
     from shards.files import sha256_of
 
@@ -120,28 +127,15 @@ def start(checkpoint: Annotated[Path, typer.Argument(help="a file of MAE, SemMAE
 
 @app.command()
 def check() -> None:
-    """Check parameters and data folder before any work."""
-    from config.params import load_params, load_runtime
-    from images.sources.tree import root_of, unhashable_entries, write_listing
+    """Check the parameters and the image folder."""
+    from pipeline.checking import check_input
 
-    params, _ = load_params(), load_runtime()
-    data = params.data
-    if not data.generate:
-        root = root_of(data.path)
-        if data.watch == str(LISTING):
-            write_listing(root, LISTING)
-        odd = next(iter(unhashable_entries(data.path)), None) if data.watch == data.path else None
-        if odd is not None:
-            raise ValueError(
-                f"data.watch: DVC cannot hash {odd[0]} ({odd[1]}); run `semmae use {data.path}`, which makes a listing"
-            )
-    arms, seeds = ", ".join(params.arms.names), ", ".join(map(str, params.seeds))
-    print(f"params.yaml: valid; data {data.path}; arms {arms}; seeds {seeds}")
+    print(check_input())
 
 
 @app.command()
 def summary() -> None:
-    """Print the comparison table and where everything lies."""
+    """Print the comparison table and the paths of all results."""
     from pipeline.tracking.replay import tracking_uri
     from reports.table import print_summary
 
@@ -150,10 +144,12 @@ def summary() -> None:
 
 @app.command()
 def compare(
-    before: Annotated[str, typer.Argument(help="commit, branch, tag or DVC experiment; `workspace` is what lies here")],
-    after: Annotated[str, typer.Argument(help="another one")] = "workspace",
+    before: Annotated[
+        str, typer.Argument(help="commit, branch, tag, DVC experiment, or `workspace` for the current files")
+    ],
+    after: Annotated[str, typer.Argument(help="the same, for the other side")] = "workspace",
 ) -> None:
-    """Show what two commits or experiments differ in: parameters, data, code and results."""
+    """Show the differences between two commits or experiments: parameters, data, code and results."""
     from pipeline.revisions import print_changes
 
     print_changes(before, after)
@@ -162,35 +158,35 @@ def compare(
 @app.command()
 def show(
     images: Annotated[list[Path], typer.Argument(help="image files")],
-    out: Annotated[Path, typer.Option(help="folder of the pictures")] = Path("parts_of"),
+    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("parts_of"),
 ) -> None:
-    """Draw the learned parts of any images; a file that cannot be read is named, and the others are drawn."""
+    """Draw the learned parts of any images; files that cannot be read are reported and skipped."""
     from config.params import load_params
     from reports.show import show as draw
     from training.compute import set_up
 
     params = load_params()
     device = set_up(**params.compute.model_dump()).device
-    is_whole = True
+    all_drawn = True
     for shown in draw(images, out, max_pixels=params.data.max_pixels, device=device):
         if shown.picture is not None:
             print(shown.picture)
         else:
-            is_whole = False
+            all_drawn = False
             print(f"error: {one_line(shown.source)}: {one_line(shown.problem)}", file=sys.stderr)
-    raise SystemExit(not is_whole)
+    raise SystemExit(not all_drawn)
 
 
 @app.command()
 def export(
     job: Annotated[str, typer.Argument(help="ARM-SEED, for example semmae-0")],
     layout: Annotated[
-        str, typer.Option("--format", help="timm, hf (transformers' ViTMAE) or mae (its published code)")
+        str, typer.Option("--format", help="timm, hf (transformers' ViTMAE) or mae (the published code)")
     ],
-    out: Annotated[Path | None, typer.Option(help="new folder; default exported/ARM-SEED-FORMAT")] = None,
-    finetuned: Annotated[bool, typer.Option(help="the fine-tuned classifier; timm alone")] = False,
+    out: Annotated[Path | None, typer.Option(help="new folder; default: exported/ARM-SEED-FORMAT")] = None,
+    finetuned: Annotated[bool, typer.Option(help="export the fine-tuned classifier (timm only)")] = False,
 ) -> None:
-    """Write a run's weights as another package reads them, with a model card."""
+    """Export a run's weights for timm, transformers or MAE's code, with a model card."""
     from config.params import load_params
     from pipeline.exporting import export as write
 
@@ -201,14 +197,14 @@ def export(
 
 @app.command()
 def track() -> None:
-    """Replay into MLflow what DVC has recorded and MLflow does not know yet."""
+    """Add to MLflow the runs that DVC has recorded and MLflow does not have yet."""
     from pipeline.tracking.replay import replay, tracking_uri
 
     print(f"{len(replay().runs)} stages recorded in {redacted(tracking_uri())}")
 
 
 def main() -> None:
-    """Run a command; a mistake to mend is one line and exit 1."""
+    """Run a command; an error that the user can fix is one line and exit code 1."""
     try:
         app()
     except (ValueError, OSError) as error:

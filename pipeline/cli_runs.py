@@ -1,6 +1,5 @@
-"""The commands of `semmae` that run the pipeline and look after its runs."""
+"""The commands of `semmae` that run the pipeline and manage its runs."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,72 +12,58 @@ app = typer.Typer()
 @app.command()
 def run(
     targets: Annotated[
-        list[str] | None, typer.Argument(help="stages that are wanted, with what they need; default all")
+        list[str] | None, typer.Argument(help="stages to run, with everything they need; default: all")
     ] = None,
-    preset: Annotated[str, typer.Option(help="parameters of a preset instead of params.yaml; the images stay")] = "",
+    preset: Annotated[str, typer.Option(help="take the parameters from a preset; your images stay")] = "",
     arm: Annotated[
-        list[str] | None, typer.Option(help="an arm to compare, instead of those of params.yaml; several")
+        list[str] | None, typer.Option(help="arm to compare, instead of those in params.yaml; repeatable")
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="a seed, instead of those of params.yaml; several")] = None,
-    change: Annotated[list[str] | None, typer.Option("--set", help="group.name=value; several")] = None,
-    name: Annotated[str, typer.Option(help="make it a DVC experiment of this name")] = "",
-    force: Annotated[bool, typer.Option(help="run stages that did not change as well")] = False,
-    dry: Annotated[bool, typer.Option(help="only say what would run")] = False,
+    seed: Annotated[list[int] | None, typer.Option(help="seed, instead of those in params.yaml; repeatable")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="change a parameter: group.name=value; repeatable")
+    ] = None,
+    name: Annotated[str, typer.Option(help="save the run as a DVC experiment of this name")] = "",
+    force: Annotated[bool, typer.Option(help="also run stages that did not change")] = False,
+    dry: Annotated[bool, typer.Option(help="only list the stages that would run")] = False,
 ) -> None:
-    """Run the stages that changed, independent ones side by side on the cores or GPUs there are.
+    """Run the stages that changed, independent ones side by side on this machine's cores or GPUs.
 
-    With other parameters than those of params.yaml it works in a git worktree of its own, and its result becomes a DVC
-    experiment: this tree stays as it is. Where servers are up (`semmae up`, or PREFECT_API_URL) they show the run.
+    Parameters other than those of params.yaml make a DVC experiment in a git worktree of its own; this tree stays as it is.
+    Prefect shows the run if its server is up (`semmae up`, or PREFECT_API_URL).
     """
-    from pipeline.experiments import changed, draft, is_as_here
+    from pipeline.experiments import draft
+    from pipeline.parameters import changed, is_as_here, parse_changes
     from pipeline.running import nothing_to_run, run_plainly
 
     document, origin = changed(preset=preset, arms=arm or (), seeds=seed or (), changes=parse_changes(change or []))
-    wanted = {"targets": targets or (), "force": force}
+    what: dict[str, Any] = {"targets": targets or (), "force": force}
     if is_as_here(document) and not name:
-        if nothing_to_run(**wanted, dry=dry) or dry:
+        if nothing_to_run(**what, dry=dry) or dry:
             return
     elif dry:
         with draft(document, preset=origin) as folder:
-            nothing_to_run(folder, **wanted, dry=True)
+            nothing_to_run(folder, **what, dry=True)
         return
     from pipeline.scheduling.services import api_url
 
     if api_url():
         from pipeline.scheduling.flow import run_under_prefect
 
-        raise SystemExit(run_under_prefect(document, name=name, preset=origin, **wanted))
-    outcomes = run_plainly(document, name=name, preset=origin, **wanted)
+        raise SystemExit(run_under_prefect(document, name=name, preset=origin, **what))
+    outcomes = run_plainly(document, name=name, preset=origin, **what)
     raise SystemExit(not all(outcome.is_done for outcome in outcomes))
-
-
-def parse_changes(words: list[str]) -> dict[str, Any]:
-    """`group.name=value` as a mapping; values as YAML 1.2 reads them."""
-    from ruamel.yaml import YAML, YAMLError
-
-    found = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise ValueError(f"--set {word}: expected group.name=value")
-        try:
-            found[key] = YAML(typ="safe", pure=True).load(value)
-            json.dumps(found[key])
-        except (YAMLError, TypeError):
-            raise ValueError(f"--set {word}: {value} is neither number, text, true, false nor a list of them") from None
-    return found
 
 
 @app.command()
 def status(
-    check: Annotated[bool, typer.Option(help="say nothing of details, and end with 1 if anything would run")] = False,
+    check: Annotated[bool, typer.Option(help="print only the count, and exit with 1 if anything would run")] = False,
 ) -> None:
-    """Check everything, then show what would run and why."""
+    """Check parameters and images, then show which stages would run and why."""
     from jobs.dvc_lock import stage_entries
-    from pipeline.cli import check as check_input
+    from pipeline.checking import check_input
     from pipeline.graph import Graph, explain
 
-    check_input()
+    print(check_input())
     graph = Graph()
     affected = graph.affected()
     if not check:
@@ -91,8 +76,8 @@ def status(
 
 
 @app.command()
-def explain(stage: Annotated[str, typer.Argument(help="as DVC names it, for example pretrain@semmae-0")]) -> None:
-    """Say why a stage would run, or why it ran the last time: which input changed, from what to what."""
+def explain(stage: Annotated[str, typer.Argument(help="name in DVC, for example pretrain@semmae-0")]) -> None:
+    """Show why a stage would run, or why it ran the last time: which inputs changed, from what to what."""
     from pipeline.explaining import lines_about
 
     print("\n".join(lines_about(stage)))
@@ -100,47 +85,45 @@ def explain(stage: Annotated[str, typer.Argument(help="as DVC names it, for exam
 
 @app.command()
 def gc(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="experiments to give up as well, interrupted as they are")
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="remove without asking")] = False,
+    names: Annotated[list[str] | None, typer.Argument(help="also delete these interrupted experiments")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="delete without asking")] = False,
 ) -> None:
-    """Remove the worktrees of finished experiments, after showing them; the experiments themselves stay in DVC."""
+    """List the experiments and delete the worktrees of finished ones; the experiments themselves stay in DVC."""
     from pipeline.experiments import FINISHED, RUNNING, experiments, remove
 
-    found = {experiment.name: experiment for experiment in experiments()}
-    for experiment in found.values():
+    by_name = {experiment.name: experiment for experiment in experiments()}
+    for experiment in by_name.values():
         print(f"{experiment.name}: {experiment.status}, {experiment.folder}")
     for name in names or ():
-        if name not in found or found[name].status == RUNNING:
-            raise ValueError(
-                f"experiment {name}: {'cancel it first' if name in found else 'there is no such worktree'}"
-            )
-    chosen = [one for one in found.values() if one.status == FINISHED or one.name in (names or ())]
+        if name not in by_name:
+            raise ValueError(f"experiment {name}: there is no such worktree")
+        if by_name[name].status == RUNNING:
+            raise ValueError(f"experiment {name}: is running; cancel it first")
+    chosen = [one for one in by_name.values() if one.status == FINISHED or one.name in (names or ())]
     if not chosen:
-        print("nothing to remove: no experiment here is finished; `semmae gc NAME` gives up an interrupted one")
+        print("nothing to delete: no experiment here is finished; `semmae gc NAME` deletes an interrupted one")
         return
-    if not yes and not (sys.stdin.isatty() and typer.confirm(f"remove {len(chosen)} worktrees?")):
-        print(f"nothing removed; with --yes: {', '.join(one.name for one in chosen)}")
+    if not yes and not (sys.stdin.isatty() and typer.confirm(f"delete {len(chosen)} worktrees?")):
+        print(f"nothing deleted; with --yes: {', '.join(one.name for one in chosen)}")
         return
     for experiment in chosen:
         remove(experiment)
-        back = f"; `dvc exp apply {experiment.name}` brings its files back" if experiment.status == FINISHED else ""
-        print(f"removed {experiment.folder}{back}")
+        how = f"; `dvc exp apply {experiment.name}` restores its files" if experiment.status == FINISHED else ""
+        print(f"deleted {experiment.folder}{how}")
 
 
 @app.command()
 def up(
-    prefect_port: Annotated[int, typer.Option(help="of the Prefect server")] = 4200,
-    mlflow_port: Annotated[int, typer.Option(help="of the MLflow server")] = 5000,
+    prefect_port: Annotated[int, typer.Option(help="port of the Prefect server")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="port of the MLflow server")] = 5000,
     host: Annotated[
         str,
         typer.Option(
-            help="address that both listen on; neither asks who somebody is, so others than you run code here"
+            help="address that both listen on; no authentication: whoever reaches the port can run code as you"
         ),
     ] = "127.0.0.1",
 ) -> None:
-    """Start the Prefect server, a worker and the MLflow server on this machine, and register the pipeline."""
+    """Start Prefect, a worker and MLflow on this machine, and register the pipeline with the arms of params.yaml."""
     from pipeline.scheduling.services import up as start
 
     start(prefect_port=prefect_port, mlflow_port=mlflow_port, host=host)
@@ -148,7 +131,7 @@ def up(
 
 @app.command()
 def down() -> None:
-    """End what `semmae up` started, and nothing else."""
+    """Stop the servers that `semmae up` started, and nothing else."""
     from pipeline.scheduling.services import down as end
 
     end()
@@ -156,27 +139,27 @@ def down() -> None:
 
 @app.command()
 def doctor(
-    repair: Annotated[bool, typer.Option(help="mend what was found")] = False,
+    repair: Annotated[bool, typer.Option(help="repair the findings")] = False,
 ) -> None:
-    """Find what dead processes left: locks, runs shown as running, slots, damaged files; ends with 1 if there is any."""
+    """Find what dead processes left: locks, runs shown as running, damaged files; exits with 1 if anything is left."""
     from pipeline.doctor.checks import examine
 
-    found = examine(repair=repair)
-    for line in found:
+    findings = examine(repair=repair)
+    for line in findings:
         print(line)
-    left = examine(repair=False) if repair and found else found
-    if repair and found:
-        print(f"{len(found)} findings, {len(left)} left" if left else f"{len(found)} findings, all mended")
+    left = examine(repair=False) if repair and findings else findings
+    if repair and findings:
+        print(f"{len(findings)} findings, {len(left)} left" if left else f"{len(findings)} findings, all mended")
     else:
-        print(f"{len(found)} findings; `semmae doctor --repair` mends them" if found else "all is well")
+        print(f"{len(findings)} findings; `semmae doctor --repair` mends them" if findings else "all is well")
     raise SystemExit(bool(left))
 
 
 @app.command()
 def register(
-    arm: Annotated[str, typer.Argument(help="whose encoder with the best linear probe goes into the registry")],
+    arm: Annotated[str, typer.Argument(help="arm whose encoder with the best linear probe is registered")],
 ) -> None:
-    """Register an arm's best encoder in MLflow: safetensors for timm, and a program that mlflow.pytorch loads."""
+    """Register an arm's best encoder in MLflow: safetensors for timm, and a program for mlflow.pytorch."""
     from pipeline.tracking.registering import register as write
 
     print(write(arm))

@@ -1,7 +1,6 @@
-"""One stage as a supervised child process: in its slot, its lines passed on, ended when it is cancelled or hangs."""
+"""One stage as a supervised child process: waits for its slots, passes its lines on, ends when cancelled or silent."""
 
 import os
-import random
 import re
 import subprocess
 import sys
@@ -14,13 +13,12 @@ from threading import Event
 
 from config.redaction import redacted, secret_values
 from jobs.supervision import SLOT, SUPERVISOR, end_command, identity
+from pipeline import reproducing
 from pipeline.slots import GPU, Needs, alone, occupy
 
 RAN, CACHED, UNCHANGED, FAILED, CANCELLED, SKIPPED = "ran", "restored", "unchanged", "failed", "cancelled", "skipped"
 DONE = (RAN, CACHED, UNCHANGED)
-# What DVC says when another DVC holds a lock: the only failure that is tried again.
-CONTENTION = ("is busy, it is being blocked by", "Unable to acquire lock")
-ATTEMPTS = 30
+STATUS_OF_CODE = {reproducing.RAN: RAN, reproducing.RESTORED: CACHED, reproducing.UNCHANGED: UNCHANGED}
 LOOK_SECONDS = 0.1
 LAST_LINES = 30
 PROGRESS = re.compile(r"(\d+)/(\d+) images")
@@ -28,7 +26,7 @@ PROGRESS = re.compile(r"(\d+)/(\d+) images")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a stage. last_lines: of its output, where it failed."""
+    """How a stage ended. last_lines: the end of its output, if it failed."""
 
     stage: str
     status: str
@@ -39,14 +37,14 @@ class Outcome:
 
     @property
     def is_done(self) -> bool:
-        """Its outs are there, and those downstream may run."""
+        """Its outs are there, and stages downstream may run."""
         return self.status in DONE
 
 
 def command_of(stage: str, *, force: bool = False) -> list[str]:
-    """What runs one stage and nothing upstream of it."""
-    words = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
-    return [*words, "--force"] if force else words
+    """The command that runs one stage and nothing upstream of it."""
+    # -P: modules come from the environment, and not from the folder of this file.
+    return [sys.executable, "-P", reproducing.__file__, stage, *(["--force"] if force else [])]
 
 
 def execute(
@@ -61,20 +59,20 @@ def execute(
     patience: float,
     force: bool = False,
 ) -> Outcome:
-    """Run `stage` of the repository at `root` when its slots are free; its whole output goes to `log`, by line to `on_line`.
+    """Run `stage` of the repository at `root` once its slots are free.
 
-    job: names what it computes, so that another walk does not compute the same meanwhile. cancelled: when it is set, the
-    stage is terminated, which lets training write its checkpoint. patience: seconds without a line after which it is taken
-    to hang, and is terminated as failed.
+    job: names the result, so that two walks do not compute the same one at once. log: file for the output; on_line gets each
+    line of it. cancelled: set it to terminate the stage; training then writes its checkpoint. patience: seconds without a
+    line after which the stage counts as hung and is terminated as failed.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-
-    def tell() -> None:
-        on_line("waits for another walk that runs this very job")
-
     try:
         with (
-            alone(job, is_cancelled=cancelled.is_set, on_wait=tell),
+            alone(
+                job,
+                is_cancelled=cancelled.is_set,
+                on_wait=lambda: on_line("waits: another walk runs this very job"),
+            ),
             occupy(needs, is_cancelled=cancelled.is_set) as names,
         ):
             device = f"{needs.kind} {','.join(names)}"
@@ -83,24 +81,14 @@ def execute(
                 SUPERVISOR: identity(os.getpid()),
                 SLOT: device,
                 "PYTHONUNBUFFERED": "1",
-                # dvc.yaml says `python`, which is the one that this runs in, also where nobody activated its environment.
+                # dvc.yaml says `python`: this one, also where nobody activated its environment.
                 "PATH": os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath))),
             }
             if needs.kind == GPU:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(names)
-            started, has_run = time.monotonic(), False
-            for _ in range(ATTEMPTS):
-                child = _Child(command_of(stage, force=force), root, environment, log, on_line)
-                status = child.follow(cancelled, patience)
-                has_run = has_run or child.has_run
-                if status != FAILED or not child.met_a_lock:
-                    break
-                if cancelled.wait(random.uniform(0.2, 2.0)):
-                    status = CANCELLED
-                    break
-            if status in DONE and has_run:
-                # DVC may meet a lock when the stage has run and its outs are in the cache; it then restores them.
-                status = RAN
+            started = time.monotonic()
+            child = _Child(command_of(stage, force=force), root, environment, log, on_line)
+            status = child.follow(cancelled, patience)
             lines = tuple(child.lines[-LAST_LINES:]) if status == FAILED else ()
             return Outcome(stage, status, time.monotonic() - started, device, str(log), lines)
     except InterruptedError:
@@ -108,7 +96,7 @@ def execute(
 
 
 class _Child:
-    """A run of DVC whose output is followed."""
+    """A child process and the lines of its output so far."""
 
     def __init__(
         self, command: list[str], root: Path, environment: dict[str, str], log: Path, on_line: Callable[[str], None]
@@ -120,23 +108,12 @@ class _Child:
         with open(log, "ab") as output:
             self.log = open(log, "rb")
             self.log.seek(0, os.SEEK_END)
-            # A group of its own: an interrupt from the terminal is for the walk, which terminates its stages in order,
-            # while DVC turns a deaf ear to it and a training that gets it directly loses its last steps.
+            # A group of its own: an interrupt from the terminal is for the walk, which terminates its stages in order.
+            # DVC ignores an interrupt while a stage runs, and a training that gets it directly loses its last steps.
             self.process = subprocess.Popen(
                 command, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 process_group=0,
             )  # fmt: skip
-
-    @property
-    def met_a_lock(self) -> bool:
-        """Whether DVC gave up because of another DVC, by its last word; what a stage says of locks is not meant."""
-        verdict = next((line for line in reversed(self.lines) if line.startswith("ERROR: ")), "")
-        return any(words in verdict for words in CONTENTION) and "failed to run:" not in verdict
-
-    @property
-    def has_run(self) -> bool:
-        """Whether DVC started the stage's command."""
-        return any(line.startswith("Running stage") for line in self.lines)
 
     def follow(self, cancelled: Event, patience: float) -> str:
         """Pass lines on until the process ends; returns the status."""
@@ -144,7 +121,7 @@ class _Child:
         try:
             end = self._read(cancelled, patience, ender)
         except BaseException:
-            # Whoever hears the lines failed: nobody would answer for the process.
+            # The caller's on_line failed: nobody else would end the process.
             end_command(self.process.pid)
             raise
         finally:
@@ -152,24 +129,20 @@ class _Child:
                 ender.join()
             code = self.process.wait()
             self.log.close()
-        if code:
-            return end or (CANCELLED if cancelled.is_set() else FAILED)
-        if self.has_run:
-            return RAN
-        return CACHED if any("is cached" in line for line in self.lines) else UNCHANGED
+        return STATUS_OF_CODE.get(code) or end or (CANCELLED if cancelled.is_set() else FAILED)
 
     def _read(self, cancelled: Event, patience: float, ender: threading.Thread) -> str:
-        """Hear the process to its end, and start `ender` where there is a reason to; returns the status that follows."""
+        """Read until the process ends, and start `ender` if there is a reason to end it; returns the status for that reason."""
         heard, rest, end = time.monotonic(), b"", ""
         while True:
-            # Asked before the file is read: what it said last is there by then.
+            # Before the file is read: the last lines of a process that is over are in it.
             is_over = self.process.poll() is not None
             chunk = self.log.read()
             if chunk:
                 heard = time.monotonic()
                 *whole, rest = (rest + chunk).split(b"\n")
                 for line in whole:
-                    self._hear(line)
+                    self._pass_on(line)
             elif is_over:
                 break
             else:
@@ -178,13 +151,13 @@ class _Child:
                 end = CANCELLED
             elif not end and time.monotonic() - heard > patience:
                 end = FAILED
-                self._hear(f"no line in {patience:.0f} s: taken to hang and terminated (watchdog_seconds)".encode())
+                self._pass_on(f"no line in {patience:.0f} s: taken to hang and terminated (watchdog_seconds)".encode())
             if end and ender.ident is None:
                 ender.start()
-        self._hear(rest)
+        self._pass_on(rest)
         return end
 
-    def _hear(self, line: bytes) -> None:
+    def _pass_on(self, line: bytes) -> None:
         text = redacted(line.decode(errors="replace").rstrip(), self.secrets)
         if text:
             self.lines.append(text)

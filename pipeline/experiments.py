@@ -1,35 +1,30 @@
-"""Experiments beside the user's tree: a git worktree each, with DVC's cache shared, saved as a DVC experiment at the end."""
+"""Experiments beside the user's tree: each in a git worktree, saved as a DVC experiment at the end."""
 
 import contextlib
 import fcntl
-import os
 import re
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from config.names import EXPERIMENT, shown
-from config.presets import check, compose, preset_of, read_document, write_params
-from config.redaction import redacted
-from jobs.code import ROOMS
+from config.presets import read_document
 from jobs.notes import is_sound, read_note, write_note
-from jobs.state import STATE_FOLDER, main_worktree, state_folder
-from shards.files import write_text
+from jobs.state import STATE_FOLDER, state_folder
+from pipeline.parameters import same_values
+from pipeline.worktree import discard, git, make, restore, untracked_code
 from shards.locks import lock
 
-# Files in these that git does not know yet are code as well.
-CODE_FOLDERS = (*ROOMS, "presets")
 RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A worktree and what is known of it. status: `running` while a process holds its lock, `finished` when it is saved."""
+    """An experiment's worktree. status: `running` while a process holds its lock, `finished` once saved, else `stopped`."""
 
     name: str
     folder: Path
@@ -37,49 +32,11 @@ class Experiment:
     started: float
 
 
-def changed(
-    *, preset: str = "", arms: Sequence[str] = (), seeds: Sequence[int] = (), changes: Mapping[str, Any] | None = None
-) -> tuple[Any, str]:
-    """The parameter document of params.yaml, or of a preset, with changes over it, and the preset's name.
-
-    changes: dotted key -> value, for keys that exist. Raises ValueError for an unknown key or an impossible value.
-    """
-    names = preset.split()
-    document = compose(*names) if names else read_document()
-    if names:
-        # Whose images these are is not the preset's business.
-        document["data"] = read_document()["data"]
-    if arms:
-        document["arms"]["names"] = list(arms)
-    if seeds:
-        document["seeds"] = list(seeds)
-    for key, value in (changes or {}).items():
-        *groups, last = key.split(".")
-        place = document
-        for group in groups:
-            place = place.get(group) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or last not in place:
-            raise ValueError(f"{redacted(key)}: no such parameter; params.yaml names them all, as group.name")
-        place[last] = value
-    return check(document, "parameters"), preset or preset_of("params.yaml")
-
-
-def is_as_here(document: Any) -> bool:
-    """Whether a parameter document says what params.yaml of this folder says."""
-    return _plain(document) == _plain(read_document())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list) else value
-
-
 def prepare(name: str, document: Any, *, preset: str = "") -> Path:
-    """The worktree of experiment `name` with these parameters, made from the tree of the current folder as it lies there.
+    """The worktree of experiment `name` with these parameters, made from the tree of the current folder as it lies.
 
-    An experiment of this name that was interrupted is gone on with. Raises ValueError when the name is taken by one with
-    other parameters, or by a finished one.
+    If an experiment of this name and these parameters was interrupted, its worktree is used again. Raises ValueError if the
+    name is taken by an experiment that is finished or has other parameters.
     """
     if not re.fullmatch(EXPERIMENT, name):
         raise ValueError(
@@ -90,12 +47,12 @@ def prepare(name: str, document: Any, *, preset: str = "") -> Path:
         if _read(name) and folder.is_dir():
             return _again(name, folder, document)
         if name in _saved():
-            raise ValueError(f"experiment {name}: there is one in DVC; choose another name, or `dvc exp remove {name}`")
+            raise ValueError(f"experiment {name}: DVC has one; choose another name, or `dvc exp remove {name}`")
         if folder.is_symlink() or _is_revision(name):
             raise ValueError(f"experiment {name}: the name means something else to git and DVC; choose another")
-        _make(folder, document, preset)
+        make(folder, document, preset)
         _note_path(name).unlink(missing_ok=True)
-        # Last: a folder without it is a half-made one, and is made anew.
+        # Last: a folder without this note is half made, and is made anew.
         _note(name, started=time.time())
     return folder
 
@@ -105,97 +62,29 @@ def _again(name: str, folder: Path, document: Any) -> Path:
         raise ValueError(
             f"experiment {name}: finished; choose another name, or `semmae gc` and `dvc exp remove {name}`"
         )
-    if _plain(read_document(folder / "params.yaml")) != _plain(document):
+    if not same_values(read_document(folder / "params.yaml"), document):
         raise ValueError(f"experiment {name}: lies in {folder} with other parameters; choose another name")
     return folder
 
 
 @contextlib.contextmanager
 def draft(document: Any, *, preset: str = "") -> Iterator[Path]:
-    """A worktree as `prepare` and `restore` make it, to look at what would run there; afterwards it is gone."""
+    """A temporary worktree, as `prepare` and `restore` make it, to see what would run there."""
     folder = _folder() / ".draft"
     with _lock():
         try:
-            _make(folder, document, preset)
+            make(folder, document, preset)
             restore(folder)
             yield folder
         finally:
-            _discard(folder)
-
-
-def _make(folder: Path, document: Any, preset: str) -> None:
-    here = Path(_git("rev-parse", "--show-toplevel", folder=Path.cwd()))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _discard(folder)
-    _git("worktree", "add", "--quiet", "--detach", str(folder), _git("rev-parse", "HEAD", folder=here))
-    uncommitted = _uncommitted(here)
-    if uncommitted:
-        # The files of the working tree, over the commit that the experiment is compared with.
-        _git("read-tree", "-m", "-u", "HEAD", uncommitted, folder=folder)
-    for path in _untracked_code(here):
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(here / path, folder / path)
-    if (here / "dvc.lock").is_file():
-        shutil.copyfile(here / "dvc.lock", folder / "dvc.lock")
-    write_params(document, folder / "params.yaml", preset=preset)
-    write_text(folder / ".dvc" / "config.local", f'[cache]\n    dir = "{_cache_of(here)}"\n')
-    _link_inputs(folder, here, str(document["data"]["path"]))
-
-
-def _uncommitted(root: Path) -> str:
-    """A commit of the tracked files as they lie there, which changes nothing; empty where they are as in HEAD."""
-    answer = subprocess.run(["git", "-C", str(root), "stash", "create"], capture_output=True, text=True, check=False)
-    # Where files were touched and are what they were, git ends with 1 and says nothing.
-    if answer.returncode and answer.stderr.strip():
-        raise ValueError(f"git stash create: {' '.join(answer.stderr.split())}")
-    return answer.stdout.strip()
-
-
-def _untracked_code(root: Path) -> list[str]:
-    folders = [name for name in CODE_FOLDERS if (root / name).is_dir()]
-    listed = _git("ls-files", "--others", "--exclude-standard", "-z", "--", *folders, folder=root) if folders else ""
-    return [path for path in listed.split("\0") if path]
-
-
-def _cache_of(root: Path) -> str:
-    from dvc.repo import Repo
-
-    with Repo(str(root)) as repo:
-        return repo.cache.local_cache_dir
-
-
-def _link_inputs(folder: Path, here: Path, images: str) -> None:
-    """Let the worktree see what it reads and git does not have: images, checkpoints, listings. They lie in `here`."""
-    from dvc.repo import Repo
-
-    with Repo(str(folder)) as repo:
-        outs = {Path(out.def_path) for out in repo.index.outs}
-        deps = {os.path.normpath(dep.def_path) for dep in repo.index.deps}
-    for dep in map(Path, sorted({*deps, os.path.normpath(images)})):
-        path, target = (Path(os.path.normpath(root / dep)) for root in (here, folder))
-        made = any(dep == out or out in dep.parents or dep in out.parents for out in outs)
-        if made or not path.exists() or path.resolve() == target.resolve():
-            continue
-        if not target.is_relative_to(folder) and (target.exists() or not target.is_relative_to(_folder())):
-            raise ValueError(f"{dep}: leads out of the repository, to another place from a worktree; use {path}")
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target) if path.suffix == ".py" else target.symlink_to(path)
-
-
-def restore(folder: Path) -> None:
-    """Bring in every out that the cache has for the jobs of dvc.lock: what is unchanged is not even looked at by a walk."""
-    if not (folder / "dvc.lock").is_file():
-        return
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "checkout", "--quiet", "--allow-missing", "--force"]
-    subprocess.run(command, cwd=folder, capture_output=True, check=False)
+            discard(folder)
 
 
 def save(name: str) -> None:
-    """Make the worktree's state a DVC experiment of this repository: `dvc exp show`, `apply`, `branch`."""
+    """Save the worktree as a DVC experiment of this repository, for `dvc exp show`, `apply` and `branch`."""
     folder = _folder() / name
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "save", "--force", "--name", name]
-    command += [word for path in _untracked_code(folder) for word in ("--include-untracked", path)]
+    command += [word for path in untracked_code(folder) for word in ("--include-untracked", path)]
     with _lock():
         answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if answer.returncode:
@@ -204,22 +93,22 @@ def save(name: str) -> None:
 
 
 def worktrees() -> list[Path]:
-    """The worktrees of experiments; each is called as its experiment."""
+    """The worktrees of all experiments; the folder's name is the experiment's."""
     return [path.parent for path in sorted(_folder().glob("[!.]*/.git"))]
 
 
 def experiments() -> list[Experiment]:
-    """All whose worktrees are here, the oldest first."""
-    found = []
+    """All experiments that have a worktree, the oldest first."""
+    every = []
     for folder in worktrees():
         noted = _read(folder.name)
         status = RUNNING if is_walked(folder) else FINISHED if noted.get("finished") else STOPPED
-        found.append(Experiment(folder.name, folder, status, noted.get("started", 0.0)))
-    return sorted(found, key=lambda one: one.started)
+        every.append(Experiment(folder.name, folder, status, noted.get("started", 0.0)))
+    return sorted(every, key=lambda one: one.started)
 
 
 def damaged_experiments(*, repair: bool) -> Iterator[Path]:
-    """The notes of experiments that cannot be read. repair: write them anew, for a worktree without one counts as half-made."""
+    """The notes of experiments that cannot be read. repair: write them anew; a worktree without a note counts as half made."""
     for path in sorted((state_folder() / "experiments").glob("*.json")):
         with _lock():
             if is_sound(path):
@@ -231,28 +120,20 @@ def damaged_experiments(*, repair: bool) -> Iterator[Path]:
 
 
 def remove(experiment: Experiment) -> None:
-    """Remove the worktree; what was saved stays a DVC experiment, and the cache keeps its outs. ValueError while it is walked."""
+    """Remove the worktree; a saved DVC experiment and the cache stay. ValueError while a walk runs in it."""
     with _lock():
         if _is_held(experiment.folder):
-            raise ValueError(f"experiment {experiment.name}: a walk is in {experiment.folder}; wait for it")
-        _discard(experiment.folder)
+            raise ValueError(f"experiment {experiment.name}: a walk runs in {experiment.folder}; wait for it")
+        discard(experiment.folder)
         _note_path(experiment.name).unlink(missing_ok=True)
 
 
-def _discard(folder: Path) -> None:
-    """Remove a worktree, also one that is half made."""
-    if folder.exists():
-        # Links are removed, and not what they lead to.
-        shutil.rmtree(folder)
-    _git("worktree", "prune")
-
-
 def hold(root: Path) -> Any:
-    """Hold the tree at `root` for a walk until the returned file is closed; ValueError when another walk has it.
+    """Hold the tree at `root` for a walk until the returned file is closed; ValueError if another walk holds it.
 
-    The file is empty: who writes its name into it says whose walk it is.
+    The returned file is empty; a flow run writes its id into it.
     """
-    # Whoever only looks whether there is one has the lock for a moment, under this one.
+    # `is_walked` takes the walk lock for a moment, under this one: it must not be mistaken for a walk.
     with _lock():
         held = lock(root / STATE_FOLDER / "walk", f"a walk in {root}")
     held.truncate(0)
@@ -260,7 +141,7 @@ def hold(root: Path) -> Any:
 
 
 def is_walked(root: Path) -> bool:
-    """Whether a walk holds the tree at this moment."""
+    """Whether a walk holds the tree now."""
     with _lock():
         return _is_held(root)
 
@@ -278,13 +159,13 @@ def _is_held(root: Path) -> bool:
 
 
 def _saved() -> set[str]:
-    listed = _git("for-each-ref", "--format=%(refname)", "refs/exps")
+    listed = git("for-each-ref", "--format=%(refname)", "refs/exps")
     return {line.rpartition("/")[2] for line in listed.splitlines()}
 
 
 def _is_revision(name: str) -> bool:
     try:
-        return name == "workspace" or bool(_git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"))
+        return name == "workspace" or bool(git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"))
     except ValueError:
         return False
 
@@ -307,18 +188,9 @@ def _note(name: str, **facts: Any) -> None:
 
 @contextlib.contextmanager
 def _lock() -> Iterator[None]:
-    """Git changes its list of worktrees, and DVC its experiments, for one process at a time. Not to be taken twice."""
+    """One process at a time changes git's list of worktrees and DVC's experiments. Not reentrant."""
     path = state_folder() / "experiments.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _git(*words: str, folder: Path | None = None) -> str:
-    answer = subprocess.run(
-        ["git", "-C", str(folder or main_worktree()), *words], capture_output=True, text=True, check=False
-    )
-    if answer.returncode:
-        raise ValueError(f"git {words[0]}: {' '.join(answer.stderr.split()) or answer.returncode}")
-    return answer.stdout.strip()

@@ -7,12 +7,12 @@ from typing import Any
 
 from jobs.dvc_lock import stage_entries
 from jobs.notes import read_note
-from pipeline.graph import Graph, explain, kind_of, leaves
+from pipeline.graph import Graph, changed_leaves, explain, kind_of
 from pipeline.tracking.replay import executions
 
 
 def lines_about(stage: str, root: Path = Path()) -> list[str]:
-    """What changed for `stage` since its result was recorded; where nothing did, what made it run the last time.
+    """What changed for `stage` since its result was recorded; if nothing did, why it ran the last time.
 
     Raises ValueError for an unknown stage.
     """
@@ -23,24 +23,20 @@ def lines_about(stage: str, root: Path = Path()) -> list[str]:
     lines = []
     if stage in graph.changes or entry is None:
         lines += [f"would run: {line}" for line in _explained(stage, graph, root)]
-    above = [name for name in graph.affected() if name != stage]
-    lines += [
-        f"upstream would run: {line}"
-        for name in above
-        if name in graph.changes
-        for line in _explained(name, graph, root)
-    ]
+    for name in graph.affected():
+        if name != stage and name in graph.changes:
+            lines += [f"upstream would run: {line}" for line in _explained(name, graph, root)]
     if lines:
         return lines
     noted = read_note(root / executions() / f"{stage}.json")
     if "previous" not in noted:
-        return [f"{stage}: would not run; why it ran the last time is not known here"]
+        return [f"{stage}: would not run; why it ran the last time is not recorded here"]
     if noted["entry"] != json.loads(json.dumps(entry)):
-        return [f"{stage}: would not run; what lies here was not computed by its last run, but restored from the cache"]
+        return [f"{stage}: would not run; its outs were restored from the cache, and not computed by its last run"]
     if not noted["previous"]:
         return [f"{stage}: would not run; it ran the last time because it had never run here"]
-    found = list(differences(noted["previous"], noted["entry"]))
-    return [f"would not run; it ran the last time: {line}" for line in found or ["forced, or its outs were missing"]]
+    reasons = list(differences(noted["previous"], noted["entry"]))
+    return [f"would not run; it ran the last time: {line}" for line in reasons or ["forced, or its outs were missing"]]
 
 
 def _explained(name: str, graph: Graph, root: Path) -> Iterator[str]:
@@ -49,7 +45,7 @@ def _explained(name: str, graph: Graph, root: Path) -> Iterator[str]:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    """What two entries of dvc.lock differ in, outs aside."""
+    """Lines that say in what two entries of dvc.lock differ, except for outs."""
     if before.get("cmd") != after.get("cmd"):
         yield f"command: {before.get('cmd')} -> {after.get('cmd')}"
     old, new = ({dep["path"]: dep.get("md5", "?") for dep in entry.get("deps", ())} for entry in (before, after))
@@ -57,7 +53,5 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator
         if old.get(path) != new.get(path):
             yield f"{kind_of(path)} {path}: {old.get(path, 'absent')[:12]} -> {new.get(path, 'absent')[:12]}"
     for file in dict.fromkeys((*before.get("params", {}), *after.get("params", {}))):
-        old, new = (leaves(entry.get("params", {}).get(file, {}), "") for entry in (before, after))
-        for key in dict.fromkeys((*old, *new)):
-            if old.get(key) != new.get(key):
-                yield f"parameter {key.lstrip('.')}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
+        old, new = (entry.get("params", {}).get(file, {}) for entry in (before, after))
+        yield from changed_leaves(old, new, "")

@@ -1,4 +1,4 @@
-"""DVC's own graph, asked in this process: what depends on what, what would run, and why."""
+"""DVC's graph of stages: what depends on what, what would run, and why."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,10 +10,12 @@ from config.params import read_yaml
 from jobs.dvc_lock import stage_entries
 from pipeline.slots import CPU
 
+CODE, INPUT = "code", "input"
+
 
 @dataclass(frozen=True)
 class Stage:
-    """One job of dvc.yaml, as DVC names it; `upstream` are the jobs whose outs it reads.
+    """A stage as DVC names it, an item of a matrix included; `upstream` are the stages whose outs it reads.
 
     deps: paths under the root. params: file -> keys of the parameters that it depends on.
     """
@@ -27,18 +29,19 @@ class Stage:
 
     @property
     def device(self) -> str:
-        """`gpu` or `cpu`, what it runs on where both are there."""
+        """`gpu` or `cpu`: where it runs on a machine that has both."""
         return self.meta.get("device", CPU)
 
 
 class Graph:
-    """The jobs of the repository at `root` that `targets` need (all without any), upstream first.
+    """The stages of the repository at `root` that `targets` need (all by default), upstream first.
 
-    changes: name -> what DVC finds changed, for the jobs that would run for a reason of their own. digests: path -> MD5 of
-    the inputs and outs that changed, as they are now. Raises ValueError for an unknown target or a dvc.yaml that DVC refuses.
+    changes: stage -> what DVC finds changed, for stages that would run for a reason of their own. digests: path -> current
+    MD5 of changed inputs and outs. wait: wait for a lock of another DVC. Raises ValueError for an unknown target, a dvc.yaml
+    that DVC refuses, and, unless it waits, when another DVC is at work.
     """
 
-    def __init__(self, root: str | Path = ".", targets: Sequence[str] = ()) -> None:
+    def __init__(self, root: str | Path = ".", targets: Sequence[str] = (), *, wait: bool = False) -> None:
         from dvc.exceptions import DvcException
         from dvc.lock import LockError
         from dvc.repo import Repo
@@ -46,43 +49,45 @@ class Graph:
 
         stage_entries(Path(root) / "dvc.lock")
         try:
-            with Repo(str(root)) as repo:
+            with Repo(str(root), _wait_for_lock=wait) as repo:
                 graph = repo.index.graph
                 file = os.path.relpath(Path(root) / "dvc.yaml")
-                wanted = [found for name in targets for found in repo.stage.collect(f"{file}:{name}")]
+                wanted = [stage for name in targets for stage in repo.stage.collect(f"{file}:{name}")]
                 starts = wanted if targets else repo.index.stages
-                found = list(dict.fromkeys(node for start in starts for node in dfs_postorder_nodes(graph, start)))
-                self.stages = {(one := _stage_of(stage, graph)).name: one for stage in found}
+                nodes = list(dict.fromkeys(node for start in starts for node in dfs_postorder_nodes(graph, start)))
+                self.stages = {(stage := _stage_of(node, graph)).name: stage for node in nodes}
                 with repo.lock:
-                    status = {_name_of(stage): stage.status(check_updates=True) for stage in found}
-                    self.digests = dict(_changed_digests(found, status))
+                    status = {_name_of(node): node.status(check_updates=True) for node in nodes}
+                    self.digests = dict(_changed_digests(nodes, status))
         except LockError as error:
             raise ValueError(f"DVC is at work in {root}: {error}; wait for it, or run `semmae doctor`") from None
         except DvcException as error:
             reason = f" ({' '.join(str(error.__cause__).split())})" if error.__cause__ else ""
             raise ValueError(f"DVC: {' '.join(str(error).split())}{reason}") from None
         self.changes: dict[str, list[Any]] = {
-            name: [change for changes in told.values() for change in changes] for name, told in status.items() if told
+            name: [change for changes in by_addressing.values() for change in changes]
+            for name, by_addressing in status.items()
+            if by_addressing
         }
 
     def affected(self) -> list[str]:
-        """The jobs that would run or be restored: those with changes and all downstream of them."""
-        found: set[str] = set()
+        """The stages that would run or be restored: those with changes and all downstream of them."""
+        affected: set[str] = set()
         for name, stage in self.stages.items():
-            if name in self.changes or found & set(stage.upstream):
-                found.add(name)
-        return [name for name in self.stages if name in found]
+            if name in self.changes or affected & set(stage.upstream):
+                affected.add(name)
+        return [name for name in self.stages if name in affected]
 
 
 def _name_of(stage: Any) -> str:
-    """As DVC prints it in the root folder, wherever the current folder is."""
+    """The name that DVC prints in the root folder, whatever the current folder is."""
     return getattr(stage, "name", None) or stage.path_in_repo
 
 
 def _changed_digests(stages: Sequence[Any], status: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     for stage in stages:
-        changes = [change for told in status[_name_of(stage)].values() for change in told if isinstance(change, dict)]
-        modified = {path for change in changes for told in change.values() for path in told if told[path] == "modified"}
+        changes = [one for changes in status[_name_of(stage)].values() for one in changes if isinstance(one, dict)]
+        modified = {path for one in changes for states in one.values() for path in states if states[path] == "modified"}
         for entry in (*stage.deps, *stage.outs):
             if str(entry) in modified:
                 yield str(entry), str(entry.get_hash().value)
@@ -108,52 +113,64 @@ def explain(
     root: Path = Path(),
     digests: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """Lines that say what of a job's inputs changed, from what to what.
+    """Lines that say which inputs of a stage changed, from what to what.
 
-    changes: what DVC said of it. entry: the job in dvc.lock, None where it never ran. digests: those of its `Graph`.
+    changes: DVC's answer. entry: the stage in dvc.lock, None if it never ran. digests: those of its `Graph`.
     """
     if entry is None:
-        yield f"{name}: it never ran here, or dvc.lock does not know it"
+        yield f"{name}: never ran here, or dvc.lock does not know it"
         return
     recorded = {dep["path"]: dep.get("md5", "?") for dep in (*entry.get("deps", ()), *entry.get("outs", ()))}
     for change in changes:
         if isinstance(change, str):
             yield f"{name}: {change}"
             continue
-        for kind, found in change.items():
-            for path, told in found.items():
-                if isinstance(told, dict):
-                    yield from _parameters(name, path, told, entry, root)
+        for place, states in change.items():
+            for path, state in states.items():
+                if isinstance(state, dict):
+                    yield from _parameters(name, path, state, entry, root)
                     continue
                 old, new = recorded.get(path), (digests or {}).get(path)
-                became = told if new is None else f"modified: {old[:12]} -> {new[:12]}" if old else f"new: {new[:12]}"
-                yield f"{name}: {'output' if 'outs' in kind else kind_of(path)} {path} {became}"
+                became = state if new is None else f"modified: {old[:12]} -> {new[:12]}" if old else f"new: {new[:12]}"
+                yield f"{name}: {'output' if 'outs' in place else kind_of(path)} {path} {became}"
 
 
 def kind_of(path: str) -> str:
-    """What a dependency is called."""
-    return "code" if path.endswith(".py") else "input"
+    """What a dependency is: `code` for Python files and the digests of them in `code/`, else `input`."""
+    return CODE if path.endswith(".py") or path.startswith("code/") else INPUT
 
 
-def _parameters(name: str, path: str, told: Mapping[str, str], entry: Mapping[str, Any], root: Path) -> Iterator[str]:
-    """What became of parameters; DVC names a group, or single values."""
+def _parameters(
+    name: str, path: str, changed: Mapping[str, str], entry: Mapping[str, Any], root: Path
+) -> Iterator[str]:
+    """Lines for changed parameters; DVC names a group, or single values."""
     before, now = entry.get("params", {}).get(path, {}), read_yaml(root / path)
-    for key in told:
-        old, new = leaves(before.get(key), key), leaves(value_of(now, key), key)
-        for leaf in dict.fromkeys((*old, *new)):
-            if old.get(leaf) != new.get(leaf):
-                yield f"{name}: parameter {leaf}: {old.get(leaf, 'absent')} -> {new.get(leaf, 'absent')}"
+    for key in changed:
+        for change in changed_leaves(before.get(key), value_of(now, key), key):
+            yield f"{name}: {change}"
+
+
+def changed_leaves(before: Any, after: Any, prefix: str) -> Iterator[str]:
+    """A line for each leaf under `prefix` that differs between two trees of parameters."""
+    old, new = leaves(before, prefix), leaves(after, prefix)
+    for leaf in dict.fromkeys((*old, *new)):
+        if old.get(leaf) != new.get(leaf):
+            yield f"parameter {leaf}: {old.get(leaf, 'absent')} -> {new.get(leaf, 'absent')}"
 
 
 def leaves(tree: Any, prefix: str) -> dict[str, Any]:
-    """Dotted key -> value of every leaf; nothing for None."""
+    """Dotted key -> value of every leaf; empty for None."""
     if isinstance(tree, Mapping):
-        return {key: value for name, part in tree.items() for key, value in leaves(part, f"{prefix}.{name}").items()}
+        return {
+            key: value
+            for name, part in tree.items()
+            for key, value in leaves(part, f"{prefix}.{name}" if prefix else name).items()
+        }
     return {} if tree is None else {prefix: tree}
 
 
 def value_of(tree: Any, key: str) -> Any:
-    """What stands under a dotted key in nested mappings; None where nothing does."""
+    """The value under a dotted key in nested mappings; None if there is none."""
     for name in key.split("."):
         tree = tree.get(name) if isinstance(tree, Mapping) else None
     return tree

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
 
+from pipeline.graph import CODE, kind_of
 from pipeline.tracking.stage_runs import flatten
 
 METRICS, LOCK, WORKSPACE = "report/metrics.json", "dvc.lock", "workspace"
@@ -56,7 +57,7 @@ def _inputs(stages: Mapping[str, Any]) -> dict[str, str]:
     """Hashes of the prepared data, and of every file of code that a stage ran with."""
     found = {out["path"]: out["md5"] for out in stages.get("prepare_data", {}).get("outs", [])}
     for stage in stages.values():
-        found |= {f"code {dep['path']}": dep["md5"] for dep in stage.get("deps", []) if dep["path"].endswith(".py")}
+        found |= {f"code {dep['path']}": dep["md5"] for dep in stage.get("deps", []) if kind_of(dep["path"]) == CODE}
     return found
 
 
@@ -86,7 +87,7 @@ def print_changes(before: str, after: str, console: Console | None = None) -> No
             console.print(f"{title}: the same in {before} and {after}")
 
 
-def _short(hashes: dict[str, str]) -> dict[str, str]:
+def _short(hashes: Mapping[str, str]) -> dict[str, str]:
     return {name: value[:12] for name, value in hashes.items()}
 
 

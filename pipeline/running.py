@@ -11,18 +11,20 @@ from typing import Any
 
 from jobs.stage import Terminated
 from pipeline import experiments
-from pipeline.execution import CANCELLED, FAILED, Outcome, command_of
+from pipeline.execution import CANCELLED, FAILED, Outcome
 from pipeline.graph import Graph
+from pipeline.parameters import is_as_here
 from pipeline.tracking.replay import EXPERIMENT_VARIABLE, replay
 from pipeline.tracking.replay import FAILED as FAILED_RUN
 from pipeline.tracking.replay import FINISHED as FINISHED_RUN
 from pipeline.tracking.replay import KILLED as KILLED_RUN
 from pipeline.walk import Walk
+from pipeline.worktree import restore
 
 
 @contextlib.contextmanager
 def at(root: Path, name: str) -> Iterator[None]:
-    """Work in the tree at `root` as experiment `name` (empty: none): the current folder, and what tracking calls it."""
+    """Make the tree at `root` the current folder, and `name` the experiment's name for tracking (empty: none)."""
     before, variable = os.getcwd(), os.environ.get(EXPERIMENT_VARIABLE)
     os.chdir(root)
     if name:
@@ -38,7 +40,7 @@ def at(root: Path, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Take SIGTERM like an interrupt: what runs is ended in order, and recorded."""
+    """Raise Terminated at SIGTERM: like an interrupt, it ends the running stages in order and records them."""
 
     def terminate(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -52,36 +54,36 @@ def terminable() -> Iterator[None]:
 
 
 def status_of(outcomes: Sequence[Outcome]) -> str:
-    """What MLflow calls a walk with these outcomes."""
+    """The status in MLflow of a walk with these outcomes."""
     if any(outcome.status == CANCELLED for outcome in outcomes):
         return KILLED_RUN
     return FINISHED_RUN if all(outcome.is_done for outcome in outcomes) else FAILED_RUN
 
 
 def repeat(stage: str, root: Path) -> str:
-    """The command that runs one stage again, for people."""
-    return f"cd {shlex.quote(str(root))} && dvc {shlex.join(command_of(stage)[3:])}"
+    """The command with which a person runs one stage again."""
+    return f"cd {shlex.quote(str(root))} && dvc --wait-for-lock repro --single-item {shlex.quote(stage)}"
 
 
 def place_for(document: Any, *, name: str, preset: str) -> tuple[Path, str]:
-    """(tree, experiment): this tree and no experiment for the parameters that lie here, else a worktree.
+    """(tree, experiment): this tree and no experiment for the parameters of params.yaml, else a worktree.
 
-    A name makes an experiment of them in any case.
+    With a name it is an experiment in any case.
     """
-    if not name and experiments.is_as_here(document):
+    if not name and is_as_here(document):
         return Path.cwd(), ""
     name = name or f"{(preset or 'run').replace(' ', '-')}-{time.strftime('%m%d-%H%M%S')}"
     folder = experiments.prepare(name, document, preset=preset)
-    # Held: a walk that is in it writes what this would replace.
+    # Held: this would overwrite the files of a walk in it.
     with experiments.hold(folder):
-        experiments.restore(folder)
+        restore(folder)
     return folder, name
 
 
 def run_plainly(
     document: Any, *, name: str = "", preset: str = "", targets: Sequence[str] = (), force: bool = False
 ) -> Sequence[Outcome]:
-    """Walk, replay into MLflow, verify, save; returns what became of the stages. Raises ValueError as `Walk` does."""
+    """Walk, replay into MLflow, verify, save; returns the outcomes of all stages. Raises ValueError as `Walk` does."""
     root, name = place_for(document, name=name, preset=preset)
     if name:
         print(f"experiment {name} in {root}", flush=True)
@@ -102,28 +104,26 @@ def run_plainly(
 
 
 def nothing_to_run(root: Path = Path(), *, targets: Sequence[str], force: bool, dry: bool) -> bool:
-    """Whether the tree at `root` is as its params.yaml, code and data say, which is told; `dry` tells what is not."""
+    """Whether everything in the tree at `root` is up to date; prints so, or, with `dry`, what would run."""
     graph = Graph(root, targets)
     stages = list(graph.stages) if force else graph.affected()
     if not stages:
-        print("nothing to run: all is as parameters, code and data say")
+        print("nothing to run: everything is up to date with parameters, code and data")
     elif dry:
         print(
-            "\n".join(
-                f"{name}{'' if name in graph.changes or force else ' (if what it reads changes)'}" for name in stages
-            )
+            "\n".join(f"{name}{'' if name in graph.changes or force else ' (if its inputs change)'}" for name in stages)
         )
     return not stages
 
 
 def report(outcomes: Sequence[Outcome], root: Path, seconds: float, name: str) -> None:
-    """Print what ran, and for what failed its last lines and the command that repeats it."""
+    """Print a summary, and for each failed stage its last lines and the command that repeats it."""
     counts: Mapping[str, int] = {
         status: sum(outcome.status == status for outcome in outcomes)
         for status in dict.fromkeys(outcome.status for outcome in outcomes)
     }
-    told = ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing to run"
-    print(f"{len(outcomes)} stages in {seconds:.0f} s: {told}", flush=True)
+    summary = ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing to run"
+    print(f"{len(outcomes)} stages in {seconds:.0f} s: {summary}", flush=True)
     for outcome in outcomes:
         if outcome.status == FAILED:
             print("\n".join(("", f"{outcome.stage} failed; the end of {outcome.log}:", *outcome.last_lines)))
@@ -131,4 +131,4 @@ def report(outcomes: Sequence[Outcome], root: Path, seconds: float, name: str) -
     if name and all(outcome.is_done for outcome in outcomes):
         print(f"experiment {name}: dvc exp show; dvc exp apply {name}")
     elif name:
-        print(f"experiment {name}: mend that; the same command with --name {name} goes on with it")
+        print(f"experiment {name}: see the output above. Fix it and rerun with --name {name}: training resumes")

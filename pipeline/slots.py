@@ -1,5 +1,7 @@
-"""Cores and GPUs, shared by all walks of this repository and its worktrees: a file lock each, which the kernel releases
-with its holder. SEMMAE_SLOTS names a folder that several repositories on one machine share instead."""
+"""Cores and GPUs as slots: a file lock each, which the kernel releases when its holder dies.
+
+All walks of this repository and its worktrees share them; SEMMAE_SLOTS names a folder that several repositories share.
+"""
 
 import contextlib
 import fcntl
@@ -20,14 +22,14 @@ LOOK_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Needs:
-    """What a stage occupies: `count` cores or GPUs."""
+    """The slots that a stage occupies: `count` cores or GPUs."""
 
     kind: str
     count: int
 
 
 def available(kind: str) -> int:
-    """Cores that this process may use, or GPUs of the machine (those of CUDA_VISIBLE_DEVICES where it is set)."""
+    """How many cores this process may use, or how many GPUs: all, or those of CUDA_VISIBLE_DEVICES if it is set."""
     return len(cores() if kind == CPU else gpus())
 
 
@@ -39,7 +41,7 @@ def cores() -> tuple[str, ...]:
 
 @cache
 def gpus() -> tuple[str, ...]:
-    """The devices as CUDA_VISIBLE_DEVICES names them."""
+    """The names of the GPUs, as CUDA_VISIBLE_DEVICES takes them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return tuple(name for name in map(str.strip, visible.split(",")) if name not in ("", "-1"))
@@ -52,9 +54,9 @@ def gpus() -> tuple[str, ...]:
 
 
 def needs_of(device: str, *, threads: int, processes: int, allowed: str) -> Needs:
-    """What a stage of `meta.device` occupies under `compute`: device `allowed`, `threads` and `processes`.
+    """The slots of a stage with `meta.device` under `compute`: its device `allowed`, `threads` and `processes`.
 
-    A machine without GPU runs everything on its cores. More than there is counts as all there is.
+    Without a GPU everything runs on cores. A need for more than the machine has is cut to all of them.
     """
     if device == GPU and allowed != CPU and available(GPU):
         return Needs(GPU, min(processes, available(GPU)))
@@ -63,16 +65,16 @@ def needs_of(device: str, *, threads: int, processes: int, allowed: str) -> Need
 
 @contextlib.contextmanager
 def occupy(needs: Needs, *, is_cancelled: Callable[[], bool] = lambda: False) -> Iterator[list[str]]:
-    """Wait for the slots, hold them, and yield their names; InterruptedError when `is_cancelled` turns true while waiting.
+    """Wait for the slots, hold them, and yield their names; InterruptedError if `is_cancelled` becomes true while it waits.
 
-    All at once or none, one taker at a time: two who want many cannot wait for each other's half.
+    Takes all at once or none, one taker at a time: two that want many cannot each hold half and wait for the other.
     """
     folder = _folder()
     folder.mkdir(parents=True, exist_ok=True)
     held: list[tuple[str, IO[str]]] = []
     while not held:
         if is_cancelled():
-            raise InterruptedError("cancelled while it waited for a slot")
+            raise InterruptedError("cancelled while waiting for a slot")
         with open(folder / "gate", "a", encoding="utf-8") as gate:
             fcntl.flock(gate, fcntl.LOCK_EX)
             held = _take(folder, needs)
@@ -116,17 +118,17 @@ def _locked(path: Path) -> IO[str] | None:
 def alone(
     job: str, *, is_cancelled: Callable[[], bool] = lambda: False, on_wait: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
-    """Wait until no other walk of this repository is at `job`, and keep others from it; InterruptedError as `occupy`.
+    """Wait until no other walk of this repository runs `job`, then keep others from it; InterruptedError as `occupy`.
 
-    Two experiments that need the same result would both compute it, or meet at its checkpoint; so the second finds it in
-    DVC's run cache. on_wait: called once where it has to wait.
+    Without it two experiments that need the same result would both compute it, or collide at its checkpoint. With it the
+    second finds the result in DVC's run cache. on_wait: called once if it has to wait.
     """
     path = state_folder() / "jobs" / job
     path.parent.mkdir(parents=True, exist_ok=True)
     waited = False
     while (file := _locked_as_named(path)) is None:
         if is_cancelled():
-            raise InterruptedError("cancelled while it waited for another walk")
+            raise InterruptedError("cancelled while waiting for another walk")
         if not waited:
             waited = True
             on_wait()
@@ -141,22 +143,11 @@ def alone(
 def _locked_as_named(path: Path) -> IO[str] | None:
     file = _locked(path)
     try:
-        # Its last holder may have removed the file that was opened here: a lock on that keeps nobody out.
+        # The last holder may have removed the file after it was opened here: a lock on that file keeps nobody out.
         if file is None or os.path.samestat(os.fstat(file.fileno()), path.stat()):
             return file
     except FileNotFoundError:
         pass
-    file.close()
+    if file is not None:
+        file.close()
     return None
-
-
-def held_slots() -> list[str]:
-    """Slots that somebody holds at this moment, as `cpu-0`."""
-    found = []
-    for path in sorted(_folder().glob("?pu-*")):
-        file = _locked(path)
-        if file is None:
-            found.append(path.name)
-        else:
-            file.close()
-    return found

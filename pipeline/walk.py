@@ -1,11 +1,9 @@
-"""The walk over DVC's graph: independent stages side by side on the slots that there are.
+"""The walk over DVC's graph: independent stages run side by side, as many as there are slots.
 
-DVC runs one stage after the other. Here every stage is one `dvc repro --single-item` as soon as what it reads is there.
-A walk ends with a plain `dvc repro`, which must find nothing to do: DVC itself says whether the walk was right.
+DVC runs one stage after the other. A walk starts each stage, like `dvc repro --single-item`, once its inputs are there.
+At the end DVC must find nothing left to do: it checks the walk.
 """
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,21 +15,21 @@ from config.params import load_params, load_runtime, read_yaml
 from jobs.dvc_lock import digests_of, stage_entries
 from jobs.state import STATE_FOLDER
 from pipeline.execution import CANCELLED, SKIPPED, UNCHANGED, Outcome, execute
-from pipeline.graph import Graph, value_of
+from pipeline.graph import CODE, Graph, kind_of, value_of
 from pipeline.slots import CPU, Needs, needs_of
 from pipeline.tracking.replay import key_of
 from shards.files import md5_of
 
 Report = Callable[[str, str], None]
-# DVC writes dvc.lock in less.
+# Longer than DVC takes to write dvc.lock.
 WRITE_SECONDS = 5.0
 
 
 class Walk:
-    """The stages of the repository at `root` that `targets` need, and how each is run.
+    """The stages of the repository at `root` that `targets` need, and how to run each.
 
-    stages: those that may have to run, upstream first; nothing else is looked at again. force: all of them, whether
-    changed or not. Raises ValueError for bad parameters, unknown targets, or a damaged dvc.lock.
+    stages: those that may have to run, upstream first. force: run all of them, changed or not. Raises ValueError for bad
+    parameters, unknown targets, or a damaged dvc.lock.
     """
 
     def __init__(self, root: Path, *, targets: Sequence[str] = (), force: bool = False, label: str = "") -> None:
@@ -44,41 +42,45 @@ class Walk:
         self.logs = root / STATE_FOLDER / "logs" / (label or time.strftime("%Y%m%d-%H%M%S"))
 
     def upstream(self, stage: str) -> list[str]:
-        """The stages of this walk that must be done before `stage`."""
+        """The stages of this walk that must end before `stage` starts."""
         return [name for name in self.graph.stages[stage].upstream if name in self.stages]
 
     def needs(self, stage: str) -> Needs:
-        """What `stage` occupies of this machine: processes on other nodes do not count, nor those of a job of SLURM."""
-        compute, found = self.params.compute, self.graph.stages[stage]
-        if found.meta.get("distributed") and self.runtime.launcher == "slurm":
+        """The cores or GPUs of this machine that `stage` occupies; processes on other nodes and in SLURM jobs do not count."""
+        compute, node = self.params.compute, self.graph.stages[stage]
+        if node.meta.get("distributed") and self.runtime.launcher == "slurm":
             return Needs(CPU, 1)
         processes = 1
-        if found.meta.get("distributed"):
+        if node.meta.get("distributed"):
             processes = max(1, compute.world_size // self.runtime.nodes)
-        elif found.meta.get("sharded") and not (self.runtime.engine == "ray" and self.runtime.ray_address):
+        elif node.meta.get("sharded") and not (self.runtime.engine == "ray" and self.runtime.ray_address):
             processes = self.runtime.shard_workers
-        return needs_of(found.device, threads=compute.threads, processes=processes, allowed=compute.device)
+        return needs_of(node.device, threads=compute.threads, processes=processes, allowed=compute.device)
 
     def digests(self) -> dict[str, str]:
-        """Twelve digits over the outs of each stage as dvc.lock has them at this moment, of those that have any."""
+        """Stage -> twelve digits over its outs, as dvc.lock has them now; stages without outs are left out."""
         outs = {stage: digests_of(entry) for stage, entry in stage_entries(self.root / "dvc.lock").items()}
-        return {stage: key_of(stage, found)[:12] for stage, found in outs.items() if found}
+        return {stage: key_of(stage, digests)[:12] for stage, digests in outs.items() if digests}
 
     def job(self, stage: str) -> str:
-        """A name for what `stage` computes, when those upstream are done: the same in every tree where that is the same."""
-        found = self.graph.stages[stage]
-        code = [self.root / path for path in found.deps if path.endswith(".py")]
-        entries = self._entries()
+        """A name for the result of `stage`, once its upstream stages are done: trees that compute the same have the same name."""
+        node, entries = self.graph.stages[stage], self._entries()
+        code = [self.root / path for path in node.deps if kind_of(path) == CODE]
+        # The code of each stage is an out of one stage: of those only its own counts.
+        upstream = [
+            {path: md5 for path, md5 in digests_of(entries.get(name, {})).items() if kind_of(path) != CODE}
+            for name in node.upstream
+        ]
         inputs = {
-            "command": found.command,
+            "command": node.command,
             "code": [md5_of(path) for path in code if path.is_file()],
-            "params": [self._values(path, keys) for path, keys in found.params.items()],
-            "upstream": [digests_of(entries.get(name, {})) for name in found.upstream],
+            "params": [self._values(path, keys) for path, keys in node.params.items()],
+            "upstream": upstream,
         }
         return key_of(stage, inputs)
 
     def _entries(self) -> Mapping[str, Mapping[str, Any]]:
-        """The stages of dvc.lock, also at a moment in which a DVC writes it: it does so in place."""
+        """The stages of dvc.lock; waits while DVC writes the file, which it does in place."""
         deadline = time.monotonic() + WRITE_SECONDS
         while True:
             try:
@@ -93,7 +95,7 @@ class Walk:
         return {key: value_of(values, key) for key in keys} if keys else values
 
     def run(self, stage: str, on_line: Callable[[str], None]) -> Outcome:
-        """Run one stage; the caller sees to the order. The outcome is kept in `finished`."""
+        """Run one stage and keep its outcome in `finished`; the caller is responsible for the order."""
         self.finished[stage] = execute(
             stage,
             root=self.root,
@@ -108,9 +110,9 @@ class Walk:
         return self.finished[stage]
 
     def run_all(self, report: Report) -> list[Outcome]:
-        """Run every stage from threads of this process; one that fails keeps those downstream of it from running.
+        """Run every stage, each in a thread; stages downstream of a failed one are skipped.
 
-        report: (stage, line). An interrupt cancels what runs, waits for it, and is raised again.
+        report: called with (stage, line). An interrupt cancels the running stages, waits for them, and is raised again.
         """
         outcomes: dict[str, Future[Outcome]] = {}
 
@@ -119,7 +121,7 @@ class Walk:
                 return Outcome(stage, CANCELLED if self.cancelled.is_set() else SKIPPED)
             return self.run(stage, lambda line: report(stage, line))
 
-        # A thread a stage: those that wait cost nothing, and the slots decide how many run.
+        # One thread a stage: waiting costs nothing, and the slots decide how many run.
         with ThreadPoolExecutor(max(1, len(self.stages))) as pool:
             for stage in self.stages:
                 outcomes[stage] = pool.submit(run, stage, [outcomes[name] for name in self.upstream(stage)])
@@ -130,17 +132,14 @@ class Walk:
                 raise
 
     def verify(self) -> None:
-        """ValueError when a plain `dvc repro` would do anything; it is only asked, for a wrong answer may cost hours."""
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--dry", *self.targets]
-        answer = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False)
-        # It says so as well of what it would restore.
-        left = [line.split("'")[1] for line in answer.stdout.splitlines() if line.startswith("Running stage '")]
-        if answer.returncode or left:
-            told = f"it would run {', '.join(left)}" if left else " ".join(answer.stderr.split())
-            raise ValueError(f"walk: `dvc repro` does not find everything done: {told}; run `semmae run` again")
+        """Ask DVC, without running anything, whether everything is done; ValueError if it would run or restore a stage."""
+        if left := Graph(self.root, self.targets, wait=True).affected():
+            raise ValueError(
+                f"walk: DVC does not find everything done: it would run {', '.join(left)}; run `semmae run` again"
+            )
 
 
 def unchanged(graph: Graph, walked: Iterable[str]) -> list[Outcome]:
-    """The stages that a walk did not have to touch."""
+    """The stages that a walk did not have to run."""
     seen = set(walked)
     return [Outcome(name, UNCHANGED) for name in graph.stages if name not in seen]

@@ -1,6 +1,5 @@
-"""The servers behind the web pages: Prefect with a worker, and MLflow, on loopback by default, started and ended as one."""
+"""The servers of the web pages: Prefect with a worker, and MLflow, on loopback by default, started and ended together."""
 
-import asyncio
 import contextlib
 import io
 import ipaddress
@@ -21,80 +20,69 @@ from config.redaction import redacted, without_user
 from jobs.notes import read_note, write_note
 from jobs.state import main_worktree, state_folder
 from jobs.supervision import end_tree, identity, is_alive
-from pipeline.slots import CPU, GPU, available
 from pipeline.tracking.replay import client, tracking_uri
 
 LOOPBACK, ANY = "127.0.0.1", "0.0.0.0"
 POOL, DEPLOYMENT = "semmae", "pipeline"
 WARNING = (
-    "warning: {host}: neither server asks who somebody is: whoever reaches its port reads all results, and runs code here as "
-    "you. Let a firewall keep others out; for yourself an SSH tunnel to the loopback address is enough"
+    "warning: {host}: no authentication: whoever reaches a port of these servers reads all results and can run code as you. "
+    "Keep others out with a firewall; for yourself an SSH tunnel to the loopback address is enough"
 )
 START_SECONDS = 120
-# Prefect keeps them in the server's memory by default: the slots of a server that died would stay taken for ever.
-LEASES, LEASES_ON_DISK = (
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE",
-    "prefect.server.concurrency.lease_storage.filesystem",
-)
-# A run from the form begins when the worker asks for it, by default every ten seconds.
+# The worker asks for new runs this often; Prefect's default is ten seconds.
 POLL = {"PREFECT_WORKER_QUERY_SECONDS": "1"}
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     "DO_NOT_TRACK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # Runs nothing of ours, and takes seven processes and 800 MB.
+    # Not used here, and it takes seven processes and 800 MB.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
 
 
 def state() -> dict[str, Any]:
-    """What `semmae up` started: name -> process, address. Empty where nothing was."""
+    """The services that `semmae up` started: name -> process, address."""
     return read_note(_folder() / "services.json")
 
 
 def api_url() -> str:
-    """The Prefect API to talk to: PREFECT_API_URL, or the server of `semmae up` while it lives; empty without any."""
+    """The address of Prefect's API: PREFECT_API_URL, or the server of `semmae up` while it runs; empty if there is none."""
     if os.environ.get("PREFECT_API_URL"):
         return os.environ["PREFECT_API_URL"]
-    found = state().get("prefect", {})
-    if not is_alive(found.get("process", "")):
+    server = state().get("prefect", {})
+    if not is_alive(server.get("process", "")):
         return ""
-    os.environ.update(_prefect_environment(found["url"]))
+    os.environ.update(_prefect_environment(server["url"]))
     return os.environ["PREFECT_API_URL"]
 
 
 def mlflow_url() -> str:
-    """The address of MLflow's pages; empty where none is known to be served."""
+    """The address of MLflow's pages; empty if no server is known."""
     if tracking_uri().startswith("http"):
         return tracking_uri()
-    found = state().get("mlflow", {})
-    return found["url"] if is_alive(found.get("process", "")) else ""
+    server = state().get("mlflow", {})
+    return server["url"] if is_alive(server.get("process", "")) else ""
 
 
 def run_page(experiment: str, run: str) -> str:
-    """Where MLflow shows a run; empty where no server is known."""
+    """The address of a run's page in MLflow; empty if no server is known."""
     return f"{without_user(mlflow_url())}/#/experiments/{experiment}/runs/{run}" if mlflow_url() else ""
 
 
-def limit_name(kind: str) -> str:
-    """Of the Prefect limit that admits stages on this machine."""
-    return f"semmae-{kind}-{socket.gethostname()}"
-
-
 def worker_name() -> str:
-    """Of the Prefect worker of this machine."""
+    """The name of this machine's Prefect worker."""
     return f"semmae-{socket.gethostname()}"
 
 
 def up(*, prefect_port: int, mlflow_port: int, host: str = LOOPBACK) -> None:
-    """Start what PREFECT_API_URL and MLFLOW_TRACKING_URI do not name already, register the pipeline, start a worker.
+    """Start the servers that PREFECT_API_URL and MLFLOW_TRACKING_URI do not name, register the pipeline, start a worker.
 
-    host: the IPv4 address that they listen on; with another than a loopback one a warning is printed, for neither server
-    asks who somebody is. Raises ValueError where something is up already, an address is none of this machine, a port is
-    taken, or a server does not start.
+    host: the IPv4 address to listen on; prints a warning unless it is a loopback address, because the servers have no
+    authentication. Raises ValueError if a service is up already, the address is not one of this machine, a port is taken, or
+    a server does not start.
     """
-    running = [name for name, found in state().items() if is_alive(found["process"])]
+    running = [name for name, service in state().items() if is_alive(service["process"])]
     if running:
         raise ValueError(f"{', '.join(running)}: up already; `semmae down` ends them")
     names = names_of(host)
@@ -111,8 +99,10 @@ def up(*, prefect_port: int, mlflow_port: int, host: str = LOOPBACK) -> None:
             _start("prefect", words, url, health=f"{url}/api/health", settings=settings)
         if own_mlflow:
             url = f"http://{_own_address(host)}:{mlflow_port}"
-            with client() as found:
-                found.search_experiments(max_results=1)  # creates the database before the server's processes meet at it
+            with client() as tracking:
+                tracking.search_experiments(
+                    max_results=1
+                )  # creates the database before the server's processes race for it
             words = ["mlflow", "server", "--host", host, "--port", str(mlflow_port), "--workers", "1"]
             words += ["--default-artifact-root", (main_worktree() / "tracking" / "artifacts").as_uri()]
             settings = _mlflow_server_settings(names, mlflow_port)
@@ -132,8 +122,9 @@ def up(*, prefect_port: int, mlflow_port: int, host: str = LOOPBACK) -> None:
 
 
 def names_of(host: str) -> list[str]:
-    """Names and addresses of this machine under which servers that listen on `host` answer a browser: no page of another
-    name may ask them for anything. Raises ValueError where `host` is no IPv4 address of this machine.
+    """The names and addresses under which servers that listen on `host` answer a browser; pages of other sites are refused.
+
+    Raises ValueError if `host` is no IPv4 address of this machine.
     """
     try:
         address = ipaddress.IPv4Address(host)
@@ -141,34 +132,36 @@ def names_of(host: str) -> list[str]:
             probe.bind((host, 0))
     except (ValueError, OSError):
         raise ValueError(f"--host {shown(host)}: expected an IPv4 address of this machine, or {ANY} for all") from None
-    every = [
-        found.address for names in psutil.net_if_addrs().values() for found in names if found.family == socket.AF_INET
-    ]
+    every = [one.address for card in psutil.net_if_addrs().values() for one in card if one.family == socket.AF_INET]
     own = [LOOPBACK, "localhost"] if address.is_loopback else [socket.gethostname()]
     others = [LOOPBACK, "localhost", *every] if host == ANY else [host]
     return list(dict.fromkeys((*own, *others)))
 
 
 def down(*, quiet: bool = False) -> None:
-    """End the processes that `up` started, the worker first so that what it runs is cancelled in order."""
-    found = state()
+    """End the processes that `up` started, the worker first: its runs are cancelled in order."""
+    services = state()
     for name in ("worker", "mlflow", "prefect"):
-        process = found.get(name, {}).get("process", "")
+        process = services.get(name, {}).get("process", "")
         if is_alive(process):
             end_tree(int(process.partition(":")[0]))
             if not quiet:
                 print(f"{name}: ended")
     (_folder() / "services.json").unlink(missing_ok=True)
-    if not found and not quiet:
+    if not services and not quiet:
         print("nothing is up")
 
 
 def deploy() -> None:
-    """Register pool, limits and deployment on the server of PREFECT_API_URL; again changes what is there."""
+    """Register work pool and deployment, with its form, on the server of PREFECT_API_URL; replaces an earlier deployment."""
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
-    asyncio.run(_register_limits())
     from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
 
+    with get_client(sync_client=True) as prefect, contextlib.suppress(ObjectAlreadyExists):
+        prefect.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
     source = flow.from_source(source=str(main_worktree()), entrypoint="pipeline/scheduling/flow.py:semmae")
     with contextlib.redirect_stdout(io.StringIO()):
         source.deploy(
@@ -183,20 +176,8 @@ def deploy() -> None:
         )
 
 
-async def _register_limits() -> None:
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectAlreadyExists
-
-    async with get_client() as found:
-        with contextlib.suppress(ObjectAlreadyExists):
-            await found.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-        for kind in (CPU, GPU):
-            await found.upsert_global_concurrency_limit_by_name(limit_name(kind), available(kind))
-
-
 def _start(name: str, words: list[str], url: str, *, health: str, settings: Mapping[str, str] | None = None) -> None:
-    """Start a service that outlives this command; returns when it answers."""
+    """Start a service that outlives this command, and wait until its `health` address answers."""
     _folder().mkdir(parents=True, exist_ok=True)
     path = _folder() / f"{name}.log"
     environment = {**QUIET, **POLL, **os.environ, **(settings or {}), "PYTHONUNBUFFERED": "1"}
@@ -209,8 +190,8 @@ def _start(name: str, words: list[str], url: str, *, health: str, settings: Mapp
     deadline = time.monotonic() + START_SECONDS
     while health and not _answers(health):
         if process.poll() is not None or time.monotonic() > deadline:
-            told = path.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-            raise ValueError(f"{name}: did not start; {path} ends with: {redacted(told[0])}")
+            last = path.read_text(errors="replace").strip().splitlines()[-1:] or ["(it is empty)"]
+            raise ValueError(f"{name}: did not start; {path} ends with: {redacted(last[0])}")
         time.sleep(0.2)
 
 
@@ -233,23 +214,23 @@ def _is_taken(host: str, port: int) -> bool:
 
 
 def _own_address(host: str) -> str:
-    """Where this machine itself finds what listens on `host`."""
+    """The address under which this machine reaches a server that listens on `host`."""
     return LOOPBACK if host == ANY else host
 
 
 def _prefect_server_settings(names: Sequence[str], port: int) -> Mapping[str, str]:
-    """Prefect lets pages of any origin call its API by default: whatever site is open in a browser could start runs."""
+    """By default pages of any origin may call Prefect's API: any site open in a browser could start runs."""
     settings = {
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}:{port}" for name in names),
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
-        # Relative, so that the page asks the server that it came from, under whatever name.
+        # Relative: the page asks the server that it came from, under whatever name.
         "PREFECT_UI_API_URL": "/api",
     }
     return {name: value for name, value in settings.items() if name not in os.environ}
 
 
 def _mlflow_server_settings(names: Sequence[str], port: int) -> Mapping[str, str]:
-    """By the environment, for a command is read by every user of the machine, and a database may have a password."""
+    """As environment variables: every user of the machine can read a command line, and a database may have a password."""
     allowed = {
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(f"{name}:{port}" for name in names),
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}:{port}" for name in names),
@@ -259,13 +240,8 @@ def _mlflow_server_settings(names: Sequence[str], port: int) -> Mapping[str, str
 
 
 def _prefect_environment(url: str) -> Mapping[str, str]:
-    """Of every process that talks to our own server: its address, and a home of its own."""
-    return {
-        "PREFECT_API_URL": f"{url}/api",
-        "PREFECT_HOME": str(_folder() / "prefect"),
-        LEASES: LEASES_ON_DISK,
-        **QUIET,
-    }
+    """The environment of every process that talks to our own server: its address, and a home of its own."""
+    return {"PREFECT_API_URL": f"{url}/api", "PREFECT_HOME": str(_folder() / "prefect"), **QUIET}
 
 
 def _folder() -> Path:

@@ -11,12 +11,12 @@ from dvc.repo import Repo
 
 from jobs.state import state_folder
 from pipeline.doctor.checks import examine
-from pipeline.slots import CPU, Needs, held_slots, occupy
+from pipeline.slots import CPU, Needs, occupy
 from shards.files import md5_of
 from tests.chaos.artefacts import KINDS, harm
 from tests.chaos.conftest import OUTS, SILENT
 from tests.conftest import wait_until
-from tests.pipeline.conftest import digest_by_path, make_small
+from tests.pipeline.conftest import digest_by_path, held_slots, make_small
 
 ONE = Needs(CPU, 1)
 

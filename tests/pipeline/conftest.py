@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from config.presets import compose, write_params
+from pipeline import slots
 from tests.conftest import ROOT
 
 IDENTITY = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -44,14 +45,30 @@ def make_small(folder, stages, files=None):
 
 @pytest.fixture(scope="module")
 def surroundings():
-    """What every process of these tests finds in its environment: this code, this Python, somebody who commits."""
+    """The environment of every process of these tests: this code, this Python, an author for commits."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**IDENTITY, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1", "SHELL": "/bin/sh"}.items():
             patch.setenv(name, value)
         patch.setenv("PATH", os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"])))
-        for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "SEMMAE_EXPERIMENT", "CUDA_VISIBLE_DEVICES"):
+        # Without SEMMAE_SLOTS each repository has slots of its own, and no test waits for those of another.
+        for name in (
+            "MLFLOW_TRACKING_URI",
+            "PREFECT_API_URL",
+            "SEMMAE_EXPERIMENT",
+            "CUDA_VISIBLE_DEVICES",
+            "SEMMAE_SLOTS",
+        ):
             patch.delenv(name, raising=False)
         yield patch
+
+
+def enter_copy(folder, target, monkeypatch):
+    """A copy of a repository that one test may change, as the current folder; it has two cores and two GPUs."""
+    shutil.copytree(folder, target, symlinks=True)
+    monkeypatch.chdir(target)
+    monkeypatch.setattr(slots, "cores", lambda: ("0", "1"))
+    monkeypatch.setattr(slots, "gpus", lambda: ("4", "9"))
+    return target
 
 
 def repro(folder, *words):
@@ -91,3 +108,15 @@ def marked(mark):
     """The processes that have `mark` in their command."""
     found = psutil.process_iter(["cmdline"])
     return [process for process in found if any(mark in word for word in process.info["cmdline"] or [])]
+
+
+def held_slots():
+    """The slots that are held at this moment, as `cpu-0`."""
+    held = []
+    for path in sorted(slots._folder().glob("?pu-*")):
+        file = slots._locked(path)
+        if file is None:
+            held.append(path.name)
+        else:
+            file.close()
+    return held

@@ -1,0 +1,103 @@
+"""A git worktree that holds the user's tree as it lies, with other parameters and DVC's cache shared."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from config.presets import write_params
+from jobs.code import ROOMS
+from jobs.state import main_worktree
+from shards.files import write_text
+
+# Files in these folders are code, also while git does not know them.
+CODE_FOLDERS = (*ROOMS, "presets")
+
+
+def make(folder: Path, document: Any, preset: str) -> None:
+    """Make the worktree `folder` of the tree that the current folder is in, with the parameters of `document`."""
+    here = Path(git("rev-parse", "--show-toplevel", folder=Path.cwd()))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    discard(folder)
+    git("worktree", "add", "--quiet", "--detach", str(folder), git("rev-parse", "HEAD", folder=here))
+    if uncommitted := _uncommitted(here):
+        # The files of the working tree, as changes over the commit: an experiment is compared with that.
+        git("read-tree", "-m", "-u", "HEAD", uncommitted, folder=folder)
+    for path in untracked_code(here):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(here / path, folder / path)
+    if (here / "dvc.lock").is_file():
+        shutil.copyfile(here / "dvc.lock", folder / "dvc.lock")
+    write_params(document, folder / "params.yaml", preset=preset)
+    write_text(folder / ".dvc" / "config.local", f'[cache]\n    dir = "{_cache_of(here)}"\n')
+    _link_inputs(folder, here, str(document["data"]["path"]))
+
+
+def discard(folder: Path) -> None:
+    """Remove a worktree, also one that is half made."""
+    if folder.exists():
+        # Removes links, and not what they lead to.
+        shutil.rmtree(folder)
+    git("worktree", "prune")
+
+
+def restore(folder: Path) -> None:
+    """Check out every out of dvc.lock that the cache has, so that a walk runs only what changed."""
+    if not (folder / "dvc.lock").is_file():
+        return
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "checkout", "--quiet", "--allow-missing", "--force"]
+    subprocess.run(command, cwd=folder, capture_output=True, check=False)
+
+
+def untracked_code(root: Path) -> list[str]:
+    """Code files of a tree that git does not know yet."""
+    folders = [name for name in CODE_FOLDERS if (root / name).is_dir()]
+    listed = git("ls-files", "--others", "--exclude-standard", "-z", "--", *folders, folder=root) if folders else ""
+    return [path for path in listed.split("\0") if path]
+
+
+def git(*words: str, folder: Path | None = None) -> str:
+    """The output of a git command in `folder`, by default the main worktree; ValueError of one line if it fails."""
+    answer = subprocess.run(
+        ["git", "-C", str(folder or main_worktree()), *words], capture_output=True, text=True, check=False
+    )
+    if answer.returncode:
+        raise ValueError(f"git {words[0]}: {' '.join(answer.stderr.split()) or answer.returncode}")
+    return answer.stdout.strip()
+
+
+def _uncommitted(root: Path) -> str:
+    """A commit of the tracked files as they lie in `root`, which itself does not change; empty if they equal HEAD."""
+    answer = subprocess.run(["git", "-C", str(root), "stash", "create"], capture_output=True, text=True, check=False)
+    # If files were only touched, git ends with 1 and prints nothing.
+    if answer.returncode and answer.stderr.strip():
+        raise ValueError(f"git stash create: {' '.join(answer.stderr.split())}")
+    return answer.stdout.strip()
+
+
+def _cache_of(root: Path) -> str:
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        return repo.cache.local_cache_dir
+
+
+def _link_inputs(folder: Path, here: Path, images: str) -> None:
+    """Link the inputs that git does not have from `here` into the worktree: images, checkpoints, listings."""
+    from dvc.repo import Repo
+
+    with Repo(str(folder)) as repo:
+        outs = {Path(out.def_path) for out in repo.index.outs}
+        deps = {os.path.normpath(dep.def_path) for dep in repo.index.deps}
+    for dep in map(Path, sorted({*deps, os.path.normpath(images)})):
+        path, target = (Path(os.path.normpath(root / dep)) for root in (here, folder))
+        is_out = any(dep == out or out in dep.parents or dep in out.parents for out in outs)
+        if is_out or not path.exists() or path.resolve() == target.resolve():
+            continue
+        if not target.is_relative_to(folder) and (target.exists() or not target.is_relative_to(folder.parent)):
+            raise ValueError(f"{dep}: leads out of the repository, to another place from a worktree; use {path}")
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target) if path.suffix == ".py" else target.symlink_to(path)
