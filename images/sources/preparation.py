@@ -19,7 +19,7 @@ from images.sources.entries import shown
 from images.sources.items import Encoded, Item, Rejection, Source
 from shards.files import whole_file
 from shards.image_shard_writer import ImageShardWriter
-from shards.image_shards import SPLITS
+from shards.row_index import SPLITS
 
 # Where the same bytes lie in several splits, the first of these keeps them.
 PRECEDENCE = ("test", "val", "train")
