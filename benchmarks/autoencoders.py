@@ -6,6 +6,7 @@ mean over hidden patches of the squared error to pixels normalised by patch.
 
 import os
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from torch import nn
 from models.mae import split_mask
 from models.vit import EPS, patchify, sincos_positions
 
-norm_layer = partial(nn.LayerNorm, eps=EPS)
+norm_layer: Any = partial(nn.LayerNorm, eps=EPS)
 
 
 class TimmAutoencoder(nn.Module):
@@ -98,7 +99,7 @@ class LightlyAutoencoder(nn.Module):
         from timm.models.vision_transformer import VisionTransformer
 
         self.utils, self.patch_size = utils, patch_size
-        shape = {"img_size": image_size, "patch_size": patch_size, "embed_dim": width, "depth": depth}
+        shape: dict[str, Any] = {"img_size": image_size, "patch_size": patch_size, "embed_dim": width, "depth": depth}
         self.encoder = MaskedVisionTransformerTIMM(vit=VisionTransformer(num_classes=0, num_heads=num_heads, **shape))
         self.decoder = MAEDecoderTIMM(
             num_patches=(image_size // patch_size) ** 2,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 COUNTS = (1_000, 10_000)
 SIZE, SHARD_BYTES = 32, 2**20
 ARCHITECTURE = {"img_size": SIZE, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
-LEARNER = {"grid": [4, 4], "width": 24, "num_parts": 6, "token_width": 8, "background": True}
+LEARNER: dict[str, Any] = {"grid": [4, 4], "width": 24, "num_parts": 6, "token_width": 8, "background": True}
 # Not getrusage, whose peak a child inherits from the process that started it.
 CHILD = """
 from pathlib import Path

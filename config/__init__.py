@@ -1,1 +1,1 @@
-"""The schema of params.yaml and runtime.yaml, presets, and what names and texts may be."""
+"""The schema of params.yaml and runtime.yaml, presets, valid names, and redaction of secrets."""

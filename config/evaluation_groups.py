@@ -1,4 +1,4 @@
-"""The groups of params.yaml that say how encoders and parts are judged."""
+"""The groups of params.yaml for the evaluation of encoders and parts."""
 
 from typing import Annotated, Literal
 
@@ -8,14 +8,18 @@ from config.groups import Count, Group, Name, NonNegative, OpenShare, Positive, 
 
 
 class ProbeParams(Group):
-    """Frozen features: kNN and an exact linear probe, from all labels and from few."""
+    """Frozen features: kNN and an exact linear probe, with all labels and with few."""
 
     batch_size: Count
-    neighbours: list[Count] = Field(min_length=1, description="k of kNN; the first is the headline")
+    neighbours: list[Count] = Field(
+        min_length=1, description="values of k for kNN; the first is the one reported first"
+    )
     knn_temperature: Positive
-    penalties: list[Positive] = Field(min_length=1, description="C of the logistic regression, chosen on val")
+    penalties: list[Positive] = Field(
+        min_length=1, description="values of C for the logistic regression, selected on val"
+    )
     max_iterations: Count
-    low_shot: list[OpenShare] = Field(description="shares of the training labels, of every class, for a probe each")
+    low_shot: list[OpenShare] = Field(description="shares of the training labels of each class; one probe a share")
 
 
 class FinetuneParams(Group):
@@ -24,23 +28,23 @@ class FinetuneParams(Group):
     epochs: Positive
     warmup_epochs: NonNegative
     batch_size: Count
-    base_lr: Positive = Field(description="for a batch of 256, scaled linearly")
+    base_lr: Positive = Field(description="learning rate for a batch of 256, scaled linearly with the batch")
     weight_decay: NonNegative
     layer_decay: Annotated[float, Field(gt=0, le=1)]
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     mixup: NonNegative
     cutmix: NonNegative
-    random_erasing: Share = Field(description="chance that a rectangle of an image becomes noise")
+    random_erasing: Share = Field(description="probability that a rectangle of an image is replaced by noise")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="decay of an average of the weights that is tested; 0: none"
+        description="decay of the running average of the weights that is tested; 0 tests the weights themselves"
     )
-    crop_scale: Range = Field(description="area shares of the random crop")
+    crop_scale: Range = Field(description="(low, high) area share of the random crop")
     clip: Positive = Field(description="largest gradient norm")
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed, in pairs."""
+        """Whether mixup or cutmix mixes pairs of images."""
         return self.mixup > 0 or self.cutmix > 0
 
     @model_validator(mode="after")
@@ -53,61 +57,61 @@ class FinetuneParams(Group):
 
 
 class LinearMaeParams(Group):
-    """Linear probe as in MAE appendix A.2, with augmentation and LARS: slow, beside the exact one of `probe`."""
+    """Linear probe of MAE appendix A.2, with augmentation and LARS: slow, and separate from the exact one of `probe`."""
 
     optimizers: list[Literal["lars"]] = Field(
-        max_length=1, description="[lars] runs it for every arm and seed, [] does not"
+        max_length=1, description="[lars] runs this probe for every arm and seed, [] skips it"
     )
     epochs: Positive
     warmup_epochs: NonNegative
     batch_size: Count
-    base_lr: Positive = Field(description="for a batch of 256, scaled linearly")
-    crop_scale: Range = Field(description="area shares of the random crop")
+    base_lr: Positive = Field(description="learning rate for a batch of 256, scaled linearly with the batch")
+    crop_scale: Range = Field(description="(low, high) area share of the random crop")
 
 
 class TransferParams(Group):
-    """Frozen features and fine-tuning on other data sets, with the groups `probe` and `finetune`."""
+    """Frozen features and fine-tuning on other data sets, with the values of `probe` and `finetune`."""
 
     sets: list[Name] = Field(description="names of data sets in data/transfer/NAME; [] for none")
-    epochs: Positive = Field(description="of the fine-tuning")
+    epochs: Positive = Field(description="fine-tuning epochs")
     warmup_epochs: NonNegative
 
 
 class SegmentParams(Group):
-    """Semantic segmentation of data sets whose `masks/` name a class for every pixel, 255 for none."""
+    """Semantic segmentation of data sets whose `masks/` give each pixel a class, or 255 for no class."""
 
     sets: list[Name] = Field(description="names of data sets in data/segment/NAME; [] for none")
     heads: list[Literal["linear", "upernet"]] = Field(
         min_length=1,
-        description="linear: on the frozen encoder; upernet: on four of its levels, trained together with it",
+        description="linear: on the frozen encoder; upernet: on four levels of an encoder that is trained too",
     )
-    image_size: Count = Field(description="pixels, divisible by the patch size")
+    image_size: Count = Field(description="side in pixels, divisible by the patch size")
     head_width: Count = Field(description="channels of the UPerNet head")
     epochs: Positive
     warmup_epochs: NonNegative
     batch_size: Count
-    lr: Positive = Field(description="peak, for this batch size; of UPerNet with the encoder")
+    lr: Positive = Field(description="peak learning rate of UPerNet and encoder for this batch size")
     linear_lr: Positive = Field(
-        description="the same of the linear head, whose biases alone must come as far as the logarithms of the classes' shares"
+        description="peak learning rate of the linear head; high, so that its biases reach the logarithms of the class shares"
     )
     layer_decay: Annotated[float, Field(gt=0, le=1)]
     weight_decay: NonNegative
-    crop_scale: Range = Field(description="area shares of the random crop")
+    crop_scale: Range = Field(description="(low, high) area share of the random crop")
     clip: Positive = Field(description="largest gradient norm")
 
 
 class QualityParams(Group):
     """Measures of part quality and their trivial baselines."""
 
-    images: Count = Field(description="most images of a split that are used")
+    images: Count = Field(description="most images used of a split")
     seed: Seed
 
 
 class CompareParams(Group):
-    """The table and its statistics."""
+    """The comparison table and its statistics."""
 
-    baseline: Name = Field(description="arm that the others are compared with, paired by seed")
-    confidence: OpenShare = Field(description="of the Student-t interval over seeds")
-    resamples: Count = Field(description="draws of the bootstrap over test images")
-    pictures: Count = Field(description="images shown a figure")
-    mask_images: Count = Field(description="training images that the statistics of the masks are taken over")
+    baseline: Name = Field(description="arm to compare the others with, paired by seed")
+    confidence: OpenShare = Field(description="confidence of the Student-t interval over seeds")
+    resamples: Count = Field(description="bootstrap draws over test images")
+    pictures: Count = Field(description="images in a figure")
+    mask_images: Count = Field(description="training images for the mask statistics")

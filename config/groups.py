@@ -1,6 +1,6 @@
 """The groups of params.yaml up to pretraining: strict, frozen, each value with type, range, unit and source.
 
-They hold no defaults, so that a value stands in one place, params.yaml.
+There are no defaults: params.yaml is the only place for a value.
 """
 
 from typing import Annotated, Any, Literal
@@ -23,7 +23,7 @@ Range = Annotated[tuple[Positive, Positive], Field(description="(low, high)")]
 
 
 class Group(BaseModel):
-    """Base of all groups: unknown keys are errors, values cannot change, numbers are not made from text."""
+    """Base of all groups: unknown keys are errors, values are frozen, text is not converted to numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -38,27 +38,27 @@ class Group(BaseModel):
 
 
 class DataParams(Group):
-    """Which images are read, how they are split, and how many may be refused."""
+    """Which images are read, how they are split, and how many may be rejected."""
 
-    path: str = Field(description="folder of images or Parquet shards, or the URL of one in a store")
-    watch: str = Field(description="what DVC hashes for it: the same folder, or a listing made by `semmae use`")
-    generate: list[Literal["creatures"]] = Field(max_length=1, description="built-in data set to draw first, or []")
-    part_truth: list[Literal["masks"]] = Field(
-        max_length=1, description="[masks] where the data has part labels, else []"
+    path: str = Field(description="folder of images or Parquet shards, local or as the URL of a store")
+    watch: str = Field(
+        description="what DVC hashes to detect changes: the same folder, or the listing that `semmae use` writes"
     )
+    generate: list[Literal["creatures"]] = Field(
+        max_length=1, description="[creatures] draws the built-in data first, else []"
+    )
+    part_truth: list[Literal["masks"]] = Field(max_length=1, description="[masks] if the data has part labels, else []")
     image_column: str = Field(description="image column of Parquet sources")
-    label_column: str = Field(description="label column of Parquet sources; empty: one class for all images")
-    val_share: OpenShare = Field(description="share of train that becomes val where the source has none")
-    test_share: OpenShare = Field(description="share that becomes test where the source has none")
+    label_column: str = Field(description="label column of Parquet sources; empty gives all images one class")
+    val_share: OpenShare = Field(description="share of train that becomes val if the source has no val")
+    test_share: OpenShare = Field(description="share that becomes test if the source has no test")
     split_seed: Seed
-    shard_mib: Positive = Field(description="upper bound of an image shard, MiB of encoded bytes")
-    store: str = Field(
-        description="URL that those of the shards of images and of attention begin with; empty: they lie in the outs"
-    )
+    shard_mib: Positive = Field(description="most encoded bytes of an image shard, MiB")
+    store: str = Field(description="URL prefix for the shards of images and of attention; empty keeps them in the outs")
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = Field(
-        description="larger images are refused before they are decoded; the upper bound is Pillow's own"
+        description="larger images are rejected before decoding; the upper bound is Pillow's"
     )
-    max_rejected_share: Share = Field(description="the run stops when more than this share of the entries is refused")
+    max_rejected_share: Share = Field(description="the run stops if more than this share of the entries is rejected")
 
     @model_validator(mode="after")
     def _check(self) -> "DataParams":
@@ -67,7 +67,7 @@ class DataParams(Group):
         if is_url(self.path):
             check_url(self.path, "path")
             if self.watch == self.path:
-                raise ValueError("watch: DVC cannot watch a URL; `semmae use URL` makes a listing of it")
+                raise ValueError("watch: DVC cannot watch a URL; run `semmae use URL`, which writes a listing to watch")
         return self
 
 
@@ -78,47 +78,49 @@ class CreaturesParams(Group):
     train: Count = Field(description="images")
     test: Count = Field(description="images")
     image_size: Annotated[int, Field(ge=32, le=512)] = Field(description="pixels")
-    max_clutter: Annotated[int, Field(ge=0)] = Field(description="most things behind an animal; half is the least")
-    occlusion: Share = Field(description="share of the images with things before the animal")
+    max_clutter: Annotated[int, Field(ge=0)] = Field(
+        description="most objects behind an animal; the least is half of it"
+    )
+    occlusion: Share = Field(description="share of the images with objects in front of the animal")
 
 
 class TeacherParams(Group):
-    """The self-supervised ViT whose attention the parts start from (iBOT: Zhou et al., ICLR 2022)."""
+    """The self-supervised ViT whose attention initialises the parts (iBOT: Zhou et al., ICLR 2022)."""
 
     source: str = Field(description="`train`, a checkpoint file, `timm:NAME` or `hf-hub:NAME`")
-    sha256: Sha256 = Field(description="of the checkpoint file; empty unless source is a file")
-    architecture: str = Field(description="timm model of a checkpoint file; empty otherwise")
-    branch: Literal["teacher", "student"] = Field(description="which network of a self-distillation checkpoint")
-    image_size: Count = Field(description="pixels; input of the teacher, divisible by its patch size")
+    sha256: Sha256 = Field(description="SHA-256 of the checkpoint file; empty for other sources")
+    architecture: str = Field(description="timm model of the checkpoint file; empty for other sources")
+    branch: Literal["teacher", "student"] = Field(description="network to load from a self-distillation checkpoint")
+    image_size: Count = Field(description="side of the teacher's input in pixels, divisible by its patch size")
     patch_size: Count = Field(description="pixels")
     width: Count
     depth: Count
     num_heads: Count
     epochs: Positive
     batch_size: Count
-    lr: Positive = Field(description="peak, for this batch size")
+    lr: Positive = Field(description="peak learning rate for this batch size")
     weight_decay: NonNegative
-    warmup_share: Share = Field(description="share of the steps with rising lr and teacher temperature")
+    warmup_share: Share = Field(description="share of the steps in which lr and teacher temperature rise")
     global_size: Count = Field(
-        description="pixels of the global crops; less than image_size costs less, and shows things as large in crops "
-        "as in whole images (Touvron et al., NeurIPS 2019)"
+        description="pixels of the global crops; below image_size is cheaper, and objects then have the same size in "
+        "crops as in whole images (Touvron et al., NeurIPS 2019)"
     )
     local_crops: Annotated[int, Field(ge=0)]
     local_size: Count = Field(description="pixels, divisible by the patch size")
-    global_scale: Range = Field(description="area shares of the global crops")
-    local_scale: Range = Field(description="area shares of the local crops")
+    global_scale: Range = Field(description="(low, high) area share of the global crops")
+    local_scale: Range = Field(description="(low, high) area share of the local crops")
     colour_jitter: NonNegative = Field(description="strength of brightness, contrast and saturation changes")
     prototypes: Count = Field(description="outputs of the shared head")
     head_width: Count
     student_temperature: Positive
     teacher_temperature: Range = Field(description="(start, end of warm-up)")
-    momentum: OpenShare = Field(description="of the teacher's average at the start; rises to 1 (cosine)")
+    momentum: OpenShare = Field(description="of the teacher's running average at the start; rises to 1 along a cosine")
     mask_ratio: tuple[Share, Share] = Field(description="(low, high) share of patches hidden from the student")
-    mask_probability: Share = Field(description="share of global crops that are masked at all")
+    mask_probability: Share = Field(description="share of the global crops that are masked")
     clip: Positive = Field(description="largest gradient norm")
     seed: Seed
-    neighbours: Count = Field(description="k of the kNN accuracy that is reported")
-    knn_images: Count = Field(description="most training images, and most test images, that it is taken over")
+    neighbours: Count = Field(description="k of the reported kNN accuracy")
+    knn_images: Count = Field(description="most training images and most test images used for it")
 
     @model_validator(mode="after")
     def _check(self) -> "TeacherParams":
@@ -129,43 +131,47 @@ class TeacherParams(Group):
             raise ValueError(f"width {self.width} must be divisible by num_heads {self.num_heads}")
         is_file = self.source != "train" and not self.source.startswith(("timm:", "hf-hub:"))
         if is_file and not (self.sha256 and self.architecture):
-            raise ValueError(f"source {self.source} is a file: name its sha256 and its timm architecture")
+            raise ValueError(f"source {self.source} is a file: give its sha256 and its timm architecture")
         return self
 
 
 class ExtractParams(Group):
-    """What is kept of the teacher."""
+    """What is stored of the teacher's output."""
 
     batch_size: Count
     token_layer: Annotated[int, Field(ge=0)] = Field(
-        description="0: patch tokens after the final norm; n: those that enter the n-th block from the end"
+        description="0: patch tokens after the final norm; n: the input of the n-th block from the end"
     )
-    part_images: Count = Field(description="training images whose patch tokens are kept for part learning")
+    part_images: Count = Field(description="training images whose patch tokens are stored for part learning")
 
 
 class RefineParams(Group):
-    """The part learner (SemMAE section 3.1); what the paper does not state is our choice."""
+    """The part learner (SemMAE section 3.1); values that the paper does not state are our choice."""
 
-    parts: Annotated[int, Field(ge=2, le=254)] = Field(description="K")
+    parts: Annotated[int, Field(ge=2, le=254)] = Field(description="K, the number of parts")
     initialisation: Literal["heads", "random", "clusters"]
-    token_width: Count = Field(description="C: width of the part tokens; heads needs the teacher's width")
-    target_width: Count = Field(description="principal components of the teacher's tokens that are rebuilt")
-    whitening: Share = Field(description="0: components as they are, 1: each of variance 1")
-    centre: bool = Field(description="patch tokens relative to their image's mean; not with initialisation heads")
-    normalise: Literal["parts", "space"] = Field(description="softmax over parts at a patch, or over patches of a part")
+    token_width: Count = Field(
+        description="C, the width of the part tokens; initialisation heads needs the teacher's width"
+    )
+    target_width: Count = Field(description="principal components of the teacher's tokens to reconstruct")
+    whitening: Share = Field(description="0 leaves the components unscaled, 1 gives each variance 1")
+    centre: bool = Field(description="subtract the image's mean from its patch tokens; not with initialisation heads")
+    normalise: Literal["parts", "space"] = Field(
+        description="softmax over the parts of a patch, or over the patches of a part"
+    )
     temperature: Positive
-    blur_sigma: NonNegative = Field(description="patches; 0 is no blur")
+    blur_sigma: NonNegative = Field(description="standard deviation in patches; 0 turns the blur off")
     foreground: Literal["attention", "border", "all"] = Field(
-        description="patches that the losses of the parts look at: what the class token attends to, kinds of patches "
+        description="patches that count in the losses: those that the class token attends to, clusters of patches "
         "that are rarer at the border of images, or all"
     )
-    foreground_clusters: Count = Field(description="kinds of patches that `border` tells apart")
+    foreground_clusters: Count = Field(description="number of clusters for `border`")
     border_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
-        description="for `border`: a kind counts as rare at the border below this share of what chance would put there"
+        description="for `border`: a cluster is rare at the border below this multiple of its share by chance"
     )
     background: Literal["none", "attention_mass", "slot"]
     attention_mass: Annotated[float, Field(gt=0, le=1)] = Field(
-        description="share of the class token's attention that is foreground, for `attention` and `attention_mass`"
+        description="share of the class token's attention that marks the foreground, for `attention` and `attention_mass`"
     )
     decoder_size: Count = Field(description="pixels of the reconstruction")
     decoder_width: Count
@@ -175,15 +181,17 @@ class RefineParams(Group):
     )
     perceptual_weight: Positive
     equivariance_weight: NonNegative = Field(
-        description="parts of a view against the same view of the parts; one more pass of the teacher a step"
+        description="parts of a crop must match the crop of the parts; costs one more teacher pass a step"
     )
     token_weight: NonNegative = Field(description="reconstruction of the teacher's tokens from part-pooled tokens")
     token_pooling: Literal["image", "batch"] = Field(
-        description="one pooled token a part for each image, or for the batch: then a part is the same kind everywhere"
+        description="one pooled token a part for each image, or for the whole batch, which makes parts alike across images"
     )
     diversity_weight: NonNegative
-    usage_weight: NonNegative = Field(description="balance of the parts over a batch")
-    slot_weight: NonNegative = Field(description="cross-entropy of the background slot with what is not foreground")
+    usage_weight: NonNegative = Field(description="weight of the balanced use of the parts over a batch")
+    slot_weight: NonNegative = Field(
+        description="weight of the cross-entropy of the background slot with patches outside the foreground"
+    )
     epochs: Positive
     batch_size: Count
     lr: Positive
@@ -194,7 +202,7 @@ class RefineParams(Group):
 
 
 class CacheParams(Group):
-    """The pass that labels every image."""
+    """The labelling of every image."""
 
     batch_size: Count
 
@@ -211,7 +219,7 @@ MASK_KINDS = {
 
 
 class Arm(Group):
-    """One way to mask: the method and its baselines differ in nothing else."""
+    """One way to mask. The method and its baselines differ only in this."""
 
     mask: str = Field(
         description="none: no pretraining at all, the floor for frozen features and training from scratch for fine-tuning"
@@ -243,7 +251,7 @@ class Arm(Group):
 
 
 class ArmsParams(BaseModel):
-    """The arms that run, and the definition of each under its name."""
+    """The names of the arms to run, and the definition of each arm under its name."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     __pydantic_extra__: dict[str, Arm]
@@ -258,7 +266,7 @@ class ArmsParams(BaseModel):
             check_name(name, "name of an arm")
         missing = [name for name in self.names if name not in self.definitions]
         if missing:
-            raise ValueError(f"arm {missing[0]} is not defined; defined are {sorted(self.definitions)}")
+            raise ValueError(f"arm {missing[0]} is not defined; expected one of {sorted(self.definitions)}")
         return self
 
     @property
@@ -270,9 +278,9 @@ class ArmsParams(BaseModel):
 class PretrainParams(Group):
     """Masked autoencoding (He et al., CVPR 2022), the same for every arm."""
 
-    start: str = Field(description="checkpoint of MAE or SemMAE to start from, or empty for random weights")
-    start_sha256: Sha256 = Field(description="of that file; empty without one")
-    decode_size: Count = Field(description="pixels that either side of an image keeps when it is decoded for crops")
+    start: str = Field(description="MAE or SemMAE checkpoint to start from; empty starts from random weights")
+    start_sha256: Sha256 = Field(description="SHA-256 of that file; empty without one")
+    decode_size: Count = Field(description="least pixels of either side of an image decoded for crops")
     shuffle_images: Count = Field(description="images that are shuffled among each other; a larger set by its files")
     image_size: Count = Field(description="pixels")
     patch_size: Count = Field(description="pixels")
@@ -284,24 +292,24 @@ class PretrainParams(Group):
     decoder_num_heads: Count
     norm_pix_loss: bool
     mask_ratio: OpenShare
-    epochs: NonNegative = Field(description="0 takes the weights of `start` as they are")
+    epochs: NonNegative = Field(description="0 keeps the weights of `start`")
     warmup_epochs: NonNegative
     batch_size: Count
-    base_lr: Positive = Field(description="for a batch of 256, scaled linearly")
+    base_lr: Positive = Field(description="learning rate for a batch of 256, scaled linearly with the batch")
     weight_decay: NonNegative
     betas: tuple[OpenShare, OpenShare]
     clip: Positive = Field(description="largest gradient norm")
-    crop_scale: Range = Field(description="area shares of the random crop")
-    crop_ratio: Range = Field(description="aspect ratios of the random crop")
+    crop_scale: Range = Field(description="(low, high) area share of the random crop")
+    crop_ratio: Range = Field(description="(low, high) aspect ratio of the random crop")
     flip: bool
-    hint_share: Share = Field(description="share of the hidden, most attended patches that AttMask-Hint reveals")
+    hint_share: Share = Field(description="AttMask-Hint reveals this share of the hidden, most attended patches")
 
     @model_validator(mode="after")
     def _check(self) -> "PretrainParams":
         if bool(self.start) != bool(self.start_sha256):
-            raise ValueError(f"start {self.start!r} and start_sha256 {self.start_sha256!r}: name both or neither")
+            raise ValueError(f"start {self.start!r} and start_sha256 {self.start_sha256!r}: set both or neither")
         if self.epochs == 0 and not self.start:
-            raise ValueError("epochs 0 needs a checkpoint to start from; name one in start, or train for some epochs")
+            raise ValueError("epochs 0 needs a checkpoint; set start, or train for more epochs")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} must be divisible by patch_size {self.patch_size}")
         if self.width % self.num_heads or self.decoder_width % self.decoder_num_heads:
@@ -310,13 +318,13 @@ class PretrainParams(Group):
 
 
 class ComputeParams(Group):
-    """What changes bits without changing the science: tracked, and part of the resume fingerprints."""
+    """What changes bits but not the method: tracked, and part of the resume fingerprints."""
 
-    threads: Count = Field(description="CPU threads a process; 1 and 2 give different bits")
+    threads: Count = Field(description="CPU threads of a process; 1 and 2 give different bits")
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     compile: bool
-    world_size: Count = Field(description="processes of pretrain and of finetune; what else trains runs in one")
+    world_size: Count = Field(description="processes of pretrain and finetune; other stages train in one")
     micro_batch: Annotated[int, Field(ge=0)] = Field(
-        description="most images that a process of a pretraining takes at once; 0: its part of the batch"
+        description="most images that a pretraining process computes at once; 0: its whole part of the batch"
     )

@@ -1,8 +1,7 @@
-"""Names that become parts of paths, words of commands and keys of results: what each may be, in one place.
+"""Valid names: they become parts of paths, words of commands and keys of results.
 
-A name in params.yaml is a word of a shell command in dvc.yaml and a part of a path. So it holds nothing that either takes
-for something else: no separator, dot, blank or quote, no leading hyphen, ASCII alone, and short enough for a file system
-with all that is put around it.
+A name in params.yaml is a word of a shell command in dvc.yaml and a part of a path. So it has no separator, dot, blank, quote
+or leading hyphen, is ASCII, and is short enough for a file name with prefix and suffix.
 """
 
 import os
@@ -13,11 +12,11 @@ from typing import Any
 
 from config.redaction import CONTROL, redacted
 
-# Of an arm, a data set, an optimiser.
+# Name of an arm, a data set or an optimiser.
 NAME = "[a-z0-9][a-z0-9_]{0,47}"
-# Of a DVC experiment: what git accepts as the name of a ref, too.
+# Name of a DVC experiment, which is also the name of a git ref.
 EXPERIMENT = r"(?!.*\.lock$)[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?=[A-Za-z0-9_-])){0,60}"
-# What the arguments of stages may be. A seed has one spelling, for its file is found by it.
+# Arguments of stages. A seed has one spelling, because file names contain it.
 KINDS = {
     "ARM": NAME,
     "SET": NAME,
@@ -30,11 +29,10 @@ LONGEST_TEXT = 4096
 
 
 def arguments(*kinds: str) -> list[Any]:
-    """What this stage is run for, one of each of `kinds`, a SEED as a number: from the command, or from DVC's matrix.
+    """The arguments of this stage, one for each of `kinds`, a SEED as int: from the command line, or from DVC's matrix.
 
-    Under DVC the last of them come in the name of the stage (`pretrain@semmae-0`): in a command of dvc.yaml they would be
-    words for a shell, before anything has looked at them. Raises ValueError of one line for another number of them, and
-    for one that is no such name.
+    Under DVC the last ones come from the name of the stage (`pretrain@semmae-0`): in a command of dvc.yaml a shell would
+    interpret them before they are checked. Raises a one-line ValueError for a wrong number of arguments or an invalid one.
     """
     stage, given = Path(sys.argv[0]).stem, sys.argv[1:]
     _, _, item = os.environ.get("DVC_STAGE", "").partition("@")
@@ -49,27 +47,27 @@ def arguments(*kinds: str) -> list[Any]:
 
 
 def stage_name() -> str:
-    """What DVC calls the stage that this process is, or its module: its record and its log are called by it."""
+    """DVC's name for the stage of this process, else the name of its module; its record and log have this name."""
     name = os.environ.get("DVC_STAGE", "").rpartition(":")[2]
     return name if re.fullmatch(STAGE, name) and len(name) < 200 else Path(sys.argv[0]).stem
 
 
 def check_name(name: str, what: str) -> str:
-    """The name itself; a ValueError that calls it `what` where it is none."""
+    """Return a valid name; else raise a ValueError that begins with `what`."""
     if not re.fullmatch(NAME, name):
         raise ValueError(f"{what}: got {shown(name)}, expected {NAME}")
     return name
 
 
 def check_text(text: str) -> None:
-    """ValueError where free text of params.yaml, a path or the name of a column, holds what no such text does."""
+    """ValueError if free text of params.yaml (a path, a column) is too long or holds control characters."""
     if CONTROL.search(text):
-        raise ValueError("holds a control character, a line break or half a character; remove it")
+        raise ValueError("holds a control character, a line break or half of a surrogate pair; remove it")
     if len(text) > LONGEST_TEXT:
-        raise ValueError(f"holds {len(text)} characters, at most {LONGEST_TEXT} are read")
+        raise ValueError(f"holds {len(text)} characters, expected at most {LONGEST_TEXT}")
 
 
 def shown(text: object, most: int = 80) -> str:
-    """A value of others as it stands in a message: quoted, escaped, without secrets, cut."""
+    """Untrusted text for a message: quoted, escaped, redacted, shortened to `most` characters."""
     quoted = redacted(ascii(text))
     return quoted if len(quoted) <= most else f"{quoted[:most]}... ({len(quoted)} characters)"

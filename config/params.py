@@ -1,6 +1,6 @@
-"""Every number that changes a result: the groups of params.yaml, read and validated.
+"""params.yaml and runtime.yaml, read and validated.
 
-What only changes speed stands in runtime.yaml and is tracked by nothing.
+params.yaml holds every number that changes a result. runtime.yaml holds what only changes speed; DVC does not track it.
 """
 
 import json
@@ -66,13 +66,13 @@ class Params(Group):
 
     @model_validator(mode="after")
     def _check(self) -> "Params":
-        for name, found in (
+        for name, values in (
             ("seeds", self.seeds),
             ("transfer.sets", self.transfer.sets),
             ("segment.sets", self.segment.sets),
         ):
-            if len(set(found)) != len(found):
-                raise ValueError(f"{name} {found} holds a value twice")
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} {values} holds a value twice")
         if self.segment.sets and self.segment.image_size % self.pretrain.patch_size:
             raise ValueError(
                 f"segment.image_size {self.segment.image_size} must be divisible by pretrain.patch_size "
@@ -83,7 +83,7 @@ class Params(Group):
         if self.compute.world_size > self.pretrain.batch_size:
             raise ValueError(f"compute.world_size {self.compute.world_size} is more than pretrain.batch_size")
         if self.compute.world_size > self.finetune.batch_size // (2 if self.finetune.mixes else 1):
-            pairs = ", in the pairs that mixup and cutmix take" if self.finetune.mixes else ""
+            pairs = ", counted in pairs for mixup and cutmix" if self.finetune.mixes else ""
             raise ValueError(f"compute.world_size {self.compute.world_size} is more than finetune.batch_size{pairs}")
         from_heads = self.refine.initialisation == "heads" and self.teacher.source == "train"
         if from_heads and self.refine.parts != self.teacher.num_heads:
@@ -95,36 +95,38 @@ class Params(Group):
 
 
 class SlurmRuntime(Group):
-    """The job that `launcher: slurm` submits: one task a node, which starts the node's share of the processes."""
+    """The job that `launcher: slurm` submits: one task a node, which starts the processes of its node."""
 
-    partition: str = Field(description="partition; empty: the cluster's own choice")
-    minutes: Count = Field(description="time limit; shortly before it training saves and the job is queued again")
-    gpus_per_node: Annotated[int, Field(ge=0)] = Field(description="one for each of the node's processes, or 0")
-    cpus_per_task: Count = Field(description="cores of a node: compute.threads and workers for each of its processes")
-    options: dict[str, str | int | bool] = Field(description="further parameters of sbatch, such as {account: vision}")
+    partition: str = Field(description="partition; empty leaves the choice to the cluster")
+    minutes: Count = Field(description="time limit; shortly before it, training saves and the job is queued again")
+    gpus_per_node: Annotated[int, Field(ge=0)] = Field(description="one for each process of the node, or 0")
+    cpus_per_task: Count = Field(description="cores of a node; each process needs compute.threads plus workers")
+    options: dict[str, str | int | bool] = Field(description="more sbatch parameters, such as {account: vision}")
 
 
 class Runtime(Group):
-    """What changes neither science nor bits: runtime.yaml, tracked by nothing."""
+    """The whole of runtime.yaml: what changes neither results nor bits."""
 
     workers: Annotated[int, Field(ge=0)] = Field(description="decoding threads or processes")
-    prefetch: Count = Field(description="batches prepared ahead")
+    prefetch: Count = Field(description="batches prepared in advance")
     ram_gib: Positive = Field(description="most memory for decoded images")
-    log_seconds: Positive = Field(description="seconds between progress lines where there is no terminal")
-    checkpoint_seconds: NonNegative = Field(description="seconds between checkpoints; 0 is every step")
-    watchdog_seconds: Positive = Field(description="seconds without a line after which a walk ends a stage as hung")
-    engine: Literal["local", "ray"] = Field(description="who makes the shards of the streaming stages")
+    log_seconds: Positive = Field(description="seconds between progress lines without a terminal")
+    checkpoint_seconds: NonNegative = Field(description="seconds between checkpoints; 0 saves every step")
+    watchdog_seconds: Positive = Field(description="a walk stops a stage that prints nothing for so many seconds")
+    engine: Literal["local", "ray"] = Field(description="where the streaming stages compute their shards")
     ray_address: str = Field(
-        description="Ray cluster: host:port or auto; empty: one of this machine's own, which ends with the stage"
+        description="Ray cluster as host:port or auto; empty starts one on this machine for the stage"
     )
     shard_workers: Count = Field(
-        description="processes that make shards, each with a CUDA device of its own, or compute.threads cores"
+        description="processes that compute shards, each with its own CUDA device, or compute.threads cores"
     )
-    launcher: Literal["local", "slurm"] = Field(description="who starts the processes that train together")
-    nodes: Count = Field(description="machines that share the processes that train together")
-    rendezvous: str = Field(description="HOST:PORT at which the nodes of launcher local meet; HOST is one of them")
-    restarts: Annotated[int, Field(ge=0)] = Field(description="times to go on by itself after a process was lost")
-    join_seconds: Count = Field(description="how long nodes wait for one that is missing")
+    launcher: Literal["local", "slurm"] = Field(description="what starts the processes that train together")
+    nodes: Count = Field(description="machines over which these processes are spread")
+    rendezvous: str = Field(description="HOST:PORT at which nodes meet with launcher local; HOST is one of them")
+    restarts: Annotated[int, Field(ge=0)] = Field(
+        description="how often training restarts by itself after losing a process"
+    )
+    join_seconds: Count = Field(description="seconds that nodes wait for a missing one")
     slurm: SlurmRuntime
 
     @model_validator(mode="after")
@@ -136,13 +138,13 @@ class Runtime(Group):
         if self.nodes > 1 and self.join_seconds >= self.watchdog_seconds:
             raise ValueError(
                 f"join_seconds: got {self.join_seconds}, expected less than watchdog_seconds {self.watchdog_seconds:g}: a walk "
-                "would end a stage that waits for a node"
+                "would stop a stage that waits for a node"
             )
         return self
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
-    """Read and validate params.yaml; the first fault is a ValueError of one line that names the key."""
+    """Read and validate params.yaml; the first fault is a one-line ValueError that names the key."""
     return _load(path, Params)
 
 
@@ -152,7 +154,7 @@ def load_runtime(path: str | Path = "runtime.yaml") -> Runtime:
 
 
 def read_yaml(path: str | Path) -> Any:
-    """Read YAML 1.2, in which `1e-4` is a number (PyYAML reads it as text)."""
+    """Read YAML 1.2, where `1e-4` is a number; PyYAML reads it as text."""
     try:
         return YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -163,20 +165,20 @@ def read_yaml(path: str | Path) -> Any:
 
 def _load(path: str | Path, model: type[Model]) -> Model:
     try:
-        # Through JSON, because strict validation in Python tells lists from tuples and YAML has lists alone.
+        # Through JSON: strict validation of Python objects would refuse a list for a tuple, and YAML has only lists.
         return model.model_validate_json(json.dumps(read_yaml(path)), strict=True)
     except ValidationError as error:
         raise ValueError(f"{path}: {explain(error)}") from None
 
 
 def explain(error: ValidationError) -> str:
-    """One line for the first fault: key, what was found, what is allowed."""
+    """One line for the first fault: key, value, what is allowed."""
     first = error.errors()[0]
     key = redacted(" ".join(".".join(map(str, first["loc"])).split())) or "parameters"
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key; remove it or correct its name"
     if first["type"] == "missing":
         return f"{key}: missing; it has no default"
-    found = first["input"]
-    got = "" if isinstance(found, dict | BaseModel) else f"got {shown(found)}; "
+    value = first["input"]
+    got = "" if isinstance(value, dict | BaseModel) else f"got {shown(value)}; "
     return f"{key}: {got}{first['msg'].removeprefix('Value error, ')}"

@@ -1,6 +1,6 @@
-"""Presets: `quickstart` states every parameter, each other what it changes of it or of the preset it `extends`.
+"""Presets: `quickstart` states every parameter; any other states its changes to quickstart or to the preset it `extends`.
 
-Several at once: the first gives the images and the models, those that follow lay their changes over it.
+Presets combine: the first gives the images and the models, the following ones apply their changes to it.
 """
 
 import io
@@ -26,7 +26,7 @@ def preset_names() -> list[str]:
 
 
 def compose(*names: str) -> Any:
-    """The whole parameter document of presets, with the base's comments; ValueError for an unknown name or bad value."""
+    """The parameter document of one or more presets, with comments; ValueError for an unknown name or a bad value."""
     for name in names:
         if name not in preset_names():
             raise ValueError(f"preset {name}: unknown; there are {', '.join(preset_names())}")
@@ -52,7 +52,7 @@ def _read(name: str) -> Any:
 
 
 def check(document: Any, label: str) -> Any:
-    """The document itself when it is valid; else a ValueError of one line."""
+    """Return the document if it is valid, else raise a one-line ValueError."""
     try:
         Params.model_validate_json(json.dumps(document), strict=True)
     except ValidationError as error:
@@ -61,7 +61,7 @@ def check(document: Any, label: str) -> Any:
 
 
 def write_params(document: Any, path: str | Path = "params.yaml", *, preset: str = "") -> None:
-    """Write a parameter document whole or not at all; the name of the preset that it comes from stands in its last line."""
+    """Write a parameter document, whole or not at all. preset: its name, noted in the last line."""
     buffer = io.StringIO()
     _yaml().dump(document, buffer)
     text = buffer.getvalue()
@@ -74,13 +74,13 @@ def write_params(document: Any, path: str | Path = "params.yaml", *, preset: str
 
 
 def preset_of(path: str | Path) -> str:
-    """The preset, or presets, that params.yaml comes from, whatever was changed since; empty where it does not say."""
+    """The preset or presets noted in params.yaml, even if edited since; empty if there is no note."""
     lines = Path(path).read_text(encoding="utf-8").splitlines() if Path(path).is_file() else []
     return next((line.removeprefix(ORIGIN) for line in lines if line.startswith(ORIGIN)), "")
 
 
 def read_document(path: str | Path = "params.yaml") -> Any:
-    """params.yaml with its comments, to change and write again."""
+    """A YAML document with its comments, to edit and write back."""
     return _yaml().load(Path(path).read_text(encoding="utf-8"))
 
 

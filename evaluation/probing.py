@@ -6,6 +6,7 @@ N images of a split, D features, L patches.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,13 +69,13 @@ def probe(found: Features, group: ProbeParams, *, seed: int) -> tuple[Prediction
             temperature=group.knn_temperature,
             num_classes=found.num_classes,
         ).numpy()
-    options = {"penalties": group.penalties, "max_iterations": group.max_iterations}
+    options: dict[str, Any] = {"penalties": group.penalties, "max_iterations": group.max_iterations}
     whole = fit_linear_probe(inputs, labels, **options)
     said["linear_accuracy"] = whole(inputs["test"])
     for share in group.low_shot:
         rows = few_of_each(labels["train"], share, generator(seed, "low shot", str(share)))
-        few = ({**values, "train": values["train"][rows]} for values in (inputs, labels))
-        said[f"low_shot_{100 * share:g}_accuracy"] = fit_linear_probe(*few, **options)(inputs["test"])
+        few, few_labels = ({**values, "train": values["train"][rows]} for values in (inputs, labels))
+        said[f"low_shot_{100 * share:g}_accuracy"] = fit_linear_probe(few, few_labels, **options)(inputs["test"])
     return Predictions(found.ids, labels["test"], said), whole
 
 

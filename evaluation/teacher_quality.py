@@ -4,9 +4,11 @@ N training images, M test images.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
+from timm.models.vision_transformer import VisionTransformer
 
 from evaluation.knn import knn_predict
 from images.dataset import WholeImages
@@ -16,7 +18,7 @@ BATCH, TEMPERATURE = 256, 0.07
 
 @torch.no_grad()
 def knn_correct(
-    vit: torch.nn.Module | None, *, splits: list[WholeImages], k: int, mean: tuple, std: tuple
+    vit: VisionTransformer | None, *, splits: list[WholeImages], k: int, mean: tuple, std: tuple
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether weighted kNN on class tokens is right about test images (M,) and, leaving each out, training images (N,) bool.
 
@@ -36,7 +38,7 @@ def knn_correct(
         centre, spread = train.mean(dim=0), train.std(dim=0) + 1e-6
         train, test = (train - centre) / spread, (test - centre) / spread
     labels = torch.from_numpy(splits[0].labels)
-    options = {"k": k, "temperature": TEMPERATURE, "num_classes": int(labels.max()) + 1}
+    options: dict[str, Any] = {"k": k, "temperature": TEMPERATURE, "num_classes": int(labels.max()) + 1}
     said = knn_predict(train, labels, test, **options)
     own = knn_predict(train, labels, train, **options, leave_one_out=True)
     return said.numpy() == splits[1].labels, own.numpy() == splits[0].labels

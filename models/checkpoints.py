@@ -1,8 +1,10 @@
-"""Weights of a vision transformer out of the checkpoint files that people have, whatever they are wrapped in.
+"""The weights of a vision transformer from published checkpoint files, whatever wraps them.
 
 Known layouts: a bare state; {state_dict} (iBOT teacher, timm, MMPretrain-like); {model} (MAE, DeiT); {student, teacher}
 of a full self-distillation run (iBOT, DINO, DINOv2), with any prefix in front of the ViT's keys.
-A key is loaded, or known to be a head, or an error that names it: nothing is left out silently.
+Every key is loaded, or recognised as a head, or named in an error.
+
+D width, (gh, gw) patch grid, prefix: tokens before the patches (class token, registers).
 """
 
 import argparse
@@ -29,27 +31,27 @@ ANCHOR = "patch_embed.proj.weight"
 BRANCHES = ("student", "teacher")
 WRAPPERS = ("state_dict", "model", "model_state_dict", "network")
 
-# What stands beside a ViT's own keys: classifiers, projection heads, mask tokens, and MAE's decoder.
+# Keys beside a ViT's own: classifiers, projection heads, mask tokens, MAE's decoder.
 HEADS = re.compile(
     r"^(?:module\.)?(?:head|heads|head_dist|fc|classifier|dino_head|ibot_head|projector|predictor|pre_logits|mask_token"
     r"|masked_embed|decoder_embed|decoder_pos_embed|decoder_blocks|decoder_norm|decoder_pred)(?:\.|$)"
 )
 
 RENAMES = (
-    (re.compile(r"^blocks\.\d+\.(\d+)\."), r"blocks.\1."),  # DINOv2 trained in chunks; the inner number is the block's
+    (re.compile(r"^blocks\.\d+\.(\d+)\."), r"blocks.\1."),  # DINOv2 in chunks: the inner number is the block's
     (re.compile(r"\.gamma_([12])$"), r".ls\1.gamma"),  # LayerScale of BEiT and DeiT-3
     (re.compile(r"^register_tokens$"), "reg_token"),
     (re.compile(r"\.mlp\.w12\."), ".mlp.fc1."),  # SwiGLU of the giant DINOv2
     (re.compile(r"\.mlp\.w3\."), ".mlp.fc2."),
 )
 
-# Wrappers in each other; one that holds itself has no end.
+# Most nested wrappers; the limit stops at a wrapper that holds itself.
 MOST_WRAPPERS = 8
 ZIP = b"PK\x03\x04"
-# Of the size of a file that its tensors may claim: weights that are tied count twice. A small file has some more.
+# Tensors may claim this multiple of their file's size, since tied weights count twice, plus some slack for small files.
 MOST_CLAIMED, SLACK = 2, 1 << 20
 
-# Plain data that training scripts store beside the weights; anything else in a pickle is refused.
+# Plain data that training scripts store beside weights; any other object in a pickle is refused.
 _SCALAR: Any = np.float64(0).__reduce__()[0]
 HARMLESS: list[Any] = [
     argparse.Namespace,
@@ -61,19 +63,19 @@ HARMLESS: list[Any] = [
 
 
 def read_checkpoint(path: str | Path, *, sha256: str = "") -> dict[str, Any]:
-    """The content of a safetensors or torch file on the CPU, read without running any code in it.
+    """The content of a safetensors or torch file, on the CPU. Runs no code from the file.
 
-    Raises ValueError when the file is missing, damaged, holds code, claims more than it holds, or has another sha256 than the
-    one given.
+    sha256: of the file; empty skips the check.
+    Raises ValueError if the file is missing, damaged, holds code or tensors larger than itself, or has another sha256.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint file")
     if sha256:
         with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256:
-            raise ValueError(f"{path}: its sha256 is {found}, expected {sha256}; it is another file or damaged")
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != sha256:
+            raise ValueError(f"{path}: its sha256 is {digest}, expected {sha256}; it is another file or damaged")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -93,16 +95,16 @@ def read_checkpoint(path: str | Path, *, sha256: str = "") -> dict[str, Any]:
 
 
 def vit_state(content: Mapping[str, Any], *, branch: str = "teacher") -> dict[str, Tensor]:
-    """The ViT's own weights, fp32, under timm's names, from the content of any known layout.
+    """The ViT's own weights, fp32, under timm's names.
 
-    branch: `student` or `teacher`, where a checkpoint holds both. Raises ValueError where there is no ViT, more than
-    one, no such branch, or a key that is neither the ViT's nor a head's.
+    content: of any known layout. branch: `student` or `teacher`, for a checkpoint that holds both.
+    Raises ValueError for no ViT or several, a missing branch, or a key that is neither the ViT's nor a head's.
     """
     weights = tensors_of(content, branch=branch)
     anchors = [name for name in weights if name.endswith(ANCHOR)]
     if len(anchors) != 1:
-        found = f"{len(anchors)} of them" if anchors else f"keys such as {some(weights)}"
-        raise ValueError(f"expected one vision transformer (a key that ends with {ANCHOR}), got {found}")
+        got = f"{len(anchors)} of them" if anchors else f"keys such as {some(weights)}"
+        raise ValueError(f"expected one vision transformer (a key that ends with {ANCHOR}), got {got}")
     prefix = anchors[0].removesuffix(ANCHOR)
     state, foreign = {}, []
     for name, value in weights.items():
@@ -119,18 +121,18 @@ def vit_state(content: Mapping[str, Any], *, branch: str = "teacher") -> dict[st
 
 
 def tensors_of(content: Mapping[str, Any], *, branch: str = "teacher") -> dict[str, Tensor]:
-    """All tensors of the network in the content of any known layout, under the names they have there; ValueError without any."""
-    found = {name: value for name, value in _unwrap(content, branch).items() if isinstance(value, Tensor)}
-    odd = [repr(name) for name in found if not isinstance(name, str)]
+    """All tensors of the network in a checkpoint of any known layout, under its names; ValueError if there are none."""
+    tensors = {name: value for name, value in _unwrap(content, branch).items() if isinstance(value, Tensor)}
+    odd = [repr(name) for name in tensors if not isinstance(name, str)]
     if odd:
-        raise ValueError(f"keys that are no names: {some(odd)}")
-    return found
+        raise ValueError(f"keys that are not text: {some(odd)}")
+    return tensors
 
 
 def load_state(vit: "VisionTransformer", state: Mapping[str, Tensor]) -> None:
-    """Load `vit_state`'s result into a timm VisionTransformer, its positions resampled to the model's grid.
+    """Load `vit_state`'s result into a timm VisionTransformer and resample its positions to the model's grid.
 
-    Raises ValueError that names missing, unexpected and mis-shaped keys; then the model is unchanged.
+    Raises ValueError that names missing, unexpected and mis-shaped keys, and then leaves the model unchanged.
     """
     fitted = fit_positions(state, vit)
     refuse_misfits(fitted, vit.state_dict())
@@ -138,7 +140,7 @@ def load_state(vit: "VisionTransformer", state: Mapping[str, Tensor]) -> None:
 
 
 def refuse_misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """ValueError that names the missing, unexpected and mis-shaped keys of a state, if there are any."""
+    """Raise a ValueError that names the missing, unexpected and mis-shaped keys of a state, if any."""
     faults = {
         "missing": [name for name in expected if name not in state],
         "unexpected": [name for name in state if name not in expected],
@@ -149,16 +151,17 @@ def refuse_misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
         ],
     }
     if any(faults.values()):
-        told = "; ".join(f"{kind}: {some(names)}" for kind, names in faults.items() if names)
-        raise ValueError(f"weights do not fit the architecture: {told}")
+        listed = "; ".join(f"{kind}: {some(names)}" for kind, names in faults.items() if names)
+        raise ValueError(f"weights do not fit the architecture: {listed}")
 
 
 def fit_positions(state: Mapping[str, Tensor], vit: "VisionTransformer") -> dict[str, Tensor]:
     """The state with `pos_embed` for the grid of `vit`: (1, prefix + gh * gw, D).
 
-    A square source grid is resampled bicubically, without antialiasing, as iBOT, DINO and DINOv2 do at inference.
-    Where the model has no position for the class token, the checkpoint's is added to the token itself.
-    Differs: timm resamples with antialiasing, which changes the attention of a ViT that was not trained with it.
+    Resamples a square source grid bicubically, without antialiasing, as iBOT, DINO and DINOv2 do at inference. If the model
+    has no position for the class token, the checkpoint's is added to the token itself.
+    Raises ValueError if the source grid is not square.
+    Differs: timm antialiases, which changes the attention of a ViT trained without it.
     """
     fitted = dict(state)
     positions = fitted.get("pos_embed")
@@ -168,7 +171,7 @@ def fit_positions(state: Mapping[str, Tensor], vit: "VisionTransformer") -> dict
     grid = vit.patch_embed.grid_size
     prefix = _prefix_of(positions.shape[1], grid[0] * grid[1], own_prefix)
     if prefix is None:
-        raise ValueError(f"mis-shaped: pos_embed has {positions.shape[1]} rows, which is no square grid of patches")
+        raise ValueError(f"mis-shaped: pos_embed has {positions.shape[1]} rows, which are not a square grid of patches")
     first, patches = positions[:, :prefix], positions[:, prefix:]
     if patches.shape[1] != grid[0] * grid[1]:
         side = math.isqrt(patches.shape[1])
@@ -183,14 +186,14 @@ def fit_positions(state: Mapping[str, Tensor], vit: "VisionTransformer") -> dict
 
 
 def some(names: Any, most: int = 5) -> str:
-    """The first few names, and how many more there are."""
+    """The first `most` names, and the number of the others."""
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def _refuse_inflation(path: Path) -> None:
-    """ValueError where the records of an archive are larger than its file: `torch.save` compresses none."""
+    """ValueError if an archive unpacks to more than its size: `torch.save` never compresses."""
     with open(path, "rb") as file:
         if file.read(len(ZIP)) != ZIP:
             return
@@ -201,7 +204,7 @@ def _refuse_inflation(path: Path) -> None:
 
 
 def _refuse_claims(content: Any, path: Path) -> None:
-    """ValueError where tensors are larger than their file, as views that repeat it are, or hold no numbers of their own."""
+    """ValueError if tensors are larger than their file, as expanded views are, or do not hold plain numbers."""
     claimed, seen, waiting = 0, set(), [content]
     while waiting:
         value = waiting.pop()
@@ -241,7 +244,7 @@ def _renamed(name: str) -> str:
 
 
 def _prefix_of(rows: int, patches: int, own_prefix: int) -> int | None:
-    """How many rows of a positional embedding stand before the patches', or None where nothing fits."""
+    """Number of rows before the patches in a positional embedding, or None if no square grid fits."""
     candidates = list(dict.fromkeys((own_prefix, 1, 0)))
     for prefix in candidates:
         if rows - prefix == patches:

@@ -12,9 +12,10 @@ from models.vit import EPS, VisionTransformer
 
 
 class Classifier(VisionTransformer):
-    """Class scores from the mean of the patch tokens.
+    """Class scores from the mean of the patch tokens. encoder: arguments of `VisionTransformer`.
 
-    As in MAE the final norm comes after the mean (`fc_norm`), so the encoder's own `norm` is not used.
+    The final norm comes after the mean (`fc_norm`) and replaces the encoder's `norm`.
+    Source: MAE appendix A.1 and its published fine-tuning code (global pooling).
     """
 
     def __init__(self, *, num_classes: int, **encoder: Any) -> None:
@@ -29,7 +30,7 @@ class Classifier(VisionTransformer):
         return scores
 
     def start_from(self, encoder: VisionTransformer) -> None:
-        """Take the weights of a pretrained encoder of the same shape; its final norm becomes `fc_norm`."""
+        """Copy the weights of a pretrained encoder of the same shape; its final norm becomes `fc_norm`."""
         own = {name: value for name, value in encoder.state_dict().items() if not name.startswith("norm.")}
         missing, unexpected = self.load_state_dict(own, strict=False)
         assert not unexpected and all(name.startswith(("fc_norm.", "head.")) for name in missing), (missing, unexpected)
@@ -37,9 +38,9 @@ class Classifier(VisionTransformer):
 
 
 def layer_decay_groups(model: VisionTransformer, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups whose `lr_scale` falls by `layer_decay` a block from the head down to the patch embedding.
+    """Optimiser groups {params, weight_decay, lr_scale}; `lr_scale` falls by `layer_decay` a block from head to patches.
 
-    Vectors, tokens and positions do not decay. Source: MAE appendix A.1 (layer-wise decay of BEiT).
+    Vectors and tokens get no weight decay. Source: MAE appendix A.1 (layer-wise decay of BEiT).
     """
     last = len(model.blocks) + 1
     groups: dict[tuple[int, bool], dict[str, Any]] = {}

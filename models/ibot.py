@@ -17,7 +17,10 @@ BALANCE_ROUNDS = 3
 
 
 class Head(nn.Module):
-    """Projects tokens (..., D) on prototypes: cosines (..., P). Class token and patch tokens share one head."""
+    """Cosines (..., P) of tokens (..., D) with the prototypes. Class and patch tokens share one head.
+
+    Source: iBOT (shared head), DINO (normalised prototypes).
+    """
 
     def __init__(self, width: int, *, head_width: int, bottleneck: int, prototypes: int) -> None:
         super().__init__()
@@ -35,7 +38,7 @@ class Head(nn.Module):
 
 
 class Branch(nn.Module):
-    """One of the two networks: a timm VisionTransformer, the head, and the token that stands for a hidden patch."""
+    """One of the two networks: a timm VisionTransformer, the head, and the token that replaces hidden patches."""
 
     def __init__(self, vit: VisionTransformer, head: Head) -> None:
         super().__init__()
@@ -44,7 +47,7 @@ class Branch(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(vit.embed_dim))
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Tokens (N, 1 + L, D) after the final norm; the embeddings of patches where mask (N, L) is True are replaced."""
+        """Tokens (N, 1 + L, D) after the final norm of images (N, 3, h, w); mask: (N, L) bool, True is hidden."""
         patches = self.vit.patch_embed(images)
         if mask is not None:
             patches = torch.where(mask.view(*patches.shape[:3], 1), self.mask_token.to(patches.dtype), patches)
@@ -53,9 +56,10 @@ class Branch(nn.Module):
 
 
 class Output(NamedTuple):
-    """Of one step: the loss and its two terms; information: mutual information of views and prototypes in nats, 0 when
-    every image gets the same target; spread: standard deviation over images of the teacher's class tokens scaled to
-    length 1, 0 when all images look alike to it.
+    """Scalars of one step: the loss and its two terms, and two signs of collapse.
+
+    information: mutual information of views and prototypes in nats, 0 if every image has the same target. spread: standard
+    deviation over images of the teacher's class tokens, scaled to length 1; 0 if all images have the same token.
     """
 
     loss: Tensor
@@ -96,9 +100,10 @@ class SelfDistillation(nn.Module):
         """Losses of a batch of B images.
 
         global_views: (2B, 3, h, w), the first views of all images, then the second ones. local_views: (n * B, 3, s, s) or
-        None. mask: (2B, L) bool, True is hidden from the student; the teacher sees everything.
-        Source: iBOT equations 2 and 3, DINO equation 3. Differs: targets are balanced over the batch (SwAV) instead of
-        centred by a running mean, which needs thousands of steps to settle.
+        None. mask: (2B, L) bool, True is hidden from the student; the teacher sees every patch.
+        Source: iBOT equations 2 and 3, DINO equation 3.
+        Differs: targets are balanced over the batch (SwAV) instead of centred by a running mean, which takes thousands of
+        steps to settle.
         """
         batch = len(global_views) // 2
         with torch.no_grad():
@@ -131,9 +136,9 @@ def entropy(shares: Tensor) -> Tensor:
 
 
 def balance(logits: Tensor, temperature: float) -> Tensor:
-    """Targets (N, P), rows sum to 1, from cosines (N, P): prototypes get about equal shares of the batch.
+    """Targets (N, P), whose rows sum to 1, from cosines (N, P): every prototype gets about the same share of the batch.
 
-    Source: SwAV, Sinkhorn-Knopp.
+    Source: SwAV equation 3, by Sinkhorn-Knopp.
     """
     if not len(logits):
         return logits

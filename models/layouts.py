@@ -1,4 +1,4 @@
-"""Names under which other packages keep a masked autoencoder, and the configuration files that they look for.
+"""Export of a masked autoencoder under the parameter names and configuration files of other packages.
 
 `config` is always the keyword arguments of `models.mae.MaskedAutoencoder` or `models.classifier.Classifier`.
 """
@@ -35,7 +35,7 @@ _HF_OTHERS = (
 def to_timm(state: State, config: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """(weights, config.json) that timm's `local-dir:` and `hf-hub:` loaders take: encoder, or the whole classifier.
 
-    An encoder pools the mean of the patch tokens after the final norm, which is what the probes here see.
+    An exported encoder pools the mean of the patch tokens after the final norm, as the probes do.
     """
     kept = {name: value for name, value in state.items() if not name.startswith(DECODER)}
     classes = config.get("num_classes", 0)
@@ -47,7 +47,7 @@ def to_timm(state: State, config: Mapping[str, Any]) -> tuple[dict[str, torch.Te
         "depth": config["depth"],
         "num_heads": config["num_heads"],
         "global_pool": "avg",
-        # timm's default for mean pooling; then the norm stands behind the mean, as MAE fine-tunes.
+        # With it, timm applies the norm after the mean, as MAE fine-tunes.
         "fc_norm": bool(classes),
     }
     described = {
@@ -120,5 +120,5 @@ def to_hf(
 
 
 def to_mae(state: State, config: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """(weights, arguments of MaskedAutoencoder): the names of the published MAE code are our own."""
+    """(weights, arguments of MaskedAutoencoder). Ours are the names of the published MAE code."""
     return dict(state), dict(config)

@@ -10,12 +10,12 @@ from models.vit import EPS, Block, VisionTransformer, patchify, pick, sincos_pos
 
 
 class MaskedAutoencoder(VisionTransformer):
-    """Encoder over the visible patches, decoder that predicts the hidden ones.
+    """Encodes the visible patches and predicts the hidden ones.
 
-    Parameter names are those of the published MAE code: its checkpoints load strictly, and the encoder's part loads
-    strictly into timm's VisionTransformer.
-    Differs: only visible patches are embedded, only hidden ones are predicted, and the decoder's last block computes no
-    others, since the loss uses none.
+    Parameter names are those of the published MAE code: its checkpoints load strictly, and the encoder loads strictly into
+    timm's VisionTransformer.
+    Source: MAE section 3. Differs: only visible patches are embedded; only hidden ones are predicted, and computed in the
+    decoder's last block, because the loss uses no others.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class MaskedAutoencoder(VisionTransformer):
         self.decoder_pred = nn.Linear(decoder_width, patch_size**2 * 3)
 
     def forward(self, images: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss (scalar, mean over hidden patches) and predictions (B, H, p*p*3) in ascending patch index.
+        """Loss (scalar, mean over hidden patches) and predictions (B, H, p*p*3) by ascending patch index.
 
         images: (B, 3, h, w), normalised. mask: (B, L) bool, True is hidden, equal counts in all rows (else ValueError).
-        Predictions are in the space of the loss: with `norm_pix_loss`, each patch normalised by its own mean and
-        unbiased variance (see `restore_pixels`). Source: MAE, equation of section 3.
+        With `norm_pix_loss` the target is each patch normalised by its own mean and unbiased variance; predictions are in
+        that space, and `reconstruct` undoes it. Source: MAE section 3, "Reconstruction target".
         """
         visible, hidden = split_mask(mask)
         patches = patchify(images, self.patch_size)
@@ -59,8 +59,7 @@ class MaskedAutoencoder(VisionTransformer):
     def decode(self, tokens: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """Predictions (B, H, p*p*3) from encoded tokens (B, 1 + V, D), visible (B, V) and hidden (B, H) indices.
 
-        The decoder sees the tokens as [class, visible, hidden]: attention does not depend on their order, since each
-        carries its own position.
+        Tokens are ordered [class, visible, hidden]; each carries its own position, so the order does not matter.
         """
         positions = self.decoder_pos_embed[:, 1:].expand(len(tokens), -1, -1)
         tokens = self.decoder_embed(tokens)
@@ -77,9 +76,9 @@ class MaskedAutoencoder(VisionTransformer):
 
     @torch.no_grad()
     def reconstruct(self, images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, h, w) with the hidden patches replaced by predictions, in the input's normalised space.
+        """Images (B, 3, h, w) with predictions in place of the hidden patches, in the input's normalised space.
 
-        With `norm_pix_loss` each prediction gets its true patch's mean and variance back, so that nothing is grey.
+        mask: (B, L) bool, True is hidden. With `norm_pix_loss` each prediction gets its true patch's mean and variance.
         """
         _, predictions = self(images, mask)
         _, hidden = split_mask(mask)
@@ -97,9 +96,9 @@ def patch_statistics(patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def split_mask(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ascending indices of the visible (B, V) and the hidden (B, H) patches of a mask (B, L), True is hidden.
+    """Ascending indices of the visible (B, V) and the hidden (B, H) patches. mask: (B, L) bool, True is hidden.
 
-    Raises ValueError when the rows hide different numbers of patches, or all or none.
+    Raises ValueError if rows hide different numbers of patches, all of them, or none.
     """
     if mask.dtype != torch.bool:
         raise ValueError(f"mask has dtype {mask.dtype}, expected torch.bool with True for hidden patches")

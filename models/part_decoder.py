@@ -1,4 +1,4 @@
-"""The image out of part maps: a StyleGAN-like decoder whose constant input is replaced by the maps.
+"""The image from part maps: a StyleGAN-like decoder that takes the maps in place of the constant input.
 
 B images, S maps (parts, and a background slot), (gh, gw) grid, D width of the class token, W decoder width.
 Source: SemMAE section 3.1 and figure 1 (maps -> AdaIN by the class token -> RGB); Karras et al., "StyleGAN", CVPR 2019.
@@ -20,14 +20,14 @@ class AdaIN(nn.Module):
         self.affine = nn.Linear(style_width, 2 * channels)
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
-        """Features (B, channels, h, w) in the look that `style` (B, W) asks for."""
+        """Normalised features (B, channels, h, w), scaled and shifted by `style` (B, W)."""
         scale, shift = self.affine(style)[:, :, None, None].chunk(2, dim=1)
         styled: Tensor = F.instance_norm(features) * (1 + scale) + shift
         return styled
 
 
 class Layer(nn.Module):
-    """Convolution, leaky ReLU, AdaIN; doubles the resolution first where `upsample` is set."""
+    """Convolution, leaky ReLU, AdaIN; with `upsample`, doubles the resolution first."""
 
     def __init__(self, channels_in: int, channels_out: int, *, style_width: int, upsample: bool) -> None:
         super().__init__()
@@ -43,13 +43,13 @@ class Layer(nn.Module):
 
 
 class PartDecoder(nn.Module):
-    """RGB images from blurred part maps; shape comes from the maps alone, texture from the class token alone.
+    """RGB images from blurred part maps: shape comes only from the maps, texture only from the class token.
 
-    grid: (gh, gw) of the maps; each layer after the first doubles it while it stays within `image_size` (h, w), and the
-        result is resized to `image_size`, so that any size is reached.
-    width: channels at the grid's resolution, halved with every doubling and never under 8.
-    Differs: no noise a layer, so that a reconstruction is a function of the image; the mapping is two layers deep,
-        because the class token is already far from a Gaussian code.
+    grid: (gh, gw) of the maps. Each layer after the first doubles it while it fits `image_size` (h, w) in pixels; the result
+        is then resized to `image_size`.
+    width: channels at the grid's resolution, halved by every doubling, at least 8.
+    Differs: no noise, so that a reconstruction is a function of the image; a mapping of two layers, because the class token
+        is not a Gaussian code.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class PartDecoder(nn.Module):
         self.to_rgb = nn.Conv2d(widths[-1], 3, 1)
 
     def forward(self, maps: Tensor, cls_token: Tensor) -> Tensor:
-        """Images (B, 3, h, w) with values around [0, 1] from maps (B, S, gh, gw) and class tokens (B, D)."""
+        """Images (B, 3, h, w), about [0, 1], from maps (B, S, gh, gw) and class tokens (B, D)."""
         style = self.mapping(cls_token)
         features = maps
         for layer in self.layers:
@@ -87,7 +87,7 @@ class PartDecoder(nn.Module):
 
 
 def initialise_decoder(decoder: PartDecoder, generator: torch.Generator) -> None:
-    """He-normal matrices and zero biases, drawn from `generator`; styles start at 1 and 0."""
+    """He-normal matrices from `generator` and zero biases; styles start near scale 1 and shift 0."""
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
             if parameter.ndim >= 2:

@@ -2,8 +2,8 @@
 
 B images, D width of the teacher, C width of part tokens, K parts, S = K or K + 1 maps (background slot last),
 (gh, gw) patch grid, L = gh * gw patches, H heads of the teacher, d = D / H.
-Source: SemMAE section 3.1 and figure 1. The authors never published this stage: what the paper leaves open is a choice
-of ours and a parameter.
+Source: SemMAE section 3.1 and figure 1. The authors did not publish this stage; what the paper leaves open is our choice,
+and a parameter.
 """
 
 import math
@@ -17,17 +17,18 @@ EPS = 1e-6
 
 
 class PartLearner(nn.Module):
-    """Embeds the class token to S part tokens, compares them with the projected patch tokens: one map a part.
+    """Embeds the class token as S part tokens and compares them with the projected patch tokens: one map a part.
 
-    The class token and the patch tokens are those of one layer of the teacher. Part k has its own rows of `embed`, so
-    it asks the same question of every image: that makes it the same kind of part everywhere.
+    Class and patch tokens come from one layer of the teacher. Part k has its own rows of `embed`, shared by all images, which
+    makes it the same kind of part everywhere.
 
     normalise: softmax over the maps at a patch (`parts`), or over the patches of a map (`space`).
-    temperature: of that softmax at the start; it is learned.
-    centre: whether patch tokens are taken relative to their image's mean, so that what an image is cannot hide what its
-        parts are. Differs: not in the paper; with a small teacher it is worth more than any other choice.
-    blur_sigma: standard deviation, in patches, of the Gaussian that smooths the maps; 0 is none.
-    background: whether a map K + 1, the slot, competes with the parts.
+    temperature: initial value of that softmax's learned temperature.
+    centre: subtract the image's mean from its patch tokens, so that differences between images do not hide those between
+        parts. Differs: not in the paper; with a small teacher no other choice helps as much.
+    blur_sigma: standard deviation in patches of the Gaussian that smooths the maps; 0 turns it off.
+    background: add map K + 1, the background slot, to compete with the parts.
+    Raises ValueError for another `normalise`.
     """
 
     def __init__(
@@ -69,14 +70,15 @@ class PartLearner(nn.Module):
         return projected
 
     def logits(self, cls_token: Tensor, patch_tokens: Tensor) -> Tensor:
-        """Scores (B, S, L) before temperature, softmax and blur: (S x C) times (C x L), and an offset a map."""
+        """Scores (B, S, L) before temperature, softmax and blur: (S x C) times (C x L), plus an offset a map."""
         scores = self.part_tokens(cls_token) @ self.project_patches(patch_tokens).transpose(1, 2)
         return scores + self.offset[:, None]
 
     def forward(self, cls_token: Tensor, patch_tokens: Tensor) -> Tensor:
         """Blurred maps (B, S, gh, gw) from class tokens (B, D) and patch tokens (B, L, D).
 
-        Normalised over `parts` the maps of a patch sum to 1; over `space` a map sums to 1 (before the blur's border).
+        Before the blur, normalise `parts` makes the maps of a patch sum to 1, `space` makes each map sum to 1.
+        Raises ValueError for a number of patches other than the grid's.
         """
         if patch_tokens.shape[1] != self.grid[0] * self.grid[1]:
             raise ValueError(f"{patch_tokens.shape[1]} patch tokens, the learner's grid is {self.grid}; extract again")
@@ -87,10 +89,10 @@ class PartLearner(nn.Module):
 
 @torch.no_grad()
 def start_from_centres(learner: PartLearner, centres: Tensor, matrix: Tensor, offset: Tensor) -> None:
-    """Maps of step 0 are soft assignments to `centres` (S, C): score = z c - |c|^2 / 2, the nearest centre's is largest.
+    """Initialise the maps as soft assignments to `centres` (S, C): score = z c - |c|^2 / 2, largest for the nearest centre.
 
-    matrix (C, D) and offset (C,) make z of a layer-normalised token. The class token has no say at the start and gains
-    one in training.
+    matrix (C, D) and offset (C,) map a layer-normalised token to z. The class token has no influence at the start and gains
+    it in training.
     """
     learner.project.weight.copy_(matrix)
     learner.project.bias.copy_(offset)
@@ -101,12 +103,12 @@ def start_from_centres(learner: PartLearner, centres: Tensor, matrix: Tensor, of
 
 @torch.no_grad()
 def start_from_heads(learner: PartLearner, block: Mapping[str, Tensor], num_heads: int) -> None:
-    """Maps of step 0 have the logits of the teacher's last attention: head k is part k.
+    """Initialise the maps with the logits of the teacher's last attention: part k is head k.
 
-    block: parameters of the teacher's last block by their names in timm (`norm1.weight`, `attn.qkv.weight`, ...). A part
-    token is the head's scaled query, at the head's place among the D channels and zero elsewhere, hence C = D; projected
-    patch tokens are the keys of all heads. A background slot starts from the zero token.
-    Raises ValueError when the sizes do not allow this.
+    block: parameters of the teacher's last block under timm's names (`norm1.weight`, `attn.qkv.weight`, ...). A part token is
+    its head's scaled query, in the head's d of the D channels and zero elsewhere, hence C = D; projected patch tokens are the
+    keys of all heads. A background slot starts from the zero token.
+    Raises ValueError unless K = H, C = D, `centre` is off and the teacher has no query norm.
     """
     width = learner.patch_norm.weight.numel()
     if learner.num_parts != num_heads:
@@ -119,7 +121,7 @@ def start_from_heads(learner: PartLearner, block: Mapping[str, Tensor], num_head
             f"got {learner.project.out_features}"
         )
     if learner.centre:
-        raise ValueError("initialisation heads takes tokens as they are; set refine.centre to false")
+        raise ValueError("initialisation heads needs uncentred tokens; set refine.centre to false")
     if any(name.startswith(("attn.q_norm", "attn.k_norm")) for name in block):
         raise ValueError("initialisation heads: this teacher normalises its queries; use random or clusters")
     weight = block["attn.qkv.weight"]
@@ -140,7 +142,7 @@ def start_from_heads(learner: PartLearner, block: Mapping[str, Tensor], num_head
 
 
 def gaussian(sigma: float) -> Tensor:
-    """One-dimensional Gaussian weights, odd length, sum 1; [1] for sigma 0."""
+    """One-dimensional Gaussian weights of odd length and sum 1; [1] for sigma 0. sigma: in patches."""
     radius = math.ceil(2 * sigma)
     if radius == 0:
         return torch.ones(1)
@@ -149,9 +151,7 @@ def gaussian(sigma: float) -> Tensor:
 
 
 def blur(maps: Tensor, kernel: Tensor) -> Tensor:
-    """Maps (B, S, gh, gw) smoothed by a separable kernel (n,), borders replicated, so that maps that sum to 1 over
-    the parts still do.
-    """
+    """Maps (B, S, gh, gw) smoothed by a separable kernel (n,); replicated borders keep the sum over the parts."""
     radius = len(kernel) // 2
     if radius == 0:
         return maps

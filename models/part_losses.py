@@ -1,7 +1,7 @@
-"""What makes maps parts: the losses of the part learner, each a number per batch.
+"""The losses of the part learner, each a scalar per batch.
 
 B images, K parts (maps without the slot), S maps, L patches, C width of the token targets.
-`weight` (B, L): how much a patch counts, 1 in the foreground and 0 outside, so that the parts are spent on the object.
+`weight` (B, L): 1 for foreground patches, 0 for others, so that parts cover the object. `shares` (B, S or K, L): memberships.
 """
 
 import math
@@ -13,7 +13,7 @@ EPS = 1e-6
 
 
 def memberships(maps: Tensor) -> Tensor:
-    """Shares (B, S, L) of maps (B, S, gh, gw) at each patch: they sum to 1 over S, however the maps are normalised."""
+    """Shares (B, S, L) of the maps (B, S, gh, gw) at each patch; they sum to 1 over S for any scale of the maps."""
     flat = maps.flatten(2)
     return flat / flat.sum(dim=1, keepdim=True).clamp_min(EPS * float(flat.detach().amax()))
 
@@ -21,7 +21,7 @@ def memberships(maps: Tensor) -> Tensor:
 def slot_loss(slot: Tensor, weight: Tensor) -> Tensor:
     """Binary cross-entropy of the background slot's share (B, L) with "not foreground": mean over all patches.
 
-    The foreground is noisy, a kind of patch is not: the slot learns what mostly lies outside.
+    A single foreground is noisy, but the slot learns which patches mostly lie outside it.
     """
     return F.binary_cross_entropy(slot.clamp(EPS, 1 - EPS), 1 - weight)
 
@@ -29,9 +29,9 @@ def slot_loss(slot: Tensor, weight: Tensor) -> Tensor:
 def token_loss(shares: Tensor, targets: Tensor, weight: Tensor, *, pooling: str = "image") -> Tensor:
     """Squared error of tokens rebuilt from one pooled token a part: mean over weighted patches and C.
 
-    shares: (B, K, L); targets: (B, L, C), tokens of the frozen teacher. A part's token is the weighted mean of the
-    patches it covers, and a patch is rebuilt as its mixture of parts: low when parts gather patches that are alike.
-    pooling: one token a part and `image`, or one for the whole `batch`: then a part has to be alike in every image.
+    shares: (B, K, L); targets: (B, L, C), tokens of the frozen teacher. A part's token is the weighted mean of its patches,
+    and a patch is rebuilt as its mixture of parts: the loss is low if parts gather similar patches.
+    pooling: `image` pools a part in each image, `batch` over all images, which makes a part alike in every image.
     """
     covered = shares * weight[:, None]
     sums, amounts = covered @ targets, covered.sum(dim=2, keepdim=True)
@@ -43,16 +43,16 @@ def token_loss(shares: Tensor, targets: Tensor, weight: Tensor, *, pooling: str 
 
 
 def usage_loss(shares: Tensor, weight: Tensor) -> Tensor:
-    """log K minus the entropy of the parts' use over the batch's weighted patches: 0 when even, log K when one has all."""
+    """log K minus the entropy of the parts' shares of the weighted patches: 0 if even, log K if one part has all."""
     used = (shares * weight[:, None]).sum(dim=(0, 2))
     used = used / used.sum().clamp_min(EPS)
     return math.log(len(used)) + (used * used.clamp_min(EPS).log()).sum()
 
 
 def diversity_loss(maps: Tensor) -> Tensor:
-    """Mean cosine of two different maps of an image (B, S, gh, gw): 0 when disjoint, 1 when equal.
+    """Mean cosine between different maps (B, S, gh, gw) of an image: 0 if disjoint, 1 if equal.
 
-    Source: SemMAE section 3.1 (a diversity loss on the blurred maps); its form is not stated, this is ours.
+    Source: SemMAE section 3.1 (a diversity loss on the blurred maps). Differs: the paper gives no formula; this one is ours.
     """
     count = maps.shape[1]
     directions = F.normalize(maps.flatten(2), dim=2)
@@ -61,13 +61,13 @@ def diversity_loss(maps: Tensor) -> Tensor:
 
 
 def perceptual_loss(features: Tensor, targets: Tensor) -> Tensor:
-    """Mean cosine distance of a reconstruction's tokens (B, L, D) from the image's own (B, L, D)."""
+    """Mean cosine distance between the tokens (B, L, D) of a reconstruction and of its image (B, L, D)."""
     return 1 - F.cosine_similarity(features, targets, dim=2).mean()
 
 
 def equivariance_loss(shares: Tensor, expected: Tensor) -> Tensor:
-    """Squared difference of a view's shares (B, S, L) and those that its whole image has there: mean over patches, sum over S.
+    """Squared difference of a crop's shares (B, S, L) and the crop of its image's shares: mean over patches, sum over S.
 
-    Source: SCOPS (Hung et al., CVPR 2019) for the constraint; its form here is ours.
+    Source: SCOPS (Hung et al., CVPR 2019) for the constraint. Differs: squared error instead of their divergence.
     """
     return (shares - expected).square().sum(dim=1).mean()

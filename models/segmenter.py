@@ -1,4 +1,4 @@
-"""Heads that name a class for every pixel, on the encoder that every arm shares.
+"""Semantic segmentation: heads on the encoder of every arm.
 
 B images, (h, w) pixels, (gh, gw) patch grid, L = gh * gw, D width, C classes, F channels of the head.
 """
@@ -15,7 +15,7 @@ LEVELS, POOLS, GROUPS = 4, (1, 2, 3, 6), 8
 
 
 def levels_of(encoder: VisionTransformer, images: torch.Tensor) -> list[torch.Tensor]:
-    """Patch tokens as maps (B, D, gh, gw) after each quarter of the blocks, the last one after the final norm.
+    """Patch tokens as four maps (B, D, gh, gw), one after each quarter of the blocks, the last after the final norm.
 
     images: (B, 3, h, w), normalised, at the encoder's size.
     """
@@ -33,7 +33,7 @@ def levels_of(encoder: VisionTransformer, images: torch.Tensor) -> list[torch.Te
 
 
 class LinearHead(nn.Module):
-    """A linear classifier of every patch, on standardised tokens of the last level: (B, C, gh, gw)."""
+    """Linear scores (B, C, gh, gw) of every patch from the standardised tokens of the last level."""
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class LinearHead(nn.Module):
 
 
 class UperHead(nn.Module):
-    """Four levels at 4, 2, 1 and 1/2 times the patch grid, added from coarse to fine: (B, C, 4 gh, 4 gw).
+    """Scores (B, C, 4 gh, 4 gw) from four levels at 4, 2, 1 and 1/2 times the patch grid, added from coarse to fine.
 
     Source: UPerNet (Xiao et al., ECCV 2018) on a plain ViT as in MAE appendix A.4.
     Differs: group instead of batch normalisation, so that batches may be small; no auxiliary head.
@@ -90,7 +90,7 @@ class UperHead(nn.Module):
 class Segmenter(nn.Module):
     """An encoder and a head: scores (B, C, h, w) of normalised images (B, 3, h, w).
 
-    head `linear` leaves the encoder as it is, in eval mode and without gradient; `upernet` trains it too.
+    head: `linear` freezes the encoder; `upernet` trains it too. channels: F, of `upernet`.
     """
 
     def __init__(self, encoder: VisionTransformer, *, head: str, channels: int, num_classes: int) -> None:
@@ -108,7 +108,7 @@ class Segmenter(nn.Module):
 
 
 def resized_positions(positions: torch.Tensor, old: tuple[int, int], new: tuple[int, int]) -> torch.Tensor:
-    """Positions (1, 1 + L, D) of a grid `old` for another one, bicubic; the class token's stays."""
+    """Positions (1, 1 + L, D) of grid `old`, resampled bicubically to grid `new`; the class token keeps its own."""
     if old == new:
         return positions
     table = positions[:, 1:].transpose(1, 2).unflatten(2, old)

@@ -1,4 +1,4 @@
-"""A masked autoencoder that starts from a checkpoint: MAE's or SemMAE's published files, or one of our own."""
+"""Start a masked autoencoder from a checkpoint: MAE's or SemMAE's published files, or one of ours."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,20 +7,20 @@ from models.checkpoints import refuse_misfits, tensors_of, vit_state
 from models.mae import MaskedAutoencoder
 
 DECODER = ("decoder_", "mask_token")
-# Fixed tables, which the model has made for its own grid.
+# Fixed tables, which the model computes for its own grid.
 FIXED = ("pos_embed", "decoder_pos_embed")
 
 
 def start_from(model: MaskedAutoencoder, content: Mapping[str, Any]) -> bool:
-    """Load a checkpoint's content into `model`; False where it has no decoder, which then stays as it is.
+    """Load a checkpoint's content into `model` and return whether it has a decoder; without one, the model's is unchanged.
 
-    content: what `models.checkpoints.read_checkpoint` returns, of any layout known there. Positions are the model's own, so
-    the image size may differ; width, depth and patch size may not.
-    Raises ValueError that names missing, unexpected and mis-shaped keys; then the model is unchanged.
+    content: the result of `models.checkpoints.read_checkpoint`. The model keeps its own positions, so the image size may
+    differ; width, depth and patch size must be equal.
+    Raises ValueError that names missing, unexpected and mis-shaped keys, and then leaves the model unchanged.
     """
     state = vit_state(content)
     decoder = {name: value.float() for name, value in tensors_of(content).items() if name.startswith(DECODER)}
-    # A mask token alone is that of a teacher, which has no decoder either.
+    # A mask token without a decoder belongs to a teacher.
     has_decoder = any(name.startswith("decoder_") for name in decoder)
     if has_decoder:
         state |= decoder

@@ -1,4 +1,4 @@
-"""The frozen vision transformer that parts start from: out of our own folder, a checkpoint file, or timm by name."""
+"""The frozen vision transformer whose attention initialises the parts: from our folder, a checkpoint file, or timm."""
 
 import json
 from collections.abc import Mapping
@@ -28,12 +28,13 @@ def load_teacher(
 ) -> VisionTransformer:
     """A timm VisionTransformer without a classifier, frozen and in eval mode, on the CPU.
 
-    source: the folder that `train_teacher` writes; a checkpoint file of any layout in `models.checkpoints`, then
-        `architecture` names its timm model; or `timm:NAME` / `hf-hub:NAME`, which need a network.
-    image_size: input in pixels (or (height, width)), divisible by the patch size; the folder's or model's own if None.
+    source: the folder that `train_teacher` writes; a checkpoint file of a layout in `models.checkpoints`; or `timm:NAME` or
+        `hf-hub:NAME`, which need a network.
+    architecture: timm model of a checkpoint file.
+    image_size: input in pixels, or (height, width), divisible by the patch size; None keeps the folder's or the model's.
     branch: `student` or `teacher` of a self-distillation checkpoint.
-    sha256: of the file; a file with another one is refused.
-    Raises ValueError that names the file, and the keys that are missing, unexpected or mis-shaped.
+    sha256: of a checkpoint file; empty skips the check.
+    Raises ValueError that names the file or its missing, unexpected and mis-shaped keys.
     """
     source = str(source)
     if source.startswith(NAMED):
@@ -49,7 +50,7 @@ def build(architecture: Mapping[str, Any], image_size: Size | None = None) -> Vi
     """A VisionTransformer with timm's initial weights and no classifier.
 
     architecture: {"timm": NAME, ...options} or the keyword arguments of timm's VisionTransformer.
-    Raises ValueError for an unknown name, another kind of network, no class token, or a size that patches do not fill.
+    Raises ValueError for an unknown name, another kind of network, no class token, or a size not divisible into patches.
     """
     options = {**architecture, "num_classes": 0}
     if image_size is not None:
@@ -62,7 +63,9 @@ def build(architecture: Mapping[str, Any], image_size: Size | None = None) -> Vi
     if not isinstance(vit, VisionTransformer):
         raise ValueError(f"architecture {name} is a {type(vit).__name__}; expected a plain vision transformer")
     if vit.cls_token is None:
-        raise ValueError(f"architecture {name} has no class token; its attention is what parts start from")
+        raise ValueError(
+            f"architecture {name} has no class token, whose attention initialises the parts; choose another"
+        )
     height, width = vit.patch_embed.img_size
     rows, columns = vit.patch_embed.patch_size
     if height % rows or width % columns:
@@ -83,7 +86,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def architecture_of(source: str) -> dict[str, Any]:
-    """What `build` needs for a named model: {"timm": NAME, ...options}. An `hf-hub:` name is looked up."""
+    """Argument of `build` for a named model: {"timm": NAME, ...options}. Looks up an `hf-hub:` name; else ValueError."""
     kind, name = source.split(":", 1)
     if kind == "timm":
         return {"timm": name.split(".")[0]}
@@ -95,7 +98,7 @@ def architecture_of(source: str) -> dict[str, Any]:
 
 
 def statistics_of(vit: VisionTransformer) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) of the input that a named model was trained with, RGB in [0, 1]."""
+    """(mean, std) a channel of the RGB input in [0, 1] that a named model was trained with."""
     config: Any = vit.pretrained_cfg
     return tuple(config["mean"]), tuple(config["std"])
 
@@ -117,7 +120,7 @@ def _load_file(path: Path, architecture: str, image_size: Size | None, branch: s
 
 
 def _load_named(source: str, image_size: Size | None) -> VisionTransformer:
-    """Weights at the model's own size first, so that positions are resampled in one way for every source."""
+    """Load at the model's own size first, so that positions of every source are resampled in the same way."""
     name = source.removeprefix("timm:")
     try:
         native = timm.create_model(name, pretrained=True, num_classes=0)

@@ -1,7 +1,7 @@
 """The vision transformer of every trained arm: parameter names and arithmetic of MAE's encoder and of timm's.
 
 B images, C channels (3), (gh, gw) patch grid, L = gh * gw patches, V visible patches, D width, p patch size.
-Source: Dosovitskiy et al., ICLR 2021; He et al., CVPR 2022 (fixed sine-cosine positions).
+N tokens of a sequence. Source: Dosovitskiy et al., ICLR 2021; He et al., CVPR 2022 (fixed sine-cosine positions).
 """
 
 import math
@@ -54,7 +54,7 @@ def sincos_positions(grid: tuple[int, int], width: int) -> torch.Tensor:
 class Attention(nn.Module):
     """Multi-head self-attention (B, N, D) -> (B, N, D) through the fused kernel.
 
-    With `last`, only the last so many tokens look at all: (B, last, D).
+    last: compute only so many tokens at the end, from all: (B, last, D).
     """
 
     def __init__(self, width: int, num_heads: int) -> None:
@@ -96,9 +96,9 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block (B, N, D) -> (B, N, D); `drop_path` is the chance that a row skips a branch in training.
+    """Pre-norm transformer block (B, N, D) -> (B, N, D).
 
-    With `last`, only the last so many tokens are computed, (B, last, D), from all: what follows uses no others. `share`: see
+    drop_path: probability that a row skips a branch in training. last: as in `Attention`. share: see
     `VisionTransformer.take_share`.
     """
 
@@ -125,22 +125,23 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Linear embedding of patches. The weight has the shape (D, 3, p, p) of the convolution it stands for."""
+    """Linear embedding of patches. The weight has the shape (D, 3, p, p) of the equivalent convolution."""
 
     def __init__(self, patch_size: int, width: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, width, patch_size, patch_size)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """Embed patches (B, V, p*p*3) in `patchify` order; only the given ones are computed: (B, V, D)."""
+        """Embeddings (B, V, D) of patches (B, V, p*p*3), their pixels in `patchify` order."""
         return F.linear(patches, self.proj.weight.permute(0, 2, 3, 1).flatten(1), self.proj.bias)
 
 
 class VisionTransformer(nn.Module):
     """The encoder contract of all arms: images in, class token and patch tokens out.
 
-    `image_size` is an int or (h, w), divisible by `patch_size`; positions are fixed. Its state loads strictly into
-    timm's VisionTransformer of the same shape with `num_classes=0`, and is loaded from it.
+    image_size: pixels or (h, w), divisible by `patch_size`. drop_path: rate of the last block; it rises linearly from 0.
+    Positions are fixed. States are interchangeable with timm's VisionTransformer of the same shape and `num_classes=0`.
+    Raises ValueError for sizes that do not divide.
     """
 
     def __init__(
@@ -174,25 +175,26 @@ class VisionTransformer(nn.Module):
         return self.grid[0] * self.grid[1]
 
     def take_share(self, rows: torch.Tensor, *, batch: int) -> None:
-        """Let the images of training be `rows` (n,) int64 of batches of `batch`, whose others are seen elsewhere.
+        """Train on `rows` (n,) int64 of each batch of `batch` images; other processes take the rest.
 
-        Drop path is then drawn for the whole batch, and the draws of these rows are kept: it depends on no number of processes.
+        Drop path then draws for the whole batch and uses the draws of these rows, so the number of processes changes nothing.
         """
         for block in self.blocks:
             assert isinstance(block, Block)
             block.share = batch, rows
 
     def encode(self, images: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
-        """Tokens (B, 1 + L, D) after the final norm, class token first; with `visible` (B, V) indices, (B, 1 + V, D).
+        """Tokens (B, 1 + L, D) after the final norm, class token first.
 
-        images: (B, 3, h, w), normalised. Patches that are not visible are never embedded.
+        images: (B, 3, h, w), normalised. visible: (B, V) patch indices; then only these are embedded: (B, 1 + V, D).
+        Raises ValueError for images of another size.
         """
         if images.shape[2:] != self.image_size:
             raise ValueError(f"images are {tuple(images.shape[2:])}, the model takes {self.image_size}; resize them")
         return self.encode_patches(patchify(images, self.patch_size), visible)
 
     def encode_patches(self, patches: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
-        """`encode` for images already cut by `patchify`: (B, L, p*p*3)."""
+        """`encode` for patches (B, L, p*p*3) from `patchify`."""
         positions = self.pos_embed[:, 1:].expand(len(patches), -1, -1)
         if visible is not None:
             patches, positions = pick(patches, visible), pick(positions, visible)
@@ -211,9 +213,9 @@ def pick(rows: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
 
 
 def initialise(model: nn.Module, generator: torch.Generator) -> None:
-    """Initial weights as in MAE: Xavier-uniform matrices, zero biases, normal(0.02) tokens; drawn from `generator`.
+    """Set initial weights, drawn from `generator`: Xavier-uniform matrices, zero biases, normal(0.02) tokens.
 
-    Every module draws in the order of `named_parameters`, so that arms of equal shape start from equal weights.
+    Draws in the order of `named_parameters`, so that arms of equal shape start from equal weights. Source: MAE appendix A.1.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():

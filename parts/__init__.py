@@ -1,1 +1,1 @@
-"""Pure part maths: attention -> part labels -> masks, and the measures of part quality."""
+"""Pure maths of parts: attention -> part labels -> masks, and measures of part quality."""

@@ -1,4 +1,4 @@
-"""What a frozen vision transformer says about an image: class-token attention of the last block, and tokens.
+"""Features of a frozen vision transformer: class-token attention of the last block, and tokens.
 
 B images, H heads, L patches (raster order), N = prefix tokens + L, D width, d width of a head.
 """
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 
 class Extraction(NamedTuple):
-    """cls_attention (B, H, L); cls_token (B, D) after the final norm; cls_input (B, D) and patch_tokens (B, L, D) of one
-    token layer. All fp32.
+    """All fp32. cls_attention: (B, H, L). cls_token: (B, D), after the final norm. cls_input: (B, D) and patch_tokens:
+    (B, L, D), class and patch tokens of the token layer.
     """
 
     cls_attention: Tensor
@@ -24,25 +24,22 @@ class Extraction(NamedTuple):
 
 def extract(vit: nn.Module, images: Tensor, *, token_layer: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Class-token attention (B, H, L), class token (B, D) and patch tokens (B, L, D): see `extract_all`."""
-    found = extract_all(vit, images, token_layer=token_layer)
-    return found.cls_attention, found.cls_token, found.patch_tokens
+    features = extract_all(vit, images, token_layer=token_layer)
+    return features.cls_attention, features.cls_token, features.patch_tokens
 
 
 @torch.no_grad()
 def extract_all(vit: nn.Module, images: Tensor, *, token_layer: int = 0) -> Extraction:
-    """What one forward pass says of the images: fp32, no gradient.
+    """Attention and tokens of one forward pass: fp32, without gradient.
 
-    vit: a timm VisionTransformer; its mode, its fused flag and its weights stay as they are.
-    images: (B, 3, h, w), already normalised.
-    The attention is the softmax row of the class token in the last block. Prefix tokens (class, registers)
-    take their share of it and are cut off, so that a row sums to less than 1. The class token comes after the
-    final norm; `token_layer` counts from there back to the patch tokens: 0 is after the final norm, n is what enters the
-    n-th block from the end.
-    Raises ValueError for a model without class token or plain attention, for images of another size, and for a token
-    layer that the model does not have.
+    vit: a timm VisionTransformer; its mode, fused flag and weights stay unchanged.
+    images: (B, 3, h, w), normalised.
+    token_layer: of cls_input and patch_tokens; 0 is after the final norm, n the input of the n-th block from the end.
+    The attention is the class token's softmax row in the last block, without the columns of prefix tokens (class, registers),
+    so that a row sums to less than 1.
+    Raises ValueError for a model without class token or plain attention, images of another size, or a missing token layer.
 
-    It is one plain forward: hooks read the class token's query and all keys on their way to the fused kernel,
-    and no L x L map is ever made.
+    Hooks read the class token's query and all keys on their way to the fused kernel, so no L x L map is computed.
     """
     # timm's attributes, which `nn.Module` does not declare.
     model: Any = vit
@@ -91,7 +88,7 @@ def _attention_of(block: nn.Module) -> Any:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; every module gets its own mode back."""
+    """Put the model in evaluation mode, then restore the mode of every module."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

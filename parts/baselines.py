@@ -1,4 +1,7 @@
-"""What part labels have to beat: labels from anything but learning."""
+"""Trivial part labels that learned ones must beat.
+
+N test and M training images, (gh, gw) patch grid, F features of a patch.
+"""
 
 import numpy as np
 from sklearn.cluster import KMeans
@@ -7,10 +10,10 @@ STARTS = 3
 
 
 def cluster_labels(train: np.ndarray, test: np.ndarray, count: int, *, seed: int) -> np.ndarray:
-    """Labels (N, gh, gw) uint8 of patches described by test (N, gh, gw, F): k-means fitted on train (M, gh, gw, F).
+    """Labels (N, gh, gw) uint8 of the patches `test` (N, gh, gw, F) by k-means on `train` (M, gh, gw, F).
 
-    F features are a patch's place, its mean colour, or its token. One clustering serves the whole set, so that a label
-    means the same in every image.
+    Features: a patch's place, mean colour or token. One clustering for the whole set gives a label the same meaning in every
+    image.
     """
     model = KMeans(count, n_init=STARTS, random_state=seed).fit(
         np.ascontiguousarray(train).reshape(-1, train.shape[-1])
@@ -20,5 +23,5 @@ def cluster_labels(train: np.ndarray, test: np.ndarray, count: int, *, seed: int
 
 
 def random_labels(shape: tuple[int, ...], count: int, *, seed: int) -> np.ndarray:
-    """Labels of `shape`, each of 0..count-1 with the same chance: uint8."""
+    """Labels of `shape`, uint8, uniform over 0..count-1."""
     return np.random.default_rng(seed).integers(0, count, shape, dtype=np.uint8)

@@ -1,4 +1,7 @@
-"""Whitening and k-means: where part tokens can start."""
+"""Whitening and k-means, which can initialise part tokens.
+
+N points, D their width, C whitened width.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +13,10 @@ ROUNDS = 50
 def whitening(points: Tensor, width: int, strength: float) -> tuple[Tensor, Tensor]:
     """Matrix (C, D) and offset (C,) that turn points (N, D) into their C strongest principal components.
 
-    A component of variance v keeps variance v ** (1 - strength): 0 is plain principal components, 1 is whitening.
-    In a vision transformer's tokens a few directions outweigh those that tell parts apart, and the weakest are noise:
-    in between is best.
-    Raises ValueError when `width` C exceeds D.
+    strength: a component of variance v keeps variance v ** (1 - strength), so 0 is plain principal components and 1 whitening.
+    Values in between work best: a few directions of a vision transformer's tokens outweigh those that separate parts, and the
+    weakest are noise.
+    Raises ValueError if `width` C exceeds D.
     """
     if width > points.shape[1]:
         raise ValueError(f"refine: {width} components of tokens that are {points.shape[1]} wide; lower token_width")
@@ -21,18 +24,17 @@ def whitening(points: Tensor, width: int, strength: float) -> tuple[Tensor, Tens
     centred = points - mean
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(points))
     values, vectors = values.flip(0)[:width], vectors.flip(1)[:, :width]
-    # The sign of an eigenvector is arbitrary; fixing it makes the result independent of the library's choice.
+    # An eigenvector's sign is arbitrary and differs between libraries.
     vectors = vectors * vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True)).sign()
     matrix = (vectors * values.clamp_min(1e-6 * values[0]) ** (-strength / 2)).T.contiguous()
     return matrix, -(matrix @ mean)
 
 
 def k_means(points: Tensor, count: int, generator: torch.Generator, *, starts: int = 1) -> Tensor:
-    """Centres (count, C) of points (N, C): the best of several k-means++ starts, each refined by Lloyd's rounds.
+    """Centres (count, C) of points (N, C): the best of `starts` k-means++ starts, each refined by Lloyd's rounds.
 
-    Deterministic given the generator. Not scikit-learn's, whose sums over threads come in any order, so that the same
-    run could differ in its last bits.
-    Raises ValueError when there are fewer points than centres.
+    Deterministic given the generator. Not scikit-learn's: its sums over threads have no fixed order, so the last bits vary.
+    Raises ValueError for fewer points than centres.
     """
     if len(points) < count:
         raise ValueError(f"{len(points)} patches cannot start {count} parts; use more images")
@@ -41,7 +43,7 @@ def k_means(points: Tensor, count: int, generator: torch.Generator, *, starts: i
 
 
 def _spread(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` of the points, each drawn with a chance that grows with its squared distance from those before it.
+    """`count` of the points, each drawn with probability proportional to its squared distance from the earlier ones.
 
     Source: Arthur and Vassilvitskii, "k-means++", SODA 2007.
     """

@@ -1,4 +1,4 @@
-"""Which patches show the object, without labels: what the parts are spent on.
+"""Which patches show the object, found without labels.
 
 N images, L patches of a (gh, gw) grid, raster order.
 """
@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 def attention_foreground(cls_attention: Tensor, mass: float) -> Tensor:
-    """True in the smallest set of patches that holds `mass` of the class token's attention: (N, L) bool.
+    """(N, L) bool, True for the smallest set of patches that holds `mass` of the class token's attention.
 
-    cls_attention: (N, H, L), averaged over the heads; its sum over the patches counts as 1, so what prefix tokens hold
-    is left out. mass: in (0, 1]; 1 marks every patch.
-    Source: Caron et al., "DINO", ICCV 2021 (there .6 for showing one head's attention).
+    cls_attention: (N, H, L); averaged over heads and scaled to sum 1 over the patches, which excludes prefix tokens.
+    mass: in (0, 1]; 1 marks every patch.
+    Source: Caron et al., "DINO", ICCV 2021 (.6 to display one head's attention).
     """
     attention = cls_attention.float().mean(dim=1)
     attention = attention / attention.sum(dim=1, keepdim=True)
@@ -24,13 +24,13 @@ def attention_foreground(cls_attention: Tensor, mass: float) -> Tensor:
 
 
 def border_foreground(clusters: Tensor, grid: tuple[int, int], ratio: float = 1.0) -> Tensor:
-    """True where a patch is of a kind that is rarer at the border of images than elsewhere: (N, L) bool.
+    """(N, L) bool, True for patches of clusters that are rarer at the border of images than elsewhere.
 
-    clusters: (N, L) integer ids of kinds of patches, the same kinds in every image. ratio: a kind is foreground when the
-    share of it that lies at the border is less than `ratio` times the border's share of all patches.
-    Objects are photographed in the middle; what fills the rim of many images is what they stand before. Kinds decide,
-    not places: a patch at the rim is foreground where it looks like what is mostly inside.
-    Source: the boundary prior of saliency detection (Wei et al., ECCV 2012), here over a set instead of an image.
+    clusters: (N, L) integer ids, the same clusters in every image. ratio: a cluster is foreground if the share of its patches
+    at the border is below `ratio` times the border's share of all patches.
+    Photographs show objects in the middle, so clusters that fill the border of many images are background. The cluster decides,
+    not the place: a border patch is foreground if its cluster lies mostly inside.
+    Source: the boundary prior of saliency detection (Wei et al., ECCV 2012). Differs: over a set instead of one image.
     """
     rows, columns = grid
     rim = torch.ones(rows, columns, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Part maps to one label a patch, and pixel masks to the true label of a patch.
+"""One label a patch, from part maps or from pixel masks.
 
 B or N images, S maps (K parts, then a background slot where there is one), (gh, gw) patch grid, L = gh * gw, H heads.
 Label ids: 0..K-1 parts, K background.
@@ -17,9 +17,10 @@ UNLABELLED = 255
 def label_patches(maps: Tensor, *, background: str, cls_attention: Tensor | None = None, mass: float = 1.0) -> Tensor:
     """The label of the strongest map at every patch: (B, gh, gw) uint8.
 
-    maps: (B, S, gh, gw). background: `none` (every patch has a part), `slot` (the last of the S maps is background, and
-    its index is K already), or `attention_mass`: patches outside the foreground that `cls_attention` (B, H, L) marks,
-    see `attention_foreground`, are K = S.
+    maps: (B, S, gh, gw).
+    background: `none` gives every patch a part; `slot` takes the last map, whose index is K, as background; `attention_mass`
+        gives label K = S to patches outside `attention_foreground` of `cls_attention` (B, H, L) and `mass`.
+    Raises ValueError for another background.
     """
     if background not in BACKGROUNDS:
         raise ValueError(f"background is {background!r}; expected one of {', '.join(BACKGROUNDS)}")
@@ -34,8 +35,8 @@ def label_patches(maps: Tensor, *, background: str, cls_attention: Tensor | None
 def majority_labels(masks: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """The most frequent pixel label of every patch: (N, gh, gw) uint8; the smaller id wins a tie.
 
-    masks: (N, h, w) uint8 label ids, 255 where a pixel has none; such pixels have no vote, and a patch of nothing else
-    is 255. Raises ValueError unless h and w are divisible by the grid.
+    masks: (N, h, w) uint8 label ids, 255 for unlabelled pixels, which have no vote; a patch without labelled pixels is 255.
+    Raises ValueError unless h and w are divisible by the grid.
     """
     count, height, width = masks.shape
     rows, columns = grid

@@ -20,7 +20,7 @@ MOST_OBLONG_BLOCK = 0.3
 
 
 def hidden_count(length: int, ratio: float) -> int:
-    """The number of hidden patches of `length`: what is left when int(length * (1 - ratio)) stay visible.
+    """The number of hidden patches of `length`: int(length * (1 - ratio)) stay visible, as in MAE's code.
 
     Raises ValueError on a ratio outside (0, 1) or a length below 1.
     """
@@ -51,25 +51,25 @@ def semantic_mask(
     background: str,
     generator: torch.Generator,
 ) -> Tensor:
-    """A mask (B, L) bool, True is hidden, that goes from a share of every part to whole parts.
+    """A mask (B, L) bool, True is hidden, between a share of every part and whole parts.
 
     labels: (B, L) integer, 0..num_parts-1 a part, num_parts the background.
     alpha: a float or (B,) in [0, 1]; 0 hides `ratio` of each part (intra-part), 1 hides whole parts in random
-        order and one of them partly (inter-part).
-    background: "part" treats it as one more part; "random" hides `ratio` of it at every alpha, and the
-        schedule fills the rest from the parts.
+        order, the last one partly (inter-part).
+    background: "part" treats the background as one more part; "random" hides `ratio` of it at every alpha, and the
+        parts hide the rest.
     generator: on the labels' device.
-    Raises ValueError on labels of another shape, type or range, alpha or ratio out of range, another background.
+    Raises ValueError for labels of another shape, type or range, alpha or ratio out of range, another background.
 
     Source: SemMAE algorithm 1.
-    Differs: the released code rounds twice, misses the total by up to 4 patches and repairs it on arbitrary
-        ones; here the shares stay fractional until one rounding by largest remainder makes the total exact.
+    Differs: the released code rounds twice, misses the total by up to 4 patches and corrects it on arbitrary
+        ones; here one rounding by largest remainder makes the total exact.
     """
     labels = _checked_labels(labels, num_parts)
     batch, length = labels.shape
     num_groups = batch * (num_parts + 1)
-    # One sort of whole numbers orders the batch by image, part and chance. Flat, because it is then a radix
-    # sort: on a CPU three times faster than sorting by row, and as fast for many parts as for few.
+    # One sort of integers orders the batch by image, part and chance. A flat sort is a radix sort, on a CPU three
+    # times faster than sorting by row, and as fast for many parts as for few.
     group_bits = num_groups.bit_length()
     dtype, key_bits = (torch.int32, 31) if group_bits <= 15 else (torch.int64, 63)
     chance_bits = key_bits - group_bits
@@ -81,7 +81,7 @@ def semantic_mask(
     )
     keys = torch.randint(1 << chance_bits, groups.shape, dtype=dtype, device=labels.device, generator=generator)
     order = keys.bitwise_or_(groups << chance_bits).flatten().sort().indices
-    # In that order each group is a run of hidden patches and then a run of visible ones.
+    # In this order each group is a run of hidden patches, then a run of visible ones.
     runs = torch.stack([counts, sizes - counts], dim=-1).flatten()
     is_hidden = torch.tensor([True, False], device=labels.device).expand(num_groups, 2).flatten()
     hidden = is_hidden.repeat_interleave(runs, output_size=order.numel())
@@ -123,8 +123,7 @@ def hidden_per_group(
 def block_mask(batch: int, grid: tuple[int, int], *, ratio: float, generator: torch.Generator) -> Tensor:
     """A mask (batch, gh * gw) bool, True is hidden, made of rectangles, on the generator's device.
 
-    Rectangles of random area, aspect and place are laid over each other until the total is reached; the last one
-    is cut off where it would exceed it.
+    Adds rectangles of random area, aspect and place until the total is reached, and cuts the last one to fit.
     Source: BEiT algorithm 1; MAE table 1f ("block").
     Differs: an oversized side is clipped to the grid instead of drawn again, and the total is exact.
     """
@@ -154,13 +153,13 @@ def block_mask(batch: int, grid: tuple[int, int], *, ratio: float, generator: to
 def attention_mask(scores: Tensor, *, ratio: float, mode: str, hint_share: float, generator: torch.Generator) -> Tensor:
     """A mask (B, L) bool, True is hidden, that hides the most attended patches.
 
-    scores: (B, L) float or integer, the higher the more attended; equal scores are ordered at random.
-    mode: "high" hides the most attended; "hint" then reveals some of the very highest again and hides the next
-        most attended in their place, so that the total stays exact.
-    hint_share: how many are revealed, as a share of the hidden ones; drawn from the twice as many most attended.
-        "high" has no use for it.
+    scores: (B, L) float or integer, higher is more attended; equal scores are ordered at random.
+    mode: "high" hides the most attended; "hint" then reveals some of them and hides the next most attended instead,
+        so that the total stays exact.
+    hint_share: revealed patches as a share of the hidden ones, drawn from the twice as many most attended; unused by
+        "high".
     generator: on the scores' device.
-    Raises ValueError on scores that are not finite or not (B, L), another mode, more hints than visible patches.
+    Raises ValueError for scores that are not finite or not (B, L), another mode, more hints than visible patches.
     Source: AttMask section 3.2. Differs: there hints make the hidden share smaller.
     """
     if scores.ndim != 2 or scores.numel() == 0:
@@ -227,7 +226,7 @@ def _check_alpha(alpha: float | Tensor, batch: int) -> None:
 
 
 def _whole_parts_first(sizes: Tensor, budget: float | Tensor, generator: torch.Generator) -> Tensor:
-    """The budget spent on the groups in random order, each filled before the next: (B, G) in [0, sizes]."""
+    """The budget (patches a row) spent on the groups in random order, each filled before the next: (B, G) in [0, sizes]."""
     order = torch.rand(sizes.shape, device=sizes.device, generator=generator).argsort(dim=1)
     in_order = sizes.gather(1, order)
     before = in_order.cumsum(1) - in_order

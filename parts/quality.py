@@ -1,8 +1,7 @@
-"""How good part labels are, against true part labels and against the known ways to fail.
+"""The quality of part labels, against true part labels and against known failures.
 
-The unit is a patch; truth 0 is background, 255 is a patch without truth, which is left out. Every figure over a set
-comes from one table of all its patches: a part must mean the same in every image to score.
-Every measure is scikit-learn's or SciPy's.
+N images, (gh, gw) patch grid, K parts. Truth 0 is background; 255 is unlabelled and left out. Every measure over a set comes
+from one table of all its patches, so a part must mean the same in every image to score. scikit-learn and SciPy compute them.
 """
 
 import math
@@ -19,14 +18,14 @@ UNLABELLED = 255
 def part_quality(labels: np.ndarray, truth: np.ndarray, *, num_parts: int, background: int | None) -> dict[str, float]:
     """All measures of labels (N, gh, gw) against truth (N, gh, gw); `background` is the id K, or None.
 
-    nmi, ari: all patches. nmi_foreground, ari_foreground: patches whose truth is not 0; a predicted background counts
-    as a label there. nmi_foreground_per_image: mean over images that show at least two true parts.
-    miou: mean IoU over the true labels present after the best one-to-one matching; an unmatched one counts 0.
-    foreground_iou: of `label is not background` with `truth is not 0`. See `usage` for the others.
-    Raises ValueError when no patch has a true part.
+    nmi, ari: over all patches. nmi_foreground, ari_foreground: over patches whose truth is not 0; a predicted background
+    counts as a label there. nmi_foreground_per_image: mean over images with at least two true parts.
+    miou: mean IoU over the true labels present, after the best one-to-one matching; an unmatched label counts 0.
+    foreground_iou: IoU of `label is not background` and `truth is not 0`. The others: see `usage`.
+    Raises ValueError if no patch has a true part.
     """
     known = truth != UNLABELLED
-    found, actual = labels[known], truth[known]
+    predicted, actual = labels[known], truth[known]
     inside = known & (truth != 0)
     if not inside.any():
         raise ValueError("no patch has a true part: nothing to measure; set data.part_truth to [] for this data")
@@ -36,19 +35,19 @@ def part_quality(labels: np.ndarray, truth: np.ndarray, *, num_parts: int, backg
     foreground = np.ones_like(known) if background is None else labels != background
     union = (foreground | inside) & known
     return {
-        "nmi": float(normalized_mutual_info_score(actual, found)),
-        "ari": float(adjusted_rand_score(actual, found)),
+        "nmi": float(normalized_mutual_info_score(actual, predicted)),
+        "ari": float(adjusted_rand_score(actual, predicted)),
         "nmi_foreground": float(normalized_mutual_info_score(truth[inside], labels[inside])),
         "ari_foreground": float(adjusted_rand_score(truth[inside], labels[inside])),
         "nmi_foreground_per_image": float(np.mean(per_image)) if per_image else 0.0,
-        "miou": matched_iou(found, actual),
+        "miou": matched_iou(predicted, actual),
         "foreground_iou": float((foreground & inside).sum() / union.sum()),
         **usage(labels, inside, num_parts),
     }
 
 
 def matched_iou(labels: np.ndarray, truth: np.ndarray) -> float:
-    """Mean IoU over true labels of labels (n,) matched to truth (n,) one to one as well as can be (Hungarian)."""
+    """Mean IoU over the true labels, after the best one-to-one matching of labels (n,) to truth (n,) (Hungarian)."""
     table = contingency_matrix(truth, labels).astype(float)
     iou = table / (table.sum(axis=1, keepdims=True) + table.sum(axis=0, keepdims=True) - table)
     rows, columns = linear_sum_assignment(iou, maximize=True)
@@ -56,10 +55,10 @@ def matched_iou(labels: np.ndarray, truth: np.ndarray) -> float:
 
 
 def usage(labels: np.ndarray, foreground: np.ndarray, num_parts: int) -> dict[str, float]:
-    """How the K parts share the foreground patches of labels (N, gh, gw), foreground (N, gh, gw) bool.
+    """How the K parts share the foreground patches. labels: (N, gh, gw), foreground: (N, gh, gw) bool.
 
-    dead_parts: parts with less than 1 / (4 K) of them. usage_entropy: of the shares of the parts, 1 when even, 0 when
-    one part takes all.
+    dead_parts: parts with less than 1 / (4 K) of the patches. usage_entropy: entropy of the parts' shares, 1 if even, 0 if
+    one part has all.
     """
     counts = np.bincount(labels[foreground], minlength=num_parts)[:num_parts]
     dead = int((counts < foreground.sum() / (4 * num_parts)).sum())
@@ -68,7 +67,7 @@ def usage(labels: np.ndarray, foreground: np.ndarray, num_parts: int) -> dict[st
 
 
 def position_information(labels: np.ndarray) -> float:
-    """Share of the labels' (N, gh, gw) entropy that the place in the grid explains: 1 when parts tile the image."""
+    """Share of the labels' (N, gh, gw) entropy that the place in the grid explains: 1 if parts tile the image."""
     places = np.broadcast_to(np.arange(labels[0].size), (len(labels), labels[0].size))
     return _explained(labels.reshape(len(labels), -1).ravel(), places.ravel())
 

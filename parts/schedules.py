@@ -1,4 +1,4 @@
-"""How far masking has moved from hiding patches of every part (alpha 0) to hiding whole parts (alpha 1)."""
+"""Alpha over training: from hiding patches of every part (0) to hiding whole parts (1)."""
 
 import math
 
@@ -6,20 +6,19 @@ SCHEDULES = ("intra_to_inter", "intra", "inter", "inter_to_intra", "cosine")
 
 
 def alpha_at(progress: float, *, schedule: str, gamma: float) -> float:
-    """Alpha in [0, 1] at a moment of training; a pure function, so a resumed run sees the same values.
+    """Alpha in [0, 1] at a moment of training: a pure function, so a resumed run sees the same values.
 
     progress: the fraction of training done, in [0, 1].
-    gamma: the exponent of the two power schedules, > 0; the other schedules have no use for it.
+    gamma: exponent of the two power schedules, > 0; unused by the others.
 
-    intra_to_inter  t^gamma: parts first thinned out, later hidden whole (the method, gamma 2)
+    intra_to_inter  t^gamma: first some patches of every part, later whole parts (the method, gamma 2)
     intra           0: the same share of every part, always
     inter           1: whole parts, always
-    inter_to_intra  (1 - t)^gamma: the method's curriculum played backwards. 1 - t^gamma would also fall from 1
-                    to 0, but would dwell on other alphas; played backwards, both orders spend equal time at each
-                    alpha and differ in the order alone, which is what their comparison is about.
+    inter_to_intra  (1 - t)^gamma: the method's curriculum reversed. 1 - t^gamma would also fall from 1 to 0; only the
+                    reversal spends equal time at each alpha, so that the comparison varies the order alone.
     cosine          (1 - cos(pi t)) / 2: slow at both ends
 
-    Raises ValueError on an unknown schedule, a progress outside [0, 1] or a gamma not positive and finite.
+    Raises ValueError for an unknown schedule, a progress outside [0, 1] or a gamma not positive and finite.
     Source: SemMAE section 3.3 and table 3 (which names inter-to-intra but gives no formula).
     Differs: the fraction of training, taken at each step, stands for the paper's t/T in epochs.
     """

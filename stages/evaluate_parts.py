@@ -84,7 +84,7 @@ def patch_colours(shards: ImageShards, rows: np.ndarray, grid: tuple[int, int]) 
     return (cells.mean(axis=(2, 4)) / 255).astype(np.float32)
 
 
-def patch_tokens(shards: ImageShards, rows: np.ndarray, teacher: FrozenTeacher, *, layer: str) -> np.ndarray:
+def patch_tokens(shards: ImageShards, rows: np.ndarray, teacher: FrozenTeacher, *, layer: int) -> np.ndarray:
     """The teacher's tokens of the patches of `rows`: (n, gh, gw, D) float32."""
     found = []
     for start in range(0, len(rows), BATCH):

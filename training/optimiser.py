@@ -67,11 +67,11 @@ class AdamW:
                 maximize=False,
             )
 
-    def state_dict(self) -> dict[str, list[list[Tensor]]]:
+    def state_dict(self) -> dict[str, list[list[list[Tensor]]]]:
         """Moments and step counts, a list a group; rates and decays are the caller's to set again."""
         return {"moments": [[list(state) for state in group] for group in self._moments]}
 
-    def load_state_dict(self, state: dict[str, list[list[Tensor]]]) -> None:
+    def load_state_dict(self, state: dict[str, list[list[list[Tensor]]]]) -> None:
         """Take over what `state_dict` gave, for the same groups of the same parameters."""
         for own, saved in zip(self._moments, state["moments"], strict=True):
             for mine, theirs in zip(own, saved, strict=True):

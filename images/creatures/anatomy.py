@@ -103,12 +103,12 @@ def pose(species: Species, rng: np.random.Generator) -> Animal:
     torso = Part(TORSO, (Ellipse((0.0, 0.0), (length, height)), Limb(neck, (0.2, 0.16, 0.13))), softness=0.16)
 
     look = vary(-0.25, 0.45)
-    radii = tuple(radius * vary(1.05, 0.08) for radius in HEAD_RADII[species.head])
-    skull = towards(neck[-1], look, 0.3 * radii[0])
-    head = Part(HEAD, (Ellipse(skull, radii, look),))
-    muzzle = towards(skull, look - 0.15, 0.8 * radii[0])
-    eye = towards(skull, look + 0.75, 0.42 * radii[0]), 0.1
-    crown = towards(skull, look + 1.9, 0.7 * radii[1])
+    wide, high = (radius * vary(1.05, 0.08) for radius in HEAD_RADII[species.head])
+    skull = towards(neck[-1], look, 0.3 * wide)
+    head = Part(HEAD, (Ellipse(skull, (wide, high), look),))
+    muzzle = towards(skull, look - 0.15, 0.8 * wide)
+    eye = towards(skull, look + 0.75, 0.42 * wide), 0.1
+    crown = towards(skull, look + 1.9, 0.7 * high)
 
     near_legs, far_legs = _legs(species.legs, length, height, vary)
     wings = _wings(species.wings, (0.12 * length, 0.45 * height), vary)
@@ -198,8 +198,7 @@ def _ears(name: str, crown: Point, look: float, vary: Vary) -> tuple[Part, ...]:
         return pair(lambda root, a: (Ellipse(towards(root, a + 0.35, 0.6 * size), (size, 0.9 * size), a),))
     if name == "sail":
         size = vary(0.42, 0.03)
-        radii = (size, 0.8 * size)
-        return pair(lambda root, a: (Ellipse(towards(root, a + 0.75, 0.55 * size), radii, a - 0.3),))
+        return pair(lambda root, a: (Ellipse(towards(root, a + 0.75, 0.55 * size), (size, 0.8 * size), a - 0.3),))
     if name == "horns":
         size, bend, radii = vary(0.6, 0.05), vary(0.9, 0.3), (0.13, 0.11, 0.08, 0.04)
         return pair(lambda root, a: (Limb(bent(root, a, size, bend=bend, segments=3), radii),))

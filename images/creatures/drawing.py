@@ -81,8 +81,8 @@ def place(animal: Animal, size: int, rng: np.random.Generator) -> Placement:
     extent = size * (0.47 + 0.12 * rng.random())
     angle = math.radians(50) * (2 * rng.random() - 1)
     room = 0.12 * size
-    target = tuple(size / 2 + room * (2 * rng.random() - 1) for _ in range(2))
-    return Placement(middle, target, extent / reach, angle, bool(rng.random() < 0.5))
+    x, y = (size / 2 + room * (2 * rng.random() - 1) for _ in range(2))
+    return Placement(middle, (x, y), extent / reach, angle, bool(rng.random() < 0.5))
 
 
 def paint_animal(

@@ -111,7 +111,7 @@ class Limb:
 
     def field(self, x: np.ndarray, y: np.ndarray) -> Field:
         """u is the length along the chain, v the signed offset from it."""
-        distance = u = v = None
+        nearest: Field | None = None
         walked = 0.0
         steps = zip(self.points, self.points[1:], self.radii, self.radii[1:], strict=False)
         for (ax, ay), (bx, by), ra, rb in steps:
@@ -123,13 +123,14 @@ class Limb:
             gap = np.sqrt((reached - along) ** 2 + across**2) - (ra + (rb - ra) / length * along)
             along += walked
             walked += length
-            if distance is None:
-                distance, u, v = gap, along, across
+            if nearest is None:
+                nearest = gap, along, across
             else:
-                nearer = gap < distance
-                for old, new in ((distance, gap), (u, along), (v, across)):
+                nearer = gap < nearest[0]
+                for old, new in zip(nearest, (gap, along, across), strict=True):
                     np.copyto(old, new, where=nearer)
-        return distance, u, v
+        assert nearest is not None
+        return nearest
 
 
 @dataclass(frozen=True)

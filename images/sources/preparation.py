@@ -21,7 +21,7 @@ from images.sources.tree import Entry, Root, root_of, shown
 from images.stream import map_ahead
 from shards.files import whole_file
 from shards.image_shard_writer import ImageShardWriter
-from shards.image_shards import SPLITS
+from shards.row_index import SPLITS
 
 # Where the same bytes lie in several splits, the first of these keeps them.
 PRECEDENCE = ("test", "val", "train")

@@ -26,8 +26,9 @@ from models.teachers import build
 from shards.arrays import ArrayShards, ArrayShardWriter
 from shards.files import read_json, whole_file, whole_folder, write_rows, write_text
 from shards.image_shard_writer import ImageShardWriter
-from shards.image_shards import SPLITS, ImageShards
+from shards.image_shards import ImageShards
 from shards.mask_cache import MaskCache, MaskCacheWriter
+from shards.row_index import SPLITS
 from stages.prepare_data import read_order, write_order
 from training.encoders import load_weights, save_model
 from training.snapshots import Snapshots, read_snapshots

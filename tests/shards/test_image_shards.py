@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards.image_shard_writer import ImageShardWriter
-from shards.image_shards import SPLITS, ImageShards, list_shards, read_shard
+from shards.image_shards import ImageShards, list_shards, read_shard
+from shards.row_index import SPLITS
 
 # The smallest PNG: one white pixel.
 PIXEL = bytes.fromhex(

@@ -13,7 +13,8 @@ from models.part_learner import PartLearner
 from models.teachers import build
 from shards.files import write_text
 from shards.image_shard_writer import ImageShardWriter
-from shards.image_shards import SPLITS, list_shards
+from shards.image_shards import list_shards
+from shards.row_index import SPLITS
 from tests.conftest import ROOT, TINY, run_stage
 from training.encoders import save_model
 from training.teacher import write_teacher
