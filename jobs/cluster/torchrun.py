@@ -52,40 +52,30 @@ def report(line: str, *, is_mistake: bool) -> int:
     return MISTAKE if is_mistake else 1
 
 
-def command(
-    job: str,
-    module: str,
-    arguments: Sequence[str],
-    *,
-    world_size: int,
-    nodes: int,
-    rendezvous: str,
-    restarts: int,
-    join_seconds: int,
-    is_host: bool | None = None,
-    address: str = "",
-) -> list[str]:
-    """The command that starts this node's share of the processes.
-
-    Nodes meet under the name `job`, not its fingerprint: machines that differ in code or data then learn it from
-    `Scratch`, instead of waiting for each other. is_host: whether this node hosts the rendezvous, None: as its name says;
-    address: the name under which the others reach this node, empty: as the machine calls itself. Raises ValueError where
-    the nodes cannot have equal shares.
-    """
+def share(world_size: int, nodes: int) -> int:
+    """Processes of each node; ValueError where the nodes cannot have equal shares."""
     if world_size % nodes:
         raise ValueError(
             f"compute.world_size: got {world_size}, expected a multiple of the {nodes} nodes of runtime.yaml"
         )
-    options = [f"--nnodes={nodes}", f"--nproc-per-node={world_size // nodes}", f"--max-restarts={restarts}"]
+    return world_size // nodes
+
+
+def command(
+    job: str, module: str, arguments: Sequence[str], *, world_size: int, nodes: int, rendezvous: str, restarts: int,
+    join_seconds: int,
+) -> list[str]:  # fmt: skip
+    """The command that starts this node's share of the processes.
+
+    Nodes meet under the name `job`, not its fingerprint: machines that differ in code or data then learn it from
+    `Scratch`, instead of waiting for each other.
+    """
+    options = [f"--nnodes={nodes}", f"--nproc-per-node={share(world_size, nodes)}", f"--max-restarts={restarts}"]
     if nodes > 1:
-        host = "" if is_host is None else f",is_host={int(is_host)}"
+        patience = f"join_timeout={join_seconds},read_timeout={join_seconds}"
         options += [
-            "--rdzv-backend=c10d",
-            f"--rdzv-endpoint={rendezvous}",
-            f"--rdzv-id={job}",
-            f"--rdzv-conf=join_timeout={join_seconds},read_timeout={join_seconds}{host}",
-            *([f"--local-addr={address}"] if address else []),
-        ]
+            "--rdzv-backend=c10d", f"--rdzv-endpoint={rendezvous}", f"--rdzv-id={job}", f"--rdzv-conf={patience}",
+        ]  # fmt: skip
     return [sys.executable, "-m", "jobs.cluster.torchrun", *options, "-m", module, *arguments]
 
 

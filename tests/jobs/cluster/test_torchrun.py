@@ -62,15 +62,16 @@ def runtime(**changes):
     return Runtime(**{**load_runtime(ROOT / "runtime.yaml").model_dump(), **changes})
 
 
-def command(world_size, nodes, **more):
-    options = {"rendezvous": "a:1", "restarts": 3, "join_seconds": 60, **more}
-    return torchrun.command("work-0", "work", ["0"], world_size=world_size, nodes=nodes, **options)
+def command(world_size, nodes, rendezvous="a:1"):
+    return torchrun.command(
+        "work-0", "work", ["0"], world_size=world_size, nodes=nodes, rendezvous=rendezvous, restarts=3, join_seconds=60
+    )
 
 
 def test_command__shares_the_processes_among_the_nodes():
     python, work = [sys.executable, "-m", "jobs.cluster.torchrun"], ["-m", "work", "0"]
     assert command(2, 1) == [*python, *ONE_NODE, *work]
-    assert command(32, 4, is_host=False, address="b") == [
+    assert command(32, 4) == [
         *python,
         "--nnodes=4",
         "--nproc-per-node=8",
@@ -78,8 +79,7 @@ def test_command__shares_the_processes_among_the_nodes():
         "--rdzv-backend=c10d",
         "--rdzv-endpoint=a:1",
         "--rdzv-id=work-0",
-        "--rdzv-conf=join_timeout=60,read_timeout=60,is_host=0",
-        "--local-addr=b",
+        "--rdzv-conf=join_timeout=60,read_timeout=60",
         *work,
     ]
     for world_size, nodes in ((6, 4), (1, 2)):
