@@ -120,10 +120,13 @@ def _make_in_processes(
             if not left:
                 names = ", ".join([task.name for task in tasks[:3]] + ["..."] * (len(tasks) > 3))
                 raise ValueError(
-                    f"a worker process was killed, {TRIES} times; {len(tasks)} shards are missing ({names}): check the "
-                    "memory of this machine and run again, finished shards are kept"
+                    f"a worker was lost, {TRIES} times: its process was killed; {len(tasks)} shards are missing "
+                    f"({names}); check the memory of this machine and run again, finished shards are kept"
                 ) from None
-            print(f"{kept.job}: a worker process was killed; new ones make the {len(tasks)} missing shards", flush=True)
+            print(
+                f"{kept.job}: a worker was lost: its process was killed; new ones make the {len(tasks)} missing shards",
+                flush=True,
+            )
 
 
 def _make_in_pool(

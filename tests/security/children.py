@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 # Each call in a fork of its own, whose memory starts at what the imports took.
 PRELUDE = """
 import json, os, sys, time
-from jobs.stage import peak_mib
+from jobs.record import peak_mib
 
 def measured(name, call):
     reader, writer = os.pipe()
