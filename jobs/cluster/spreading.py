@@ -101,54 +101,56 @@ def _make_in_processes(
 ) -> None:
     """Make the shards in `number` processes; when one is lost, a new pool makes what is missing then."""
     devices = _devices(number) if device == "cuda" else []
-    total, shown = sum(task.images for task in tasks), 0
-    for left in reversed(range(TRIES)):
-        finished = total - sum(task.images for task in tasks)
-
-        def show(images: int, finished: int = finished) -> None:
-            # A lost shard is made again, and its images count once.
-            nonlocal shown
-            if finished + images > shown:
-                meter.advance(finished + images - shown)
-                shown = finished + images
-
+    missing, lost = dict(enumerate(tasks)), 0
+    # Images done, by task. Without a lock, which a killed process might keep: each process writes the slot of its task.
+    done = multiprocessing.get_context("spawn").RawArray("q", len(tasks))
+    while missing:
         try:
-            _make_in_pool(work, tasks, show, number=min(number, len(tasks)), devices=devices)
+            _make_in_pool(work, missing, done, meter, number=min(number, len(missing)), devices=devices)
             return
         except BrokenProcessPool:
-            tasks = [task for task in tasks if not kept.has(task.key)]
-            if not left:
-                names = ", ".join([task.name for task in tasks[:3]] + ["..."] * (len(tasks) > 3))
+            lost += 1
+            missing = {place: task for place, task in missing.items() if not kept.has(task.key)}
+            for place in missing:
+                done[place] = 0
+            if missing and lost == TRIES:
+                names = ", ".join([task.name for task in missing.values()][:3] + ["..."] * (len(missing) > 3))
                 raise ValueError(
-                    f"a worker was lost, {TRIES} times: its process was killed; {len(tasks)} shards are missing "
-                    f"({names}); check the memory of this machine and run again, finished shards are kept"
+                    f"a worker was lost, {TRIES} times: its process was killed; {len(missing)} shards are missing ({names}); "
+                    "check the memory of this machine and run again, finished shards are kept"
                 ) from None
             print(
-                f"{kept.job}: a worker was lost: its process was killed; new ones make the {len(tasks)} missing shards",
-                flush=True,
+                f"{kept.job}: a worker was lost: its process was killed; {len(missing)} shards are missing", flush=True
             )
 
 
 def _make_in_pool(
-    work: Work, tasks: Sequence[Task], show: Callable[[int], None], *, number: int, devices: Sequence[str]
+    work: Work,
+    tasks: Mapping[int, Task],
+    done: MutableSequence[int],
+    meter: Meter,
+    *,
+    number: int,
+    devices: Sequence[str],
 ) -> None:
     """Make the shards in one pool of processes, and end these however this ends."""
     context = multiprocessing.get_context("spawn")
-    # Without a lock, which a killed process might keep: each process writes the slot of its task alone.
-    done = context.RawArray("q", len(tasks))
     free = context.SimpleQueue()
     for device in devices:
         free.put(device)
     others = set(multiprocessing.active_children())
-    start = (work, os.getcwd(), identity(os.getpid()), done, free, bool(devices))
-    pool = ProcessPoolExecutor(number, mp_context=context, initializer=_begin, initargs=start)
+    begin = (work, os.getcwd(), identity(os.getpid()), done, free if devices else None)
+    pool = ProcessPoolExecutor(number, mp_context=context, initializer=_begin, initargs=begin)
     try:
-        waiting = {pool.submit(_make, place, task.arguments) for place, task in enumerate(tasks)}
+        waiting = {pool.submit(_make, place, task.arguments) for place, task in tasks.items()}
         while waiting:
             finished, waiting = wait(waiting, LOOK_SECONDS, FIRST_COMPLETED)
             for future in finished:
                 note(**future.result())
-            show(sum(done))
+            # Images of a lost shard are made again, and count once.
+            images = sum(done) - (meter.done - meter.first)
+            if images > 0:
+                meter.advance(images)
     except BaseException:
         # The pool would wait for the shards in work.
         for process in set(multiprocessing.active_children()) - others:
@@ -163,13 +165,13 @@ _worker: Worker
 _done: MutableSequence[int]
 
 
-def _begin(work: Work, folder: str, stage: str, done: MutableSequence[int], devices: Any, has_device: bool) -> None:
+def _begin(work: Work, folder: str, stage: str, done: MutableSequence[int], devices: Any) -> None:
     """Prepare a process of the pool; it ends with the stage."""
     global _worker, _done
     # Ctrl-C reaches all processes of a terminal, and the stage ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     follow(stage)
-    if has_device:
+    if devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
     _worker, _done = Worker(work, folder), done
 
