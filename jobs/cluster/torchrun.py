@@ -5,6 +5,7 @@ tracebacks. On one node the processes meet in a folder of this user and listen o
 is not tried again. On several nodes all of this is torchrun's way.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -117,7 +118,8 @@ class Child:
     def stop_and_wait(self) -> None:
         """The same, and return when they have ended; for a handler that interrupts `wait`, which still needs the code."""
         self.stop()
-        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        with contextlib.suppress(ChildProcessError):  # `wait` has the code already.
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
 
 
 def die_with_parent() -> None:
@@ -160,7 +162,7 @@ def _run_alone(options: Namespace) -> int:
     """Run the processes of one node; after a loss all start again from the last checkpoint, after a mistake they do not."""
     interface = "lo0" if sys.platform == "darwin" else "lo"
     os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    # NCCL takes a name for the beginning of one, unless it is told not to.
+    # Without = NCCL takes a name for the beginning of one.
     os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
     restarts, options.max_restarts = options.max_restarts, 0
     options.rdzv_backend, options.rdzv_conf = "c10d", "store_type=file"

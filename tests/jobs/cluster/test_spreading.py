@@ -321,7 +321,7 @@ def test_ray__a_cluster_that_loses_a_node_goes_on_with_the_other(folder, expecte
     assert ended.returncode == 0, ended.stderr
     assert "shard_workers: got 3, but the Ray cluster has room for 2 with 1 CPU each" in ended.stdout
     assert re.search(r"refused: Ray node \S+ does not see \S+ and \S+/\.semmae of the stage's machine", ended.stdout)
-    told = re.sub(r".* images, .*\n", "", ended.stdout)
-    assert re.search(r"(?m)^job: a worker was lost (at \d\.parquet|while it started): ", told), told
+    lines = re.sub(r".* images, .*\n", "", ended.stdout)
+    assert re.search(r"(?m)^job: a worker was lost (at \d\.parquet|while it started): ", lines), lines
     assert_whole(folder, expected)
     assert not list((folder / ".semmae").glob("shared-*"))

@@ -18,7 +18,7 @@ from config.params import Runtime, load_runtime
 from jobs.cluster import torchrun
 from jobs.cluster.launching import launched
 from jobs.stage import Terminated
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_until
 from tests.jobs.cluster.conftest import (
     JOB,
     assert_same_bits,
@@ -242,9 +242,10 @@ def test_two_nodes__one_that_is_killed_and_comes_back_loses_no_step_after_the_ch
     wait_for_port(port, host)
     lost = start(job)
     wait_for_checkpoint(host, job, steps=5)
-    for pid in (lost.pid, *children(lost.pid)):
-        os.kill(pid, signal.SIGKILL)
+    below = children(lost.pid)
+    lost.kill()
     lost.wait(timeout=60)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
     step = step_of(checkpoint(job))
     back = start(job)
     output = finish(host)
