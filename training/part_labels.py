@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jobs.cluster.spreading import Make
+from jobs.cluster.work import Make
 from jobs.fingerprint import digest_of
 from parts.attention import extract_all
 from shards.image_shards import Shard

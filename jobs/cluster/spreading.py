@@ -7,41 +7,20 @@ dies costs the shards in work, and a killed run continues with what is missing.
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, NamedTuple
+from typing import Any
 
 from config.params import Runtime
+from jobs.cluster.ray_actors import make_on_ray
+from jobs.cluster.work import TRIES, Task, Work, Worker
 from jobs.kept_shards import KeptShards
 from jobs.progress import Meter
-from jobs.record import note, noted
+from jobs.record import note
 from jobs.supervision import follow, identity
 
-# Writes one shard to its `target`, whole or not at all, and yields numbers of images as they are done.
-Make = Callable[..., Iterator[int]]
-# How often lost workers are replaced before they are taken to fail for good.
-TRIES = 3
 LOOK_SECONDS = 0.2
-
-
-class Task(NamedTuple):
-    """A shard to make: its name for messages, the key it is kept under, its images, and arguments besides `target`."""
-
-    name: str
-    key: str
-    images: int
-    arguments: Mapping[str, Any]
-
-
-class Work(NamedTuple):
-    """What workers run: `start(**options)` loads what all shards need, and returns what makes one.
-
-    `start` is a function of a module that a worker can import; options and arguments are plain data.
-    """
-
-    start: Callable[..., Make]
-    options: Mapping[str, Any]
 
 
 def make_missing(
@@ -61,8 +40,6 @@ def make_missing(
     placed = [task._replace(arguments={**task.arguments, "target": kept.place(task.key)}) for task in missing]
     number = min(runtime.shard_workers, len(placed))
     if runtime.engine == "ray":
-        from jobs.cluster.ray_actors import make_on_ray
-
         make_on_ray(work, placed, meter, address=runtime.ray_address, number=number, threads=threads, device=device)
     elif number == 1:
         worker = Worker(work, os.getcwd())
@@ -71,29 +48,6 @@ def make_missing(
     else:
         _make_in_processes(work, placed, kept, meter, number=number, device=device)
     meter.close()
-
-
-class Worker:
-    """Makes one shard after the other in the folder of the stage; loads the models when the first one is asked for."""
-
-    def __init__(self, work: Work, folder: str) -> None:
-        os.chdir(folder)
-        self._work = work
-        self._make: Make | None = None
-
-    def make(self, arguments: Mapping[str, Any], advance: Callable[[int], None]) -> dict[str, Any]:
-        """Make a shard and return facts for the stage's record, which the first one has; ValueError for bad input."""
-        facts: dict[str, Any] = {}
-        try:
-            if self._make is None:
-                self._make = self._work.start(**self._work.options)
-                facts = noted()
-            for images in self._make(**arguments):
-                advance(images)
-        except (ValueError, OSError) as error:
-            # Some subclasses do not survive the way to another process.
-            raise ValueError(str(error)) from error
-        return facts
 
 
 def _make_in_processes(
