@@ -105,9 +105,8 @@ def test_make_missing__shards_are_the_same_whoever_makes_them_and_a_restart_make
     assert not (folder / "journal").exists()
 
 
-@pytest.mark.parametrize(("engine", "workers"), [SEVERAL, RAY])
 def test_make_missing__a_worker_that_is_killed_is_replaced_and_its_shard_made_again(
-    folder, expected, monkeypatch, capfd, engine, workers
+    folder, expected, monkeypatch, capfd
 ):
     killed = []
 
@@ -123,7 +122,7 @@ def test_make_missing__a_worker_that_is_killed_is_replaced_and_its_shard_made_ag
                 os.kill(killed[0], signal.SIGKILL)
 
     monkeypatch.setattr(jobs.cluster.spreading, "Meter", Killing)
-    start(settings(engine, workers))
+    start(settings(workers=2))
     lines = capfd.readouterr().out.splitlines()
     assert sum(line.startswith("job: a worker was lost") for line in lines) == 1
     assert lines[-1].startswith("job: 54 images"), "none is counted twice"
