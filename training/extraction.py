@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jobs.cluster.spreading import Make
+from jobs.cluster.work import Make
 from parts.attention import extract_all
 from shards.arrays import ArrayShardWriter
 from shards.files import whole_folder

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jobs.cluster.spreading import Make
+from jobs.cluster.work import Make
 from jobs.fingerprint import digest_of
 from models.part_learner import PartLearner
 from parts.attention import Extraction, extract_all

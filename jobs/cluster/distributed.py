@@ -1,8 +1,7 @@
-"""Several processes that train one model: torchrun starts them, each takes its part of every batch, sums make them one.
+"""Several processes train one model: torchrun starts them, each takes its part of every batch, and gradients are summed.
 
-Gradients are summed by one all-reduce after the last backward pass, not by DistributedDataParallel: that divides by the
-number of processes, which is exact for equal parts alone, and renames the weights. Its overlap with the backward pass is
-what this forgoes.
+One all-reduce after the last backward pass sums them, not DistributedDataParallel: that divides by the number of
+processes, which is exact for equal parts alone, and renames the weights. Its overlap with the backward pass is lost.
 """
 
 import contextlib
@@ -31,7 +30,7 @@ class Processes:
         return slice(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
-        """Sum over the processes, of the same bits in each."""
+        """Sum over the processes, with the same bits in each."""
         if self.world_size > 1:
             value = value.clone()
             with _lost_is_an_error():
@@ -48,11 +47,11 @@ class Processes:
                 gradient.copy_(part.view_as(gradient))
 
     def any(self, flag: bool) -> bool:
-        """Whether any process raises the flag: a signal arrives at different steps, and who stops alone blocks the rest."""
+        """Whether any process raises the flag: signals arrive at different steps, and one that stops alone blocks the rest."""
         return flag if self.world_size == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
 
     def from_first(self, content: bytes | None) -> bytes | None:
-        """What the process of rank 0 gives; what the others give is ignored."""
+        """The content of the process of rank 0; that of the others is ignored."""
         if self.world_size == 1:
             return content
         size = torch.tensor(-1 if content is None else len(content), device=self.device)
@@ -60,14 +59,13 @@ class Processes:
             torch.distributed.broadcast(size, 0)
             if size < 0:
                 return None
-            if self.rank:
-                content = bytes(int(size))
-            sent = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.device)
+            own = bytearray(int(size)) if self.rank or content is None else bytearray(content)
+            sent = torch.frombuffer(own, dtype=torch.uint8).to(self.device)
             torch.distributed.broadcast(sent, 0)
         return sent.cpu().numpy().tobytes()
 
     def agree(self, content: bytes) -> bool:
-        """Whether all processes give the same; the answer is the same in all of them."""
+        """Whether all processes have the same content; all get the same answer."""
         return not self.any(self.from_first(content) != content)
 
 
@@ -78,9 +76,8 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 def join(world_size: int, device: torch.device) -> Iterator[Processes]:
     """The group of the processes that torchrun started, or this one alone; only the process of rank 0 prints.
 
-    Raises ValueError when torchrun started another number than `world_size`, which the parameters name, when this
-    machine has fewer CUDA devices than processes, and when DVC runs this on several nodes; ConnectionError when another
-    process is lost.
+    Raises ValueError when torchrun started another number than `world_size` of the parameters, when this machine has fewer
+    CUDA devices than processes, and when DVC runs this on several nodes; ConnectionError when another process is lost.
     """
     rank = torchrun.rank()
     started = 1 if rank is None else int(os.environ["WORLD_SIZE"])
@@ -88,7 +85,7 @@ def join(world_size: int, device: torch.device) -> Iterator[Processes]:
         raise ValueError(f"compute.world_size: got {world_size}, but torchrun started {started}; let them agree")
     if rank is not None:
         torchrun.die_with_parent()
-    if world_size == 1:
+    if world_size == 1 or rank is None:
         yield ALONE
         return
     if device.type == "cuda":
@@ -105,7 +102,7 @@ def join(world_size: int, device: torch.device) -> Iterator[Processes]:
         rank = settled_rank(store, rank, world_size)
         backend = "nccl" if device.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)
-    # What this process calls itself, and its record.
+    # Error lines and the record name it.
     os.environ["RANK"] = str(rank)
     try:
         with contextlib.ExitStack() as silence:
@@ -126,11 +123,11 @@ def _store(world_size: int) -> torch.distributed.Store:
 
 
 def settled_rank(store: torch.distributed.Store, rank: int, world_size: int) -> int:
-    """Rank of the process that torchrun calls `rank`, when those of the node that DVC runs on come first.
+    """New rank of the process that torchrun calls `rank`: those of the node that DVC runs on come first.
 
-    torchrun ranks the nodes by name, anew at each start, and rank 0 is where checkpoint and outs are written: they belong
-    where DVC looks for them, also where the nodes share no folder. Where DVC runs on none of them torchrun's ranks stay.
-    Raises ValueError when it runs on several.
+    torchrun ranks the nodes by name, anew at each start, but rank 0 writes checkpoint and outs, and DVC looks for them on
+    its own node, also where the nodes share no folder. Where DVC runs on none of them torchrun's ranks stay. Raises
+    ValueError when it runs on several.
     """
     is_first = os.environ.get(torchrun.WRITER) == "1" and os.environ["LOCAL_RANK"] == "0"
     store.set(f"writer/{rank}", str(int(is_first)))
@@ -145,7 +142,7 @@ def settled_rank(store: torch.distributed.Store, rank: int, world_size: int) -> 
 
 @contextlib.contextmanager
 def _lost_is_an_error() -> Iterator[None]:
-    """The end of another process, which torch reports as RuntimeError, as an error of one line."""
+    """Turn torch's RuntimeError for the end of another process into an error of one line."""
     try:
         yield
     except RuntimeError as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from config.names import shown
-from jobs.cluster.spreading import TRIES, Task, Work, Worker
+from jobs.cluster.work import TRIES, Task, Work, Worker
 from jobs.progress import Meter
 from jobs.record import note
 from jobs.stage import Terminated

@@ -4,6 +4,7 @@ submitit pickles what it submits, and what that returns, in a folder of its own.
 numbers, and an exit code; the folder is this user's alone, and is removed with a job that ended well.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,6 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from os import getpid
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import submitit
 
 from config.params import Runtime, SlurmRuntime
 from config.redaction import one_line
-from jobs.cluster.torchrun import SAVED, Child, command
+from jobs.cluster.torchrun import SAVED, Child, command, share
 from jobs.stage import Terminated, Termination
 from jobs.state import own_state
 from shards.locks import lock
@@ -60,18 +60,17 @@ class Node:
     def __call__(self) -> int:
         """Run to the end and return torchrun's exit code; what was stopped has no result, it may be queued again."""
         here = submitit.JobEnvironment()
-        names = here.hostnames
+        # The names by which SLURM's nodes reach each other; a machine may call itself otherwise.
+        os.environ["PET_LOCAL_ADDR"] = here.hostnames[here.node]
         words = command(
             self.job,
             self.module,
             self.arguments,
             world_size=self.world_size,
             nodes=here.num_nodes,
-            rendezvous=f"{names[0]}:{port(here.job_id)}",
+            rendezvous=f"{here.hostnames[0]}:{port(here.job_id)}",
             restarts=self.restarts,
             join_seconds=self.join_seconds,
-            is_host=here.node == 0,
-            address=names[here.node],
         )
         child = Child(words, writes=False)
         _children.append(child)
@@ -109,14 +108,11 @@ def run_job(job: str, module: str, arguments: Sequence[str], *, world_size: int,
     """
     if shutil.which("sbatch") is None:
         raise ValueError("launcher: got slurm, but there is no sbatch here; run on a login node or use launcher: local")
-    # An unequal share is an error now, not after hours in a queue.
-    command(
-        job, module, arguments, world_size=world_size, nodes=runtime.nodes, rendezvous="", restarts=0, join_seconds=1
-    )
+    share(world_size, runtime.nodes)
     submissions = _submissions(job)
     with lock(submissions, job):
         _end_left(job, submissions)
-        folder = submissions / f"{time.strftime('%Y%m%d-%H%M%S')}-{getpid()}"
+        folder = submissions / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         folder.mkdir(mode=0o700)
         cancelled = str(folder.resolve() / CANCELLED)
         node = Node(job, module, tuple(arguments), world_size, runtime.restarts, runtime.join_seconds, cancelled)

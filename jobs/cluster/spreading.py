@@ -7,41 +7,20 @@ dies costs the shards in work, and a killed run continues with what is missing.
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, NamedTuple
+from typing import Any
 
 from config.params import Runtime
+from jobs.cluster.ray_actors import make_on_ray
+from jobs.cluster.work import TRIES, Task, Work, Worker
 from jobs.kept_shards import KeptShards
 from jobs.progress import Meter
-from jobs.record import note, noted
+from jobs.record import note
 from jobs.supervision import follow, identity
 
-# Writes one shard to its `target`, whole or not at all, and yields numbers of images as they are done.
-Make = Callable[..., Iterator[int]]
-# How often lost workers are replaced before they are taken to fail for good.
-TRIES = 3
 LOOK_SECONDS = 0.2
-
-
-class Task(NamedTuple):
-    """A shard to make: its name for messages, the key it is kept under, its images, and arguments besides `target`."""
-
-    name: str
-    key: str
-    images: int
-    arguments: Mapping[str, Any]
-
-
-class Work(NamedTuple):
-    """What workers run: `start(**options)` loads what all shards need, and returns what makes one.
-
-    `start` is a function of a module that a worker can import; options and arguments are plain data.
-    """
-
-    start: Callable[..., Make]
-    options: Mapping[str, Any]
 
 
 def make_missing(
@@ -61,8 +40,6 @@ def make_missing(
     placed = [task._replace(arguments={**task.arguments, "target": kept.place(task.key)}) for task in missing]
     number = min(runtime.shard_workers, len(placed))
     if runtime.engine == "ray":
-        from jobs.cluster.ray_actors import make_on_ray
-
         make_on_ray(work, placed, meter, address=runtime.ray_address, number=number, threads=threads, device=device)
     elif number == 1:
         worker = Worker(work, os.getcwd())
@@ -73,79 +50,61 @@ def make_missing(
     meter.close()
 
 
-class Worker:
-    """Makes one shard after the other in the folder of the stage; loads the models when the first one is asked for."""
-
-    def __init__(self, work: Work, folder: str) -> None:
-        os.chdir(folder)
-        self._work = work
-        self._make: Make | None = None
-
-    def make(self, arguments: Mapping[str, Any], advance: Callable[[int], None]) -> dict[str, Any]:
-        """Make a shard and return facts for the stage's record, which the first one has; ValueError for bad input."""
-        facts: dict[str, Any] = {}
-        try:
-            if self._make is None:
-                self._make = self._work.start(**self._work.options)
-                facts = noted()
-            for images in self._make(**arguments):
-                advance(images)
-        except (ValueError, OSError) as error:
-            # Some subclasses do not survive the way to another process.
-            raise ValueError(str(error)) from error
-        return facts
-
-
 def _make_in_processes(
     work: Work, tasks: Sequence[Task], kept: KeptShards, meter: Meter, *, number: int, device: str
 ) -> None:
     """Make the shards in `number` processes; when one is lost, a new pool makes what is missing then."""
     devices = _devices(number) if device == "cuda" else []
-    total, shown = sum(task.images for task in tasks), 0
-    for left in reversed(range(TRIES)):
-        finished = total - sum(task.images for task in tasks)
-
-        def show(images: int, finished: int = finished) -> None:
-            # A lost shard is made again, and its images count once.
-            nonlocal shown
-            if finished + images > shown:
-                meter.advance(finished + images - shown)
-                shown = finished + images
-
+    missing, lost = dict(enumerate(tasks)), 0
+    # Images done, by task. Without a lock, which a killed process might keep: each process writes the slot of its task.
+    done = multiprocessing.get_context("spawn").RawArray("q", len(tasks))
+    while missing:
         try:
-            _make_in_pool(work, tasks, show, number=min(number, len(tasks)), devices=devices)
+            _make_in_pool(work, missing, done, meter, number=min(number, len(missing)), devices=devices)
             return
         except BrokenProcessPool:
-            tasks = [task for task in tasks if not kept.has(task.key)]
-            if not left:
-                names = ", ".join([task.name for task in tasks[:3]] + ["..."] * (len(tasks) > 3))
+            lost += 1
+            missing = {place: task for place, task in missing.items() if not kept.has(task.key)}
+            for place in missing:
+                done[place] = 0
+            if missing and lost == TRIES:
+                names = ", ".join([task.name for task in missing.values()][:3] + ["..."] * (len(missing) > 3))
                 raise ValueError(
-                    f"a worker process was killed, {TRIES} times; {len(tasks)} shards are missing ({names}): check the "
-                    "memory of this machine and run again, finished shards are kept"
+                    f"a worker was lost, {TRIES} times: its process was killed; {len(missing)} shards are missing ({names}); "
+                    "check the memory of this machine and run again, finished shards are kept"
                 ) from None
-            print(f"{kept.job}: a worker process was killed; new ones make the {len(tasks)} missing shards", flush=True)
+            print(
+                f"{kept.job}: a worker was lost: its process was killed; {len(missing)} shards are missing", flush=True
+            )
 
 
 def _make_in_pool(
-    work: Work, tasks: Sequence[Task], show: Callable[[int], None], *, number: int, devices: Sequence[str]
+    work: Work,
+    tasks: Mapping[int, Task],
+    done: MutableSequence[int],
+    meter: Meter,
+    *,
+    number: int,
+    devices: Sequence[str],
 ) -> None:
     """Make the shards in one pool of processes, and end these however this ends."""
     context = multiprocessing.get_context("spawn")
-    # Without a lock, which a killed process might keep: each process writes the slot of its task alone.
-    done = context.RawArray("q", len(tasks))
     free = context.SimpleQueue()
     for device in devices:
         free.put(device)
     others = set(multiprocessing.active_children())
-    start = (work, os.getcwd(), identity(os.getpid()), done, free, bool(devices))
-    pool = ProcessPoolExecutor(number, mp_context=context, initializer=_begin, initargs=start)
+    begin = (work, os.getcwd(), identity(os.getpid()), done, free if devices else None)
+    pool = ProcessPoolExecutor(number, mp_context=context, initializer=_begin, initargs=begin)
     try:
-        waiting = {pool.submit(_make, place, task.arguments) for place, task in enumerate(tasks)}
+        waiting = {pool.submit(_make, place, task.arguments) for place, task in tasks.items()}
         while waiting:
             finished, waiting = wait(waiting, LOOK_SECONDS, FIRST_COMPLETED)
             for future in finished:
                 note(**future.result())
-            show(sum(done))
+            # Images of a lost shard are made again, and count once.
+            images = sum(done) - (meter.done - meter.first)
+            if images > 0:
+                meter.advance(images)
     except BaseException:
         # The pool would wait for the shards in work.
         for process in set(multiprocessing.active_children()) - others:
@@ -160,13 +119,13 @@ _worker: Worker
 _done: MutableSequence[int]
 
 
-def _begin(work: Work, folder: str, stage: str, done: MutableSequence[int], devices: Any, has_device: bool) -> None:
+def _begin(work: Work, folder: str, stage: str, done: MutableSequence[int], devices: Any) -> None:
     """Prepare a process of the pool; it ends with the stage."""
     global _worker, _done
     # Ctrl-C reaches all processes of a terminal, and the stage ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     follow(stage)
-    if has_device:
+    if devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
     _worker, _done = Worker(work, folder), done
 

@@ -5,6 +5,7 @@ tracebacks. On one node the processes meet in a folder of this user and listen o
 is not tried again. On several nodes all of this is torchrun's way.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -52,40 +53,30 @@ def report(line: str, *, is_mistake: bool) -> int:
     return MISTAKE if is_mistake else 1
 
 
-def command(
-    job: str,
-    module: str,
-    arguments: Sequence[str],
-    *,
-    world_size: int,
-    nodes: int,
-    rendezvous: str,
-    restarts: int,
-    join_seconds: int,
-    is_host: bool | None = None,
-    address: str = "",
-) -> list[str]:
-    """The command that starts this node's share of the processes.
-
-    Nodes meet under the name `job`, not its fingerprint: machines that differ in code or data then learn it from
-    `Scratch`, instead of waiting for each other. is_host: whether this node hosts the rendezvous, None: as its name says;
-    address: the name under which the others reach this node, empty: as the machine calls itself. Raises ValueError where
-    the nodes cannot have equal shares.
-    """
+def share(world_size: int, nodes: int) -> int:
+    """Processes of each node; ValueError where the nodes cannot have equal shares."""
     if world_size % nodes:
         raise ValueError(
             f"compute.world_size: got {world_size}, expected a multiple of the {nodes} nodes of runtime.yaml"
         )
-    options = [f"--nnodes={nodes}", f"--nproc-per-node={world_size // nodes}", f"--max-restarts={restarts}"]
+    return world_size // nodes
+
+
+def command(
+    job: str, module: str, arguments: Sequence[str], *, world_size: int, nodes: int, rendezvous: str, restarts: int,
+    join_seconds: int,
+) -> list[str]:  # fmt: skip
+    """The command that starts this node's share of the processes.
+
+    Nodes meet under the name `job`, not its fingerprint: machines that differ in code or data then learn it from
+    `Scratch`, instead of waiting for each other.
+    """
+    options = [f"--nnodes={nodes}", f"--nproc-per-node={share(world_size, nodes)}", f"--max-restarts={restarts}"]
     if nodes > 1:
-        host = "" if is_host is None else f",is_host={int(is_host)}"
+        patience = f"join_timeout={join_seconds},read_timeout={join_seconds}"
         options += [
-            "--rdzv-backend=c10d",
-            f"--rdzv-endpoint={rendezvous}",
-            f"--rdzv-id={job}",
-            f"--rdzv-conf=join_timeout={join_seconds},read_timeout={join_seconds}{host}",
-            *([f"--local-addr={address}"] if address else []),
-        ]
+            "--rdzv-backend=c10d", f"--rdzv-endpoint={rendezvous}", f"--rdzv-id={job}", f"--rdzv-conf={patience}",
+        ]  # fmt: skip
     return [sys.executable, "-m", "jobs.cluster.torchrun", *options, "-m", module, *arguments]
 
 
@@ -127,7 +118,8 @@ class Child:
     def stop_and_wait(self) -> None:
         """The same, and return when they have ended; for a handler that interrupts `wait`, which still needs the code."""
         self.stop()
-        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        with contextlib.suppress(ChildProcessError):  # `wait` has the code already.
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
 
 
 def die_with_parent() -> None:
@@ -170,7 +162,7 @@ def _run_alone(options: Namespace) -> int:
     """Run the processes of one node; after a loss all start again from the last checkpoint, after a mistake they do not."""
     interface = "lo0" if sys.platform == "darwin" else "lo"
     os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    # NCCL takes a name for the beginning of one, unless it is told not to.
+    # Without = NCCL takes a name for the beginning of one.
     os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
     restarts, options.max_restarts = options.max_restarts, 0
     options.rdzv_backend, options.rdzv_conf = "c10d", "store_type=file"

@@ -20,14 +20,14 @@ def kept(folder, kind):
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def test_run__of_torchruns_processes_the_first_alone_tells_and_leaves_the_record_to_the_stage(tmp_path):
+def test_run__of_torchruns_processes_the_first_alone_leaves_facts_and_the_stage_writes_the_record(tmp_path):
     for rank in ("0", "1"):
         execute(tmp_path, f"of {rank}", TORCHELASTIC_RUN_ID="none", RANK=rank)
     assert kept(tmp_path, "first")["device"] == "of 0"
     assert kept(tmp_path, "records") is None
 
 
-def test_run__what_the_first_process_of_an_earlier_execution_told_is_forgotten(tmp_path):
+def test_run__facts_of_an_earlier_execution_are_forgotten(tmp_path):
     (tmp_path / ".semmae" / "first").mkdir(parents=True)
     (tmp_path / ".semmae" / "first" / "work.json").write_text('{"images": 7}')
     execute(tmp_path, "its own")

@@ -17,7 +17,7 @@ STUBBORN = ["sh", "-c", "trap '' TERM; exec sleep 600"]
 # A supervised process with a child of its own: argv is supervisor, seconds of grace, what it does at SIGTERM.
 SUPERVISED = f"""
 import signal, subprocess, sys, time
-from pipeline import supervision
+from jobs import supervision
 supervision.LOOK_SECONDS, supervision.ORPHAN_SECONDS = 0.05, 0.3
 supervision.GRACE_SECONDS = float(sys.argv[2])
 def save(*_):

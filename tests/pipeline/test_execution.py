@@ -330,7 +330,7 @@ def test_progress_of__reads_what_a_meter_prints(line, share):
 
 
 def test_progress_of__a_real_meter():
-    code = "from jobs.stage import Meter; m = Meter(4, label='x', seconds=0.0); m.advance(1)"
+    code = "from jobs.progress import Meter; m = Meter(4, label='x', seconds=0.0); m.advance(1)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert progress_of(said.stdout) == 0.25

@@ -30,7 +30,8 @@ stages:
 FETCHES = """
 import os
 from pathlib import Path
-from jobs.stage import note, run
+from jobs.record import note
+from jobs.stage import run
 
 def main():
     if "fine" not in Path("mine/image.txt").read_text():

@@ -37,7 +37,7 @@ def workers():
     """The processes that make shards for this one; Ray names its own so."""
     below = psutil.Process().children(recursive=True)
     return [
-        process for process in below if "ray::Worker" in process.name() or "spawn_main" in " ".join(process.cmdline())
+        process for process in below if "ray::Actor" in process.name() or "spawn_main" in " ".join(process.cmdline())
     ]
 
 
@@ -64,7 +64,7 @@ def test_two_workers__give_the_bytes_of_one_process_also_when_one_is_lost(tmp_pa
 
     monkeypatch.setattr(jobs.cluster.spreading, "Meter", Killing)
     assert anew(job, stage) == alone
-    assert f"{stage}: a worker was lost " in capfd.readouterr().out
+    assert f"{stage}: a worker was lost" in capfd.readouterr().out
 
 
 def test_a_damaged_image_shard__ends_the_run_with_the_line_of_one_process(tmp_path):

@@ -8,7 +8,6 @@ import torch
 from jobs import scratch
 from jobs.scratch import Scratch
 from jobs.stage import Terminated
-from shards.seals import sealed_file
 from training import loop
 from training.loop import NonFiniteLoss, train, update
 from training.optimiser import AdamW
@@ -148,41 +147,6 @@ def test_train__history_is_the_mean_of_its_interval(monkeypatch):
     with Scratch("job", "a") as place:
         history = train(task, scratch=place, runtime=runtime())
     assert [(row["step"], row["loss"]) for row in history] == [(3, 1), (6, 4), (9, 7), (10, 9)]
-
-
-def test_scratch__two_processes_cannot_hold_the_same_job():
-    with Scratch("job", "a"), pytest.raises(ValueError, match="another process runs this very job"):
-        Scratch("job", "a")
-
-
-def test_scratch__the_one_before_takes_the_place_of_a_damaged_checkpoint(capsys):
-    place = Scratch("job", "a")
-    for step in range(4):
-        place.save({"step": step})
-    assert place.load() == {"step": 3}
-    place.checkpoint.write_bytes(place.checkpoint.read_bytes()[:-1])
-    assert place.load() == {"step": 2}
-    assert "checkpoint.pt: damaged" in capsys.readouterr().out
-    place.save({"step": 3})
-    place.save({"step": 4})
-    assert torch.load(place.previous, weights_only=True) == {"step": 3}
-    for path in (place.checkpoint, place.previous):
-        path.write_bytes(b"")
-    assert place.load() is None
-
-
-def test_scratch__a_checkpoint_with_code_in_it_is_refused():
-    import pickle
-
-    class Evil:
-        def __reduce__(self):
-            return (os.system, ("true",))
-
-    place = Scratch("job", "a")
-    with sealed_file(place.checkpoint) as file:
-        file.write(pickle.dumps(Evil()))
-    with pytest.raises(Exception, match=r"(?i)weights.only"):
-        place.load()
 
 
 def gradients(losses, **changes):

@@ -84,7 +84,7 @@ def outcome(folder):
 
 
 def record(folder, kind="records"):
-    """What is kept of the last execution; kind "first": what the first of its processes told."""
+    """The record of the last execution; kind "first": that of the first of its processes."""
     return read_note(folder / ".semmae" / kind / "pretrain.json")
 
 

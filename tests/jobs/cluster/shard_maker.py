@@ -1,4 +1,4 @@
-"""A worker's job without models: it writes a shard of numbers, and dies or complains at the shards that it is told to."""
+"""Work without models: it writes shards of numbers, and dies or fails at the shards that its options name."""
 
 import os
 import signal

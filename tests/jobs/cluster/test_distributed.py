@@ -122,7 +122,7 @@ def test_update__one_processs_non_finite_image_skips_the_step_of_all(spoiled):
         assert bool((weight == 0.3).all())
 
 
-def test_scratch__processes_of_different_jobs_are_told_so_all_of_them(tmp_path, monkeypatch):
+def test_scratch__processes_of_different_jobs_are_refused_all_of_them(tmp_path, monkeypatch):
     monkeypatch.setattr("jobs.scratch.state_folder", lambda: tmp_path)
     same = together(2, lambda processes: Scratch("job", "abc", processes).folder.name)
     assert same == ["abc", "abc"]
@@ -170,7 +170,7 @@ def test_pretrain__sigterm_ends_all_processes_with_143_and_another_number_of_the
 
 
 def store_of(flags):
-    """A store in which all processes have said whether they are first on the node that DVC runs on."""
+    """A store with every process's mark: whether it is the first on the node that DVC runs on."""
     store = torch.distributed.HashStore()
     for rank, flag in enumerate(flags):
         store.set(f"writer/{rank}", flag)

@@ -256,8 +256,8 @@ def classes_in(path):
 
 @pytest.mark.slow
 def test_run_job__one_that_fails_ends_with_its_last_lines_and_the_place_of_the_logs(cluster, work):
-    told = r".*error: work: mend that.*; logs in .semmae/slurm/"
-    with pytest.raises(ValueError, match=rf"failed on node \d with exit code \d+: {told}"):
+    line = r".*error: work: mend that.*; logs in .semmae/slurm/"
+    with pytest.raises(ValueError, match=rf"failed on node \d with exit code \d+: {line}"):
         run("mistake")
     state = cluster / f"{only_job(cluster)}.state"
     wait_until(lambda: state.read_text() not in ("PENDING", "RUNNING"), 100)

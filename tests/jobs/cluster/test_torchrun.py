@@ -18,7 +18,7 @@ from config.params import Runtime, load_runtime
 from jobs.cluster import torchrun
 from jobs.cluster.launching import launched
 from jobs.stage import Terminated
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_until
 from tests.jobs.cluster.conftest import (
     JOB,
     assert_same_bits,
@@ -62,15 +62,16 @@ def runtime(**changes):
     return Runtime(**{**load_runtime(ROOT / "runtime.yaml").model_dump(), **changes})
 
 
-def command(world_size, nodes, **more):
-    options = {"rendezvous": "a:1", "restarts": 3, "join_seconds": 60, **more}
-    return torchrun.command("work-0", "work", ["0"], world_size=world_size, nodes=nodes, **options)
+def command(world_size, nodes, rendezvous="a:1"):
+    return torchrun.command(
+        "work-0", "work", ["0"], world_size=world_size, nodes=nodes, rendezvous=rendezvous, restarts=3, join_seconds=60
+    )
 
 
 def test_command__shares_the_processes_among_the_nodes():
     python, work = [sys.executable, "-m", "jobs.cluster.torchrun"], ["-m", "work", "0"]
     assert command(2, 1) == [*python, *ONE_NODE, *work]
-    assert command(32, 4, is_host=False, address="b") == [
+    assert command(32, 4) == [
         *python,
         "--nnodes=4",
         "--nproc-per-node=8",
@@ -78,8 +79,7 @@ def test_command__shares_the_processes_among_the_nodes():
         "--rdzv-backend=c10d",
         "--rdzv-endpoint=a:1",
         "--rdzv-id=work-0",
-        "--rdzv-conf=join_timeout=60,read_timeout=60,is_host=0",
-        "--local-addr=b",
+        "--rdzv-conf=join_timeout=60,read_timeout=60",
         *work,
     ]
     for world_size, nodes in ((6, 4), (1, 2)):
@@ -242,9 +242,10 @@ def test_two_nodes__one_that_is_killed_and_comes_back_loses_no_step_after_the_ch
     wait_for_port(port, host)
     lost = start(job)
     wait_for_checkpoint(host, job, steps=5)
-    for pid in (lost.pid, *children(lost.pid)):
-        os.kill(pid, signal.SIGKILL)
+    below = children(lost.pid)
+    lost.kill()
     lost.wait(timeout=60)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
     step = step_of(checkpoint(job))
     back = start(job)
     output = finish(host)
