@@ -15,6 +15,7 @@ STAGES = """
 stages:
   makes:
     cmd: mkdir -p out; touch begun; while [ ! -e go ]; do sleep 0.05; done; echo run >> runs.txt; echo made > out/made
+    deps: [mine/image.txt]
     outs: [out/made]
 """
 

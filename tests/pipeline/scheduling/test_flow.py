@@ -74,16 +74,15 @@ def arms_of_the_form():
 
 
 def test_form__offers_the_arms_of_params_yaml(project):
-    project["arms"]["definitions"]["mine"] = project["arms"]["definitions"].pop("mae")
-    project["arms"]["names"] = ["mine"]
+    project["arms"]["mine"] = project["arms"].pop("raw_attention")
+    project["arms"]["names"] = ["mae", "mine"]
     write_params(project)
-    arms = arms_of_the_form()
-    assert "mine" in arms and "mae" not in arms
+    assert set(arms_of_the_form()) == project["arms"].keys() - {"names"} >= {"semmae", "mae", "mine"}
 
 
 @pytest.mark.parametrize(("content", "fault"), [(None, "params.yaml: not found"), ("data: 3\n", "params.yaml: data")])
 def test_form__without_valid_parameters_offers_the_quickstarts_arms_with_a_warning(project, capsys, content, fault):
     Path("params.yaml").unlink() if content is None else Path("params.yaml").write_text(content)
-    assert set(arms_of_the_form()) == set(project["arms"]["definitions"])
+    assert set(arms_of_the_form()) == project["arms"].keys() - {"names"}
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert fault in line and line.endswith("the form offers the arms of preset quickstart")
