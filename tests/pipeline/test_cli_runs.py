@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from pipeline import cli, experiments, running
-from pipeline.parameters import changed, parse_changes
+from pipeline.parameters import changed
 from shards.files import read_json
 from tests.pipeline.conftest import enter_copy, make_small
 
@@ -144,9 +144,7 @@ def test_run__dry_with_other_parameters_says_what_would_run_with_those(call, sma
     [
         (["--set", "x.y=7"], "x.y: no such parameter; params.yaml names them all, as group.name"),
         (["--set", "pretrain.mask_ratio=7"], "pretrain.mask_ratio: got 7"),
-        (["--set", "pretrain.mask_ratio=high"], "pretrain.mask_ratio: got 'high'"),
         (["--set", "pretrain.mask_ratio"], "--set pretrain.mask_ratio: expected group.name=value"),
-        (["--set", "=7"], "--set =7: expected group.name=value"),
         (["--set", "seeds=[1"], "--set seeds=[1: [1 is neither number, text"),
         (["--set", "seeds=2020-01-01"], "--set seeds=2020-01-01: 2020-01-01 is neither number, text"),
         (["--arm", "nobody"], "nobody"),
@@ -212,12 +210,6 @@ def test_status__says_why_and_check_ends_with_1_where_anything_would_run(call, s
 
 def test_explain__says_why_or_that_there_is_no_such_stage(call, small):
     assert call("explain", "notes")[:2] == (0, ["notes: would not run; why it ran the last time is not recorded here"])
-    (small / "mine" / "image.txt").write_text("another fine image")
-    code, said, _ = call("explain", "scales")
-    assert code == 0 and [line.partition(" mine modified: ")[0] for line in said] == [
-        "would run: scales: input",
-        "upstream would run: notes: input",
-    ]
     code, said, erred = call("explain", "nonesuch")
     assert (code, said, len(erred)) == (1, [], 1) and "nonesuch" in erred[0]
 
@@ -253,10 +245,3 @@ def test_gc__deletes_an_interrupted_one_by_its_name_and_none_that_runs(call, thr
         assert all(folder.is_dir() for folder in three.values())
     assert f"deleted {three['cut']}" in call("gc", "cut", "--yes")[1]
     assert {name: folder.is_dir() for name, folder in three.items()} == {"done": False, "cut": False, "busy": True}
-
-
-def test_parse_changes__reads_values_as_params_yaml_does():
-    words = ["a.b=1e-4", "c.d=[0, 1]", "e.f=yes", "g.h=true", 'i.j=""', "k.l=x=y", "m.n="]
-    assert parse_changes(words) == {
-        "a.b": 1e-4, "c.d": [0, 1], "e.f": "yes", "g.h": True, "i.j": "", "k.l": "x=y", "m.n": None,
-    }  # fmt: skip

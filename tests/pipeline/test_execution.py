@@ -201,14 +201,6 @@ def test_execute__who_hears_the_lines_and_fails_leaves_no_process(run, mark):
     assert not marked(mark)
 
 
-def test_execute__is_cancelled_while_it_waits_for_a_slot(run):
-    timer = threading.Timer(0.3, run.cancelled.set)
-    with slots.occupy(Needs(CPU, 2)):
-        timer.start()
-        assert run("x", script="echo never") == Outcome("x", CANCELLED)
-    assert run.lines == []
-
-
 def test_execute__the_same_job_of_another_walk_is_waited_for(run):
     with slots.alone("x"):
         threading.Timer(0.3, run.cancelled.set).start()

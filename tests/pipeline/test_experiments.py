@@ -18,7 +18,7 @@ from pipeline import experiments, running, worktree
 from pipeline.execution import FAILED, RAN
 from pipeline.experiments import FINISHED, RUNNING, STOPPED, draft, hold, is_walked, prepare
 from pipeline.graph import Graph
-from pipeline.parameters import changed, is_as_here
+from pipeline.parameters import changed
 from tests.pipeline.conftest import enter_copy, make_small, repro
 
 # `reads` is the same in all experiments; it notes outside of every tree that it ran. `scales` fails while $FORBID is there.
@@ -341,30 +341,3 @@ def test_draft__is_gone_when_it_was_looked_at(here):
         assert set(Graph(folder).affected()) == {"reads", "scales"}
         assert read_yaml(folder / "params.yaml")["seeds"] == [9]
     assert worktrees() == before and list((state_folder() / "worktrees").glob("*")) == []
-
-
-def test_changed__lays_changes_over_parameters_or_a_preset(here):
-    document, origin = changed(arms=["mae"], seeds=[5], changes={"pretrain.mask_ratio": 0.5, "data.val_share": 0.2})
-    assert (document["arms"]["names"], document["seeds"], document["pretrain"]["mask_ratio"]) == (["mae"], [5], 0.5)
-    assert (document["data"]["val_share"], document["data"]["path"], origin) == (0.2, "mine", "quickstart")
-    document, origin = changed(preset="clothing10 table4")
-    assert (document["data"]["path"], document["seeds"], origin) == ("mine", [0, 1, 2, 3, 4], "clothing10 table4")
-    assert not is_as_here(document) and is_as_here(changed()[0]) and is_as_here(changed(changes={"seeds": [0, 1]})[0])
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"pretrain.nonesuch": 1}, "pretrain.nonesuch: no such parameter"),
-        ({"nonesuch": 1}, "nonesuch: no such parameter"),
-        ({"seeds.0": 1}, "seeds.0: no such parameter"),
-        ({"pretrain.mask_ratio.x": 1}, "pretrain.mask_ratio.x: no such parameter"),
-        ({"pretrain.mask_ratio": 7}, "parameters: pretrain.mask_ratio: got 7"),
-        ({"pretrain": 7}, "parameters: pretrain"),
-        ({"arms.names": ["nobody", "mae"]}, "nobody"),
-    ],
-)
-def test_changed__an_unknown_key_or_an_impossible_value_is_one_line(here, changes, told):
-    with pytest.raises(ValueError, match=told) as error:
-        changed(changes=changes)
-    assert len(str(error.value).splitlines()) == 1
