@@ -1,10 +1,9 @@
 """One stage by DVC, as a process of its own: `python reproducing.py STAGE [--force]`.
 
-Differs: `dvc repro --single-item` tells only in prose what it did and why it gave up. Through DVC's API the exit code tells
-whether the stage ran, and a lock of another DVC is an exception of its own.
+Differs from `dvc repro --single-item`: that says only in prose what it did and why it gave up. Through DVC's API the exit
+code says whether the stage ran, and the lock of another DVC is an exception.
 """
 
-import itertools
 import logging
 import random
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 # Exit codes; every other one is a failure.
 RAN, RESTORED, UNCHANGED = 0, 80, 81
 FAILED = 255
-# A stage that another DVC runs takes longer: then this one fails and names its process.
+# If another DVC runs the same stage for longer than all tries, this one fails and names the other process.
 ATTEMPTS = 30
 WAIT_SECONDS = (0.2, 2.0)
 
@@ -29,7 +28,7 @@ def reproduce(stage: str, *, force: bool) -> int:
     from dvc.repo import Repo
     from dvc.stage.cache import RunCacheNotFoundError, StageCache
 
-    has_run = force
+    has_run, attempt = force, 0
 
     class Cache(StageCache):
         def restore(self, *words: Any, **options: Any) -> None:
@@ -41,7 +40,8 @@ def reproduce(stage: str, *, force: bool) -> int:
                 has_run = True
                 raise
 
-    for attempt in itertools.count(1):
+    while True:
+        attempt += 1
         try:
             with Repo(_wait_for_lock=True) as repo:
                 repo.stage_cache = Cache(repo)
@@ -54,7 +54,6 @@ def reproduce(stage: str, *, force: bool) -> int:
                 raise
             print(f"waits for another DVC: {' '.join(str(lock).split())}", flush=True)
             time.sleep(random.uniform(*WAIT_SECONDS))
-    raise AssertionError("itertools.count does not end")
 
 
 def _cause(error: BaseException | None, kind: type[Exception]) -> BaseException | None:

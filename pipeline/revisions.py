@@ -1,4 +1,4 @@
-"""What two commits, branches or DVC experiments differ in: parameters, data, code and results."""
+"""The differences between two commits, branches or DVC experiments: parameters, data, code and results."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,12 +12,12 @@ from pipeline.graph import CODE, kind_of
 from pipeline.tracking.stage_runs import flatten
 
 METRICS, LOCK, WORKSPACE = "report/metrics.json", "dvc.lock", "workspace"
-# Errors and intervals: they differ where what they belong to does.
+# Errors and intervals: they differ whenever their value does.
 LEFT_OUT = ("/se", "/low", "/high", "_se", "_low", "_high")
 
 
 class Change(NamedTuple):
-    """One thing that differs: its name, and what it is in either revision; None where it is missing."""
+    """A name whose value differs between two revisions; None if a revision does not have it."""
 
     name: str
     before: Any
@@ -33,7 +33,7 @@ class Revision(NamedTuple):
 
 
 def read_revision(rev: str) -> Revision:
-    """Read a commit, branch, tag, DVC experiment, or `workspace`; ValueError of one line where it is none or has no results."""
+    """Read a commit, branch, tag, DVC experiment, or `workspace`; ValueError if it does not exist or has no results."""
     import dvc.api
     from dvc.exceptions import DvcException
     from scmrepo.exceptions import SCMError
@@ -54,15 +54,15 @@ def read_revision(rev: str) -> Revision:
 
 
 def _inputs(stages: Mapping[str, Any]) -> dict[str, str]:
-    """Hashes of the prepared data, and of every file of code that a stage ran with."""
-    found = {out["path"]: out["md5"] for out in stages.get("prepare_data", {}).get("outs", [])}
+    """Hashes of the prepared data, and of all code dependencies of the stages."""
+    inputs = {out["path"]: out["md5"] for out in stages.get("prepare_data", {}).get("outs", [])}
     for stage in stages.values():
-        found |= {f"code {dep['path']}": dep["md5"] for dep in stage.get("deps", []) if kind_of(dep["path"]) == CODE}
-    return found
+        inputs |= {f"code {dep['path']}": dep["md5"] for dep in stage.get("deps", []) if kind_of(dep["path"]) == CODE}
+    return inputs
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
-    """What differs, by name."""
+    """The names whose values differ, sorted."""
     names = sorted(before.keys() | after.keys())
     return [Change(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]
 
@@ -73,16 +73,16 @@ def shown_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def print_changes(before: str, after: str, console: Console | None = None) -> None:
-    """Print a table each of the parameters, inputs and results that differ, or that none does."""
+    """Print a table of changed parameters, one of inputs and one of results."""
     console = console or Console()
     one, other = read_revision(before), read_revision(after)
-    for title, found in (
+    for title, rows in (
         ("parameters", changes(one.params, other.params)),
         ("data and code", changes(_short(one.inputs), _short(other.inputs))),
         ("results", changes(shown_metrics(one.metrics), shown_metrics(other.metrics))),
     ):
-        if found:
-            console.print(_table(title, found, before, after))
+        if rows:
+            console.print(_table(title, rows, before, after))
         else:
             console.print(f"{title}: the same in {before} and {after}")
 
@@ -91,17 +91,17 @@ def _short(hashes: Mapping[str, str]) -> dict[str, str]:
     return {name: value[:12] for name, value in hashes.items()}
 
 
-def _table(title: str, found: list[Change], before: str, after: str) -> Table:
+def _table(title: str, rows: list[Change], before: str, after: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     table.add_column("name", overflow="fold")
     for name in (before, after, "change"):
         table.add_column(name, justify="right", overflow="fold")
-    for change in found:
-        table.add_row(change.name, *map(_told, (change.before, change.after)), _difference(change))
+    for change in rows:
+        table.add_row(change.name, *map(_text, (change.before, change.after)), _difference(change))
     return table
 
 
-def _told(value: object) -> str:
+def _text(value: object) -> str:
     if value is None:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -7,10 +7,10 @@ import sys
 import pytest
 import typer
 
-from pipeline import cli, experiments, running, slots
-from pipeline.cli_runs import parse_changes
+from pipeline import cli, experiments, running
+from pipeline.parameters import changed
 from shards.files import read_json
-from tests.pipeline.conftest import make_small
+from tests.pipeline.conftest import enter_copy, make_small
 
 # `notes` leaves a record, as every stage of the project does. `waits` is there for one who terminates it.
 STAGES = """
@@ -43,9 +43,12 @@ def main():
 if __name__ == "__main__":
     run(main)
 """
-# The command in a process of its own, which says what MLflow would have been told, and what is imported at the end.
+UP_TO_DATE = "nothing to run: everything is up to date with parameters, code and data"
+# The command in a process of its own, which prints what replay gets and what is imported at the end. A shell's background
+# job ignores interrupts, and so would its children.
 COMMAND = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pipeline import cli, running
 running.replay = lambda **status: print("replayed", status, flush=True)
 try:
@@ -69,30 +72,18 @@ def ran(tmp_path_factory, surroundings):
         tmp_path_factory.mktemp("commands"), STAGES, {"stages/__init__.py": "", "stages/notes.py": NOTES}
     )
     (folder / "mine" / "image.txt").write_text("a fine image")
-    surroundings.chdir(folder)
     process = start(folder, "run")
     said, erred = process.communicate()
     assert process.returncode == 0, said + erred
-    record = folder / ".semmae" / "records" / "notes.json"
-    assert read_json(record)["status"] == "FINISHED"
-    record.unlink()
+    assert read_json(folder / ".semmae" / "records" / "notes.json")["status"] == "FINISHED"
     return folder, said, erred
 
 
 @pytest.fixture
-def small(ran, monkeypatch):
-    """The same repository as the current folder, with two cores; its parameters and images are put back."""
-    folder = ran[0]
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(slots, "cores", lambda: ("0", "1"))
+def small(ran, tmp_path, monkeypatch):
+    """A copy of that repository for one test, as the current folder."""
     monkeypatch.setattr(running, "replay", lambda **_: None)
-    kept = {
-        path: path.read_bytes() for path in map(folder.joinpath, ("params.yaml", "dvc.lock", "out/notes", "out/scales"))
-    }
-    yield folder
-    for path, content in kept.items():
-        path.write_bytes(content)
-    (folder / "mine" / "image.txt").write_text("a fine image")
+    return enter_copy(ran[0], tmp_path / "small", monkeypatch)
 
 
 @pytest.fixture
@@ -121,12 +112,12 @@ def test_run__runs_what_is_needed_and_replays_it(ran):
 def test_run__with_nothing_to_do_is_one_line_at_once(small):
     process = start(small, "run")
     said, erred = process.communicate()
-    assert said.splitlines() == ["nothing to run: all is as parameters, code and data say", "imported"]
+    assert said.splitlines() == [UP_TO_DATE, "imported"]
     assert (erred, process.returncode) == ("", 0)
 
 
 def test_run__dry_says_what_would_run_and_runs_nothing(call, small):
-    assert call("run", "--dry") == (0, ["nothing to run: all is as parameters, code and data say"], [])
+    assert call("run", "--dry") == (0, [UP_TO_DATE], [])
     (small / "mine" / "image.txt").write_text("another fine image")
     assert call("run", "--dry") == (0, ["notes", "scales"], [])
     assert call("run", "notes", "--dry") == (0, ["notes"], [])
@@ -137,18 +128,13 @@ def test_run__dry_says_what_would_run_and_runs_nothing(call, small):
 def test_run__dry_tells_what_runs_because_of_what_it_reads(call, small):
     with (small / "stages" / "notes.py").open("a") as file:
         file.write("# a comment\n")
-    try:
-        assert call("run", "--dry")[1] == ["notes", "scales (if what it reads changes)"]
-    finally:
-        (small / "stages" / "notes.py").write_text(NOTES)
+    assert call("run", "--dry")[1] == ["notes", "scales (if its inputs change)"]
 
 
 def test_run__dry_with_other_parameters_says_what_would_run_with_those(call, small):
     assert call("run", "--dry", "--set", "seeds=[5]") == (0, ["scales"], [])
-    assert call("run", "--dry", "--set", "seeds=[0, 1]")[1] == [
-        "nothing to run: all is as parameters, code and data say"
-    ]
-    assert call("run", "--dry", "--name", "x")[1] == ["nothing to run: all is as parameters, code and data say"]
+    assert call("run", "--dry", "--set", "seeds=[0, 1]")[1] == [UP_TO_DATE]
+    assert call("run", "--dry", "--name", "x")[1] == [UP_TO_DATE]
     assert experiments.experiments() == []
     assert "seeds: [0, 1]" in (small / "params.yaml").read_text()
 
@@ -158,9 +144,7 @@ def test_run__dry_with_other_parameters_says_what_would_run_with_those(call, sma
     [
         (["--set", "x.y=7"], "x.y: no such parameter; params.yaml names them all, as group.name"),
         (["--set", "pretrain.mask_ratio=7"], "pretrain.mask_ratio: got 7"),
-        (["--set", "pretrain.mask_ratio=high"], "pretrain.mask_ratio: got 'high'"),
         (["--set", "pretrain.mask_ratio"], "--set pretrain.mask_ratio: expected group.name=value"),
-        (["--set", "=7"], "--set =7: expected group.name=value"),
         (["--set", "seeds=[1"], "--set seeds=[1: [1 is neither number, text"),
         (["--set", "seeds=2020-01-01"], "--set seeds=2020-01-01: 2020-01-01 is neither number, text"),
         (["--arm", "nobody"], "nobody"),
@@ -196,6 +180,7 @@ def test_run__a_failed_stage_is_shown_with_the_command_that_repeats_it(call, sma
 def test_run__what_ends_it_terminates_its_stages_in_order(small, number, codes):
     """SIGINT to the whole group, as a terminal sends it: the stage gets SIGTERM all the same, with time to save."""
     (small / "mine" / "image.txt").write_text(f"wait {os.getpid()} {number}")
+    (small / ".semmae" / "records" / "notes.json").unlink(missing_ok=True)
     process = start(small, "run")
     while "begins" not in (line := process.stdout.readline()):
         assert line, process.stderr.read()
@@ -224,13 +209,7 @@ def test_status__says_why_and_check_ends_with_1_where_anything_would_run(call, s
 
 
 def test_explain__says_why_or_that_there_is_no_such_stage(call, small):
-    assert call("explain", "notes")[:2] == (0, ["notes: would not run; why it ran the last time is not known here"])
-    (small / "mine" / "image.txt").write_text("another fine image")
-    code, said, _ = call("explain", "scales")
-    assert code == 0 and [line.partition(" mine modified: ")[0] for line in said] == [
-        "would run: scales: input",
-        "upstream would run: notes: input",
-    ]
+    assert call("explain", "notes")[:2] == (0, ["notes: would not run; why it ran the last time is not recorded here"])
     code, said, erred = call("explain", "nonesuch")
     assert (code, said, len(erred)) == (1, [], 1) and "nonesuch" in erred[0]
 
@@ -238,40 +217,31 @@ def test_explain__says_why_or_that_there_is_no_such_stage(call, small):
 @pytest.fixture
 def three(small):
     """The worktrees of a finished experiment, of one that was interrupted, and of one that is walked."""
-    folders = {name: experiments.prepare(name, experiments.changed(seeds=[7])[0]) for name in ("done", "cut", "busy")}
+    folders = {name: experiments.prepare(name, changed(seeds=[7])[0]) for name in ("done", "cut", "busy")}
     experiments._note("done", finished=1.0)
     with experiments.hold(folders["busy"]):
         yield folders
-    for one in experiments.experiments():
-        experiments.remove(one)
 
 
-def test_gc__removes_the_finished_ones_alone_and_only_when_told(call, three, small, monkeypatch):
+def test_gc__deletes_the_finished_ones_alone_and_only_after_a_yes(call, three, small, monkeypatch):
     code, said, _ = call("gc")
     assert code == 0 and {f"{name}: {status}, {three[name]}" for name, status in
                           (("done", "finished"), ("cut", "stopped"), ("busy", "running"))} <= set(said)  # fmt: skip
-    assert said[-1] == "nothing removed; with --yes: done"
+    assert said[-1] == "nothing deleted; with --yes: done"
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(typer, "confirm", lambda question: "1 worktree" not in question)
-    assert "nothing removed" in call("gc")[1][-1]
+    assert "nothing deleted" in call("gc")[1][-1]
     assert all(folder.is_dir() for folder in three.values())
-    assert f"removed {three['done']}; `dvc exp apply done` brings its files back" in call("gc", "--yes")[1]
+    assert f"deleted {three['done']}; `dvc exp apply done` restores its files" in call("gc", "--yes")[1]
     assert {name: folder.is_dir() for name, folder in three.items()} == {"done": False, "cut": True, "busy": True}
     assert (small / "mine" / "image.txt").read_text() == "a fine image"
-    assert call("gc")[1][-1].startswith("nothing to remove: no experiment here is finished")
+    assert call("gc")[1][-1].startswith("nothing to delete: no experiment here is finished")
 
 
-def test_gc__gives_up_an_interrupted_one_by_its_name_and_none_that_runs(call, three):
+def test_gc__deletes_an_interrupted_one_by_its_name_and_none_that_runs(call, three):
     for name, why in (("busy", "cancel it first"), ("nonesuch", "no such worktree")):
         code, _, erred = call("gc", "cut", name, "--yes")
         assert code == 1 and len(erred) == 1 and name in erred[0] and why in erred[0]
         assert all(folder.is_dir() for folder in three.values())
-    assert f"removed {three['cut']}" in call("gc", "cut", "--yes")[1]
+    assert f"deleted {three['cut']}" in call("gc", "cut", "--yes")[1]
     assert {name: folder.is_dir() for name, folder in three.items()} == {"done": False, "cut": False, "busy": True}
-
-
-def test_parse_changes__reads_values_as_params_yaml_does():
-    words = ["a.b=1e-4", "c.d=[0, 1]", "e.f=yes", "g.h=true", 'i.j=""', "k.l=x=y", "m.n="]
-    assert parse_changes(words) == {
-        "a.b": 1e-4, "c.d": [0, 1], "e.f": "yes", "g.h": True, "i.j": "", "k.l": "x=y", "m.n": None,
-    }  # fmt: skip

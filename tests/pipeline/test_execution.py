@@ -7,11 +7,12 @@ import time
 import psutil
 import pytest
 
+from jobs.progress import Meter
 from pipeline import execution, slots
 from pipeline.execution import CACHED, CANCELLED, FAILED, RAN, UNCHANGED, Outcome, execute, progress_of
-from pipeline.slots import CPU, GPU, Needs, held_slots
-from tests.conftest import ROOT, wait_until
-from tests.pipeline.conftest import make_small, marked, runs
+from pipeline.slots import CPU, GPU, Needs
+from tests.conftest import wait_until
+from tests.pipeline.conftest import enter_copy, held_slots, make_small, marked, runs
 
 ONE_CORE = Needs(CPU, 1)
 STAGES = """
@@ -79,30 +80,33 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory, surroundings):
-    """A repository in which every test has a stage of its own."""
+def template(tmp_path_factory, surroundings):
+    """A repository whose stages never ran."""
     return make_small(
         tmp_path_factory.mktemp("execution"), STAGES, {"stages/__init__.py": "", "stages/counts.py": COUNTS}
     )
 
 
 @pytest.fixture
-def run(small, monkeypatch, tmp_path):
-    """Run a stage of the small repository, or `script` in place of DVC; the lines that were heard are in `run.lines`."""
-    monkeypatch.chdir(small)
-    monkeypatch.setattr(slots, "cores", lambda: ("0", "1"))
-    monkeypatch.setattr(slots, "gpus", lambda: ("4", "9"))
+def small(template, tmp_path, monkeypatch):
+    """The same repository for one test, as the current folder."""
+    return enter_copy(template, tmp_path / "small", monkeypatch)
 
-    def call(stage, *, script="", needs=ONE_CORE, patience=60.0, hear=lambda line: None, **options):
+
+@pytest.fixture
+def run(small, monkeypatch, tmp_path):
+    """Run a stage of the small repository, or `script` instead of DVC; its lines are in `run.lines`."""
+
+    def call(stage, *, script="", needs=ONE_CORE, patience=60.0, on_line=lambda line: None, **options):
         if script:
             monkeypatch.setattr(execution, "command_of", lambda stage, force: ["sh", "-c", script])
 
-        def on_line(line):
+        def keep(line):
             call.lines.append(line)
-            hear(line)
+            on_line(line)
 
         return execute(
-            stage, root=small, needs=needs, job=stage, log=call.log, on_line=on_line, cancelled=call.cancelled,
+            stage, root=small, needs=needs, job=stage, log=call.log, on_line=keep, cancelled=call.cancelled,
             patience=patience, **options,
         )  # fmt: skip
 
@@ -130,69 +134,30 @@ def test_execute__a_failure_gives_its_last_lines_and_is_not_tried_again(run, sma
     assert outcome.last_lines[-1].startswith("ERROR: failed to reproduce 'fails': failed to run:")
     assert outcome.last_lines[-1].endswith("exited with 3")
     assert run.log.read_text().splitlines().count("line 1") == 1
-    assert (small / "fails.txt").read_text().splitlines() == ["run"], "what a stage says of locks is not DVC's word"
+    assert (small / "fails.txt").read_text().splitlines() == ["run"], "a message of the stage about locks is not DVC's"
 
 
 @pytest.mark.slow
-def test_execute__a_lock_of_another_dvc_is_waited_for(run, small, monkeypatch):
-    """The other one runs the same stage; both ask for a moment in `.dvc/tmp/rwlock`, which holds who writes what."""
-    monkeypatch.setattr(execution.random, "uniform", lambda *_: 0.1)
+def test_execute__a_lock_of_another_dvc_is_waited_for(run, small):
+    """The other one runs the same stage: `.dvc/tmp/rwlock` lists it."""
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", "waits"]
-    other = subprocess.Popen(command, cwd=small, stdout=subprocess.PIPE, text=True)
-    wait_until(lambda: other.stdout.readline() == "waits\n")
+    with subprocess.Popen(command, cwd=small, stdout=subprocess.PIPE, text=True) as other:
+        wait_until(lambda: other.stdout.readline() == "waits\n")
 
-    def cancel(line):
-        if "is busy" in line:
-            run.cancelled.set()
+        def let_go(line):
+            if line.startswith("waits for another DVC: ") and "is busy" in line:
+                (small / "go").touch()
 
-    assert run("waits", hear=cancel).status == CANCELLED
-    run.cancelled.clear()
-
-    def let_go(line):
-        if "is busy" in line:
-            (small / "go").touch()
-
-    run.lines.clear()
-    assert run("waits", hear=let_go).status == UNCHANGED
-    assert any("is busy" in line for line in run.lines)
-    other.communicate()
+        assert run("waits", on_line=let_go).status == UNCHANGED
+        assert (small / "go").exists()
+        other.communicate()
     assert other.returncode == 0
     assert (small / "waits.txt").read_text().splitlines() == ["run"]
 
 
-def test_execute__a_lock_that_nobody_lets_go_is_a_failure(run, small, monkeypatch):
-    monkeypatch.setattr(execution, "ATTEMPTS", 3)
-    monkeypatch.setattr(execution.random, "uniform", lambda *_: 0.01)
-    word = "ERROR: failed to reproduce 'x': Unable to acquire lock. Most likely another DVC process is running"
-    outcome = run("x", script=f'echo try >> tries.txt; echo "{word}"; exit 255')
-    assert (outcome.status, outcome.last_lines) == (FAILED, (word,))
-    assert (small / "tries.txt").read_text().splitlines() == ["try"] * 3
-
-
-def test_execute__is_cancelled_while_it_waits_for_a_lock(run, monkeypatch):
-    monkeypatch.setattr(execution.random, "uniform", lambda *_: 30.0)
-    timers = []
-
-    def cancel_later(line):
-        timers.append(threading.Timer(0.5, run.cancelled.set))
-        timers[-1].start()
-
-    outcome = run("x", script="echo 'ERROR: Unable to acquire lock'; exit 255", hear=cancel_later)
-    assert (outcome.status, outcome.last_lines, len(timers)) == (CANCELLED, (), 1)
-
-
-def test_execute__what_ran_before_dvc_met_a_lock_is_not_called_restored(run, small, monkeypatch):
-    monkeypatch.setattr(execution.random, "uniform", lambda *_: 0.01)
-    first = (
-        "touch met; echo \"Running stage 'x':\"; echo 'ERROR: failed to reproduce: Unable to acquire lock'; exit 255"
-    )
-    script = f"[ -e met ] && echo \"Stage 'x' is cached - skipping run\" || {{ {first}; }}"
-    assert run("x", script=script).status == RAN
-
-
 def test_execute__the_whole_output_is_in_the_log_and_every_line_is_heard(run):
     script = "seq 1 200000; printf '\\377\\n\\n  end without a newline'"
-    assert run("x", script=script).status == UNCHANGED
+    assert run("x", script=script).status == RAN
     content = run.log.read_bytes()
     assert content == b"".join(b"%d\n" % n for n in range(1, 200001)) + b"\xff\n\n  end without a newline"
     assert run.lines == [*map(str, range(1, 200001)), "�", "  end without a newline"]
@@ -215,7 +180,7 @@ def test_execute__what_is_said_just_before_the_end_is_heard(run, monkeypatch):
 
 def test_execute__a_process_that_a_stage_leaves_behind_does_not_hold_it_up(run, mark):
     started = time.monotonic()
-    assert run("x", script=f"sleep {mark} & echo last").status == UNCHANGED
+    assert run("x", script=f"sleep {mark} & echo last").status == RAN
     assert time.monotonic() - started < 5
     assert run.lines == ["last"]
 
@@ -229,7 +194,7 @@ def test_execute__a_stage_that_says_nothing_is_ended_by_the_watchdog(run, mark):
 
 def test_execute__a_slow_stage_that_speaks_is_left_alone(run):
     script = "for i in 1 2 3 4 5 6; do echo $i; sleep 0.3; done"
-    assert run("x", script=script, patience=1.0).status == UNCHANGED
+    assert run("x", script=script, patience=1.0).status == RAN
     assert run.lines == list("123456")
 
 
@@ -238,23 +203,15 @@ def test_execute__who_hears_the_lines_and_fails_leaves_no_process(run, mark):
         raise RuntimeError(line)
 
     with pytest.raises(RuntimeError, match="begins"):
-        run("x", script=f"echo begins; sleep {mark}; true", hear=fail)
+        run("x", script=f"echo begins; sleep {mark}; true", on_line=fail)
     assert not marked(mark)
-
-
-def test_execute__is_cancelled_while_it_waits_for_a_slot(run):
-    timer = threading.Timer(0.3, run.cancelled.set)
-    with slots.occupy(Needs(CPU, 2)):
-        timer.start()
-        assert run("x", script="echo never") == Outcome("x", CANCELLED)
-    assert run.lines == []
 
 
 def test_execute__the_same_job_of_another_walk_is_waited_for(run):
     with slots.alone("x"):
         threading.Timer(0.3, run.cancelled.set).start()
         assert run("x", script="echo never") == Outcome("x", CANCELLED)
-    assert run.lines == ["waits for another walk that runs this very job"]
+    assert run.lines == ["waits: another walk runs this very job"]
 
 
 def test_execute__a_gpu_is_named_to_the_stage_and_cores_are_not(run):
@@ -303,7 +260,7 @@ def test_execute__a_cancelled_or_orphaned_training_saves_and_goes_on_to_the_bits
         if "/150 images" in line:
             run.cancelled.set()
 
-    outcome = run("counts", hear=cancel)
+    outcome = run("counts", on_line=cancel)
     assert outcome.status == CANCELLED
     assert any("counts: resumes at step" in line for line in run.lines)
     assert any("exited with 143" in line for line in run.lines), run.lines[-4:]
@@ -317,20 +274,11 @@ def test_execute__a_cancelled_or_orphaned_training_saves_and_goes_on_to_the_bits
     assert (small / "out" / "counted.txt").read_text() == str(value)
 
 
-@pytest.mark.parametrize(
-    ("line", "share"),
-    [
-        ("teacher: 30/120 images, 5 s left, 12 images/s", 0.25),
-        ("teacher: 120 images, 5 images/s", None),
-        ("0/0 images", None),
-    ],
-)
-def test_progress_of__reads_what_a_meter_prints(line, share):
+@pytest.mark.parametrize(("line", "share"), [("teacher: 120 images, 5 images/s", None), ("0/0 images", None)])
+def test_progress_of__other_lines_report_none(line, share):
     assert progress_of(line) == share
 
 
-def test_progress_of__a_real_meter():
-    code = "from jobs.progress import Meter; m = Meter(4, label='x', seconds=0.0); m.advance(1)"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert progress_of(said.stdout) == 0.25
+def test_progress_of__reads_the_line_of_a_meter(capsys):
+    Meter(4, label="teacher", seconds=0.0).advance(1)
+    assert progress_of(capsys.readouterr().out) == 0.25

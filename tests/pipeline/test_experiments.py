@@ -14,11 +14,12 @@ import pytest
 from config.names import EXPERIMENT
 from config.params import read_yaml
 from jobs.state import state_folder
-from pipeline import experiments, running, slots
+from pipeline import experiments, running, worktree
 from pipeline.execution import FAILED, RAN
-from pipeline.experiments import FINISHED, RUNNING, STOPPED, changed, draft, hold, is_as_here, is_walked, prepare
+from pipeline.experiments import FINISHED, RUNNING, STOPPED, draft, hold, is_walked, prepare
 from pipeline.graph import Graph
-from tests.pipeline.conftest import make_small, repro
+from pipeline.parameters import changed
+from tests.pipeline.conftest import enter_copy, make_small, repro
 
 # `reads` is the same in all experiments; it notes outside of every tree that it ran. `scales` fails while $FORBID is there.
 STAGES = """
@@ -55,10 +56,10 @@ FILES = {
 # An experiment from a terminal, without MLflow.
 RUNNING_ONE = """
 import json, sys
-from pipeline import experiments, running, slots
+from pipeline import parameters, running, slots
 running.replay = lambda **_: None
 slots.cores = lambda: ("0", "1")
-document, origin = experiments.changed(changes=json.loads(sys.argv[2]))
+document, origin = parameters.changed(changes=json.loads(sys.argv[2]))
 outcomes = running.run_plainly(document, name=sys.argv[1], preset=origin)
 raise SystemExit(not all(outcome.is_done for outcome in outcomes))
 """
@@ -72,21 +73,25 @@ def main(tmp_path_factory, surroundings):
         "from parts.new import new\n\n\ndef word():\n    return 'changed ' + new\n"
     )
     (folder / "parts" / "new.py").write_text("new = 'and new'\n")
-    surroundings.setenv("COUNTS", str(folder.parent / "counts"))
-    surroundings.setenv("FORBID", str(folder.parent / "forbid"))
-    surroundings.chdir(folder)
+    return folder
+
+
+def enter(main, folder, monkeypatch):
+    """A copy of the tree at `folder`, as the current one, and its files that count and forbid."""
+    enter_copy(main, folder, monkeypatch)
+    monkeypatch.setenv("COUNTS", str(folder.parent / "counts"))
+    monkeypatch.setenv("FORBID", str(folder.parent / "forbid"))
+    monkeypatch.setattr(running, "replay", lambda **_: None)
     return folder
 
 
 @pytest.fixture
-def here(main, monkeypatch):
-    """The same tree as the current folder; it is the same when the test is over."""
-    monkeypatch.chdir(main)
-    monkeypatch.setattr(running, "replay", lambda **_: None)
-    monkeypatch.setattr(slots, "cores", lambda: ("0", "1"))
-    before = content(main)
-    yield main
-    assert content(main) == before
+def here(main, tmp_path, monkeypatch):
+    """A copy of the tree for one test, which must not change it."""
+    folder = enter(main, tmp_path / "main", monkeypatch)
+    before = content(folder)
+    yield folder
+    assert content(folder) == before
 
 
 def content(folder):
@@ -115,24 +120,26 @@ def worktrees():
 
 
 @pytest.fixture(scope="module")
-def two(main):
-    """Two experiments that were run at the same time: (name -> seeds, the tree's content before, what they printed)."""
-    before, wanted = content(main), {"first": [3], "second": [4, 5]}
-    processes = {
-        name: subprocess.Popen(
-            [sys.executable, "-c", RUNNING_ONE, name, json.dumps({"seeds": seeds})],
-            cwd=main, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for name, seeds in wanted.items()
-    }  # fmt: skip
+def two(main, tmp_path_factory):
+    """A tree in which two experiments ran at the same time: (tree, name -> seeds, its content before, what they printed)."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = enter(main, tmp_path_factory.mktemp("two") / "main", patch)
+        before, wanted = content(folder), {"first": [3], "second": [4, 5]}
+        processes = {
+            name: subprocess.Popen(
+                [sys.executable, "-c", RUNNING_ONE, name, json.dumps({"seeds": seeds})],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )
+            for name, seeds in wanted.items()
+        }  # fmt: skip
     said = {name: process.communicate()[0] for name, process in processes.items()}
     assert {name: process.returncode for name, process in processes.items()} == {"first": 0, "second": 0}, said
-    return wanted, before, said
+    return folder, wanted, before, said
 
 
 @pytest.mark.slow
-def test_run_plainly__two_experiments_at_once_end_with_their_own_results(two, main):
-    wanted, before, said = two
+def test_run_plainly__two_experiments_at_once_end_with_their_own_results(two):
+    main, wanted, before, said = two
     assert content(main) == before, "the user's tree is as it was, to the byte"
     assert not (main / "out").exists() and not (main / "dvc.lock").exists()
     for name, seeds in wanted.items():
@@ -148,7 +155,8 @@ def test_run_plainly__two_experiments_at_once_end_with_their_own_results(two, ma
 
 
 @pytest.mark.slow
-def test_run_plainly__experiments_are_dvcs_own(two, main):
+def test_run_plainly__experiments_are_dvcs_own(two):
+    main = two[0]
     refs = output("git", "for-each-ref", "--format=%(refname)", "refs/exps", folder=main).split()
     head = output("git", "rev-parse", "HEAD", folder=main).strip()
     assert {f"refs/exps/{head[:2]}/{head[2:]}/{name}" for name in ("first", "second")} <= set(refs)
@@ -157,9 +165,9 @@ def test_run_plainly__experiments_are_dvcs_own(two, main):
 
 
 @pytest.mark.slow
-def test_run_plainly__an_experiment_can_be_applied_to_the_main_tree(two, main, tmp_path, monkeypatch):
+def test_run_plainly__an_experiment_can_be_applied_to_the_main_tree(two, tmp_path, monkeypatch):
     """With all that it was made of: then nothing would run there."""
-    applied = shutil.copytree(main, tmp_path / "main", symlinks=True)
+    applied = shutil.copytree(two[0], tmp_path / "main", symlinks=True)
     shutil.rmtree(applied / ".semmae")
     monkeypatch.chdir(applied)
     repro(applied, "exp", "apply", "second")
@@ -171,7 +179,8 @@ def test_run_plainly__an_experiment_can_be_applied_to_the_main_tree(two, main, t
 
 
 @pytest.mark.slow
-def test_prepare__a_finished_experiment_is_not_run_again(two, here):
+def test_prepare__a_finished_experiment_is_not_run_again(two, monkeypatch):
+    monkeypatch.chdir(two[0])
     assert {one.name: one.status for one in experiments.experiments()}.items() >= {"first": FINISHED}.items()
     with pytest.raises(ValueError, match="experiment first: finished; choose another name"):
         prepare("first", other(seeds=[3]))
@@ -179,17 +188,15 @@ def test_prepare__a_finished_experiment_is_not_run_again(two, here):
 
 
 @pytest.mark.slow
-def test_run_plainly__what_was_interrupted_goes_on_by_its_name(two, here, capsys):
+def test_run_plainly__what_was_interrupted_goes_on_by_its_name(here, capsys):
     (here.parent / "forbid").touch()
-    try:
-        outcomes = running.run_plainly(other(seeds=[7]), name="broken")
-    finally:
-        (here.parent / "forbid").unlink()
+    outcomes = running.run_plainly(other(seeds=[7]), name="broken")
+    (here.parent / "forbid").unlink()
     assert [outcome.status for outcome in outcomes][-1] == FAILED
     said = capsys.readouterr().out
     folder = here / ".semmae" / "worktrees" / "broken"
-    assert f"experiment broken in {folder}" in said and "same command with --name broken goes on" in said
-    assert next(one for one in experiments.experiments() if one.name == "broken").status == STOPPED
+    assert f"experiment broken in {folder}" in said and "rerun with --name broken: training resumes" in said
+    assert [one.status for one in experiments.experiments()] == [STOPPED]
     assert "broken" not in output("git", "for-each-ref", "refs/exps")
 
     with pytest.raises(ValueError, match="broken: lies in .* with other parameters; choose another name") as told:
@@ -197,13 +204,13 @@ def test_run_plainly__what_was_interrupted_goes_on_by_its_name(two, here, capsys
     assert len(str(told.value).splitlines()) == 1
     outcomes = running.run_plainly(other(seeds=[7]), name="broken")
     assert [(outcome.stage, outcome.status) for outcome in outcomes] == [("scales", RAN)]
-    assert next(one for one in experiments.experiments() if one.name == "broken").status == FINISHED
+    assert [one.status for one in experiments.experiments()] == [FINISHED]
     assert "broken" in output("git", "for-each-ref", "refs/exps")
 
 
 def test_prepare__a_worktree_that_is_half_made_is_made_anew(here, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(experiments, "_link_inputs", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(worktree, "_link_inputs", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             prepare("half", other(seeds=[1]))
     folder = prepare("half", other(seeds=[2]))
@@ -213,7 +220,7 @@ def test_prepare__a_worktree_that_is_half_made_is_made_anew(here, monkeypatch):
     experiments._note("half", finished=1.0)
     shutil.rmtree(folder)
     assert prepare("half", other(seeds=[3])) == folder, "somebody removed the folder"
-    half = next(one for one in experiments.experiments() if one.name == "half")
+    (half,) = experiments.experiments()
     assert half.status == STOPPED
     experiments.remove(half)
     assert not folder.exists() and f"worktree {folder}" not in worktrees()
@@ -222,7 +229,7 @@ def test_prepare__a_worktree_that_is_half_made_is_made_anew(here, monkeypatch):
 
 def test_prepare__a_tree_whose_files_were_only_touched_has_no_changes(main, tmp_path, monkeypatch):
     """`git stash create` fails there without a word."""
-    monkeypatch.chdir(shutil.copytree(main, tmp_path / "main", symlinks=True))
+    enter(main, tmp_path / "main", monkeypatch)
     output("git", "checkout", "-q", "parts/word.py")
     os.utime("params.yaml", (1, 1))
     folder = prepare("touched", other(seeds=[1]))
@@ -239,8 +246,6 @@ def test_prepare__code_is_of_the_tree_in_which_one_stands(here, tmp_path, monkey
     folder = prepare("from-linked", other(seeds=[1]))
     assert folder.parent == here / ".semmae" / "worktrees"
     assert (folder / "parts" / "word.py").read_text() == "linked = True\n"
-    experiments.remove(experiments.experiments()[-1])
-    output("git", "worktree", "remove", "--force", str(linked), folder=here)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +280,7 @@ def test_prepare__a_relative_path_out_of_the_repository_means_the_same_place(her
     with pytest.raises(ValueError, match="experiment images: the name means something else"):
         prepare("images", other(seeds=[1]))
     assert prepare("outside", other(**{"data.path": "../images"})) == folder
-    experiments.remove(next(one for one in experiments.experiments() if one.name == "outside"))
+    experiments.remove(experiments.experiments()[0])
     assert (images_outside / "image.txt").exists()
 
 
@@ -285,9 +290,6 @@ def test_prepare__an_absolute_path_is_left_alone_and_one_that_leads_too_far_is_r
     far = os.path.relpath(images_outside.parent.parent, here)
     with pytest.raises(ValueError, match=rf"{far}: leads out of the repository"):
         prepare("far", other(**{"data.path": far}))
-    for one in experiments.experiments():
-        if one.name in ("absolute", "far"):
-            experiments.remove(one)
 
 
 def test_hold__one_walk_in_a_tree(here, tmp_path):
@@ -325,45 +327,17 @@ def test_place_for__a_tree_that_is_walked_is_not_touched_and_not_removed(here):
         with pytest.raises(ValueError, match="a walk in .*walked: another process"):
             running.place_for(other(seeds=[1]), name="walked", preset="")
         assert (folder / "out" / "reads").read_text() == "half"
-        (one,) = [one for one in experiments.experiments() if one.name == "walked"]
+        (one,) = experiments.experiments()
         assert one.status == RUNNING
-        with pytest.raises(ValueError, match="a walk is in"):
+        with pytest.raises(ValueError, match="a walk runs in"):
             experiments.remove(one)
     experiments.remove(one)
     assert not folder.exists()
 
 
-def test_draft__is_gone_when_it_was_looked_at(here, monkeypatch):
-    before, counted = worktrees(), state_folder() / "worktrees"
-    names = {path.name for path in counted.glob("*")}
+def test_draft__is_gone_when_it_was_looked_at(here):
+    before = worktrees()
     with draft(other(seeds=[9])) as folder:
         assert set(Graph(folder).affected()) == {"reads", "scales"}
         assert read_yaml(folder / "params.yaml")["seeds"] == [9]
-    assert worktrees() == before and {path.name for path in counted.glob("*")} == names
-
-
-def test_changed__lays_changes_over_parameters_or_a_preset(here):
-    document, origin = changed(arms=["mae"], seeds=[5], changes={"pretrain.mask_ratio": 0.5, "data.val_share": 0.2})
-    assert (document["arms"]["names"], document["seeds"], document["pretrain"]["mask_ratio"]) == (["mae"], [5], 0.5)
-    assert (document["data"]["val_share"], document["data"]["path"], origin) == (0.2, "mine", "quickstart")
-    document, origin = changed(preset="clothing10 table4")
-    assert (document["data"]["path"], document["seeds"], origin) == ("mine", [0, 1, 2, 3, 4], "clothing10 table4")
-    assert not is_as_here(document) and is_as_here(changed()[0]) and is_as_here(changed(changes={"seeds": [0, 1]})[0])
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"pretrain.nonesuch": 1}, "pretrain.nonesuch: no such parameter"),
-        ({"nonesuch": 1}, "nonesuch: no such parameter"),
-        ({"seeds.0": 1}, "seeds.0: no such parameter"),
-        ({"pretrain.mask_ratio.x": 1}, "pretrain.mask_ratio.x: no such parameter"),
-        ({"pretrain.mask_ratio": 7}, "parameters: pretrain.mask_ratio: got 7"),
-        ({"pretrain": 7}, "parameters: pretrain"),
-        ({"arms.names": ["nobody", "mae"]}, "nobody"),
-    ],
-)
-def test_changed__an_unknown_key_or_an_impossible_value_is_one_line(here, changes, told):
-    with pytest.raises(ValueError, match=told) as error:
-        changed(changes=changes)
-    assert len(str(error.value).splitlines()) == 1
+    assert worktrees() == before and list((state_folder() / "worktrees").glob("*")) == []

@@ -66,7 +66,7 @@ def test_lines_about__a_parameter_from_what_to_what(small):
             "would run: first: parameter seeds: [0, 1] -> [0, 1, 2]",
             "would run: first: parameter pretrain.mask_ratio: 0.75 -> 0.5",
         ]
-        assert lines_about("other") == ["other: would not run; why it ran the last time is not known here"]
+        assert lines_about("other") == ["other: would not run; why it ran the last time is not recorded here"]
 
 
 def test_lines_about__code_from_what_to_what(small):
@@ -105,7 +105,7 @@ def test_lines_about__a_new_input_and_a_new_command(small):
 
 def test_lines_about__a_stage_that_never_ran(small):
     with changed(small / "dvc.yaml", "  other:", "  young:\n    cmd: echo\n    deps: [out/second]\n  other:"):
-        assert lines_about("young")[0].startswith("would run: young: it never ran here")
+        assert lines_about("young")[0].startswith("would run: young: never ran here")
 
 
 @pytest.fixture
@@ -143,19 +143,24 @@ def test_lines_about__an_unknown_stage_is_one_line(small, name):
     assert len(str(told.value).splitlines()) == 1
 
 
+def entries(deps):
+    return [{"path": path, "md5": md5} for path, md5 in deps.items()]
+
+
 def test_differences__names_what_changed_and_what_came_and_went():
     before = {
-        "cmd": "a", "deps": [{"path": "x", "md5": "1" * 32}, {"path": "gone.py", "md5": "2" * 32}],
+        "cmd": "a", "deps": entries({"x": "1" * 32, "gone.py": "2" * 32, "code/a.json": "5" * 32}),
         "params": {"params.yaml": {"group": {"kept": 1, "old": 2, "lr": 0.1}}, "other.yaml": {"a": 1}},
     }  # fmt: skip
     after = {
-        "cmd": "b", "deps": [{"path": "x", "md5": "3" * 32}, {"path": "come", "md5": "4" * 32}],
+        "cmd": "b", "deps": entries({"x": "3" * 32, "come": "4" * 32, "code/a.json": "6" * 32}),
         "params": {"params.yaml": {"group": {"kept": 1, "lr": 0.2, "new": False}}},
     }  # fmt: skip
     assert list(differences(before, after)) == [
         "command: a -> b",
         "input x: 111111111111 -> 333333333333",
         "code gone.py: 222222222222 -> absent",
+        "code code/a.json: 555555555555 -> 666666666666",
         "input come: absent -> 444444444444",
         "parameter group.old: 2 -> absent",
         "parameter group.lr: 0.1 -> 0.2",

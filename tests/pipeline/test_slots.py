@@ -12,7 +12,8 @@ import time
 import pytest
 
 from pipeline import slots
-from pipeline.slots import CPU, GPU, Needs, alone, held_slots, needs_of, occupy
+from pipeline.slots import CPU, GPU, Needs, alone, needs_of, occupy
+from tests.pipeline.conftest import held_slots
 
 SPAWN = multiprocessing.get_context("spawn")
 TWO = ("2", "7")
@@ -22,6 +23,7 @@ TWO = ("2", "7")
 def machine(tmp_path, monkeypatch):
     """A machine of two cores and two GPUs, and a folder outside of any repository for its slots."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SEMMAE_SLOTS", raising=False)
     monkeypatch.setattr(slots, "cores", lambda: TWO)
     monkeypatch.setattr(slots, "gpus", lambda: TWO)
     monkeypatch.setattr(slots, "LOOK_SECONDS", 0.01)

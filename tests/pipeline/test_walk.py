@@ -1,6 +1,4 @@
-import itertools
 import os
-import shutil
 import signal
 import threading
 import time
@@ -12,10 +10,10 @@ from config.presets import read_document, write_params
 from pipeline import slots
 from pipeline import walk as walk_module
 from pipeline.execution import CANCELLED, FAILED, RAN, SKIPPED, UNCHANGED
-from pipeline.slots import CPU, GPU, Needs, held_slots
+from pipeline.slots import CPU, GPU, Needs
 from pipeline.walk import Walk, unchanged
 from tests.conftest import ROOT
-from tests.pipeline.conftest import digest_by_path, make_small, marked, repro
+from tests.pipeline.conftest import digest_by_path, enter_copy, held_slots, make_small, marked, repro
 
 # Each of the first two ends only when the other has begun. `obeys` does what mine/switch says.
 STAGES = """
@@ -57,12 +55,11 @@ FILES = {"code.py": "", "mine/switch": "on"}
 UPSTREAM = {
     "left": [], "right": [], "join": ["left", "right"], "obeys": [], "below": ["obeys"], "last": ["below", "join"],
 }  # fmt: skip
-FRESH = itertools.count()
 
 
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory, surroundings):
-    """A repository after a walk with what was heard of it: (folder, walk, outcomes, [(second, stage, line)])."""
+    """A repository after a walk: (folder, walk, outcomes, [(second, stage, line)])."""
     folder = make_small(tmp_path_factory.mktemp("walk"), STAGES, FILES)
     surroundings.chdir(folder)
     surroundings.setattr(slots, "cores", lambda: ("0", "1"))
@@ -73,20 +70,10 @@ def walked(tmp_path_factory, surroundings):
     return folder, walk, outcomes, heard
 
 
-@pytest.fixture(scope="module")
-def kept(walked, tmp_path_factory):
-    """What lies in that repository after the walk."""
-    return shutil.copytree(walked[0], tmp_path_factory.mktemp("kept") / "small", ignore=shutil.ignore_patterns(".*"))
-
-
 @pytest.fixture
-def settled(walked, kept):
-    """The same repository, as it was after the walk."""
-    folder = walked[0]
-    shutil.rmtree(folder / "out")
-    shutil.copytree(kept, folder, dirs_exist_ok=True)
-    assert Walk(folder).stages == []
-    return folder
+def settled(walked, tmp_path, monkeypatch):
+    """A copy of that repository for one test, as the current folder."""
+    return enter_copy(walked[0], tmp_path / "small", monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +92,9 @@ def statuses(outcomes):
     return {stage: outcome.status for stage, outcome in outcomes.items()}
 
 
-def touch(folder, name="image.txt"):
-    """Give an image a content that it never had."""
-    (folder / "mine" / name).write_text(f"image {next(FRESH)} of {os.getpid()}")
+def change(folder):
+    """Give an image other content."""
+    (folder / "mine" / "image.txt").write_text("another image")
 
 
 def test_run_all__independent_stages_overlap_each_on_a_device_of_its_own(walked):
@@ -146,8 +133,8 @@ def test_run_all__afterwards_dvc_finds_nothing_to_do(settled):
 
 
 def test_run_all__what_failed_keeps_back_what_needs_it_and_nothing_else(settled):
-    touch(settled)
-    (settled / "mine" / "switch").write_text(f"off {next(FRESH)}")
+    change(settled)
+    (settled / "mine" / "switch").write_text("off")
     walk = Walk(settled)
     outcomes = {outcome.stage: outcome for outcome in walk.run_all(lambda stage, line: None)}
     assert statuses(outcomes) == {
@@ -163,12 +150,20 @@ def test_run_all__what_failed_keeps_back_what_needs_it_and_nothing_else(settled)
 
 def test_verify__does_not_run_what_it_finds(settled):
     (settled / "out" / "last").unlink()
-    with pytest.raises(ValueError, match="last"):
+    with pytest.raises(ValueError, match="it would run last; run"):
         Walk(settled).verify()
     assert not (settled / "out" / "last").exists()
 
 
-def test_walk__an_interrupt_ends_what_runs_and_is_raised_again(settled, mark):
+@pytest.fixture
+def interruptible():
+    """An interrupt raises KeyboardInterrupt, also in a background job of a shell, which ignores interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_walk__an_interrupt_ends_what_runs_and_is_raised_again(settled, mark, interruptible):
     (settled / "mine" / "switch").write_text(f"wait {mark}")
     walk = Walk(settled)
     assert set(walk.stages) == {"obeys", "below", "last"}
@@ -184,8 +179,8 @@ def test_walk__an_interrupt_ends_what_runs_and_is_raised_again(settled, mark):
 
 
 def test_walk__takes_what_targets_need_and_no_more(settled):
-    touch(settled)
-    (settled / "mine" / "switch").write_text(f"on {next(FRESH)}")
+    change(settled)
+    (settled / "mine" / "switch").write_text("on again")
     assert set(Walk(settled).stages) == set(UPSTREAM)
     assert set(Walk(settled, targets=["join"]).stages) == {"left", "right", "join"}
     walk = Walk(settled, targets=["below"])
@@ -194,7 +189,7 @@ def test_walk__takes_what_targets_need_and_no_more(settled):
 
 
 def test_walk__is_the_same_from_any_folder_and_runs_all_by_force(settled, monkeypatch, tmp_path):
-    touch(settled)
+    change(settled)
     here = Walk(settled, targets=["join"])
     monkeypatch.chdir(tmp_path)
     there = Walk(settled, targets=["join"])
@@ -207,44 +202,33 @@ def test_walk__is_the_same_from_any_folder_and_runs_all_by_force(settled, monkey
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "targets", "told"),
+    ("name", "content", "fault"),
     [
-        ("dvc.lock", "schema: '2.0'\nstages:\n  a: [", (), r"dvc\.lock"),
-        ("params.yaml", "data: 3\n", (), r"params\.yaml: data"),
-        ("dvc.yaml", "stages: {}\nmore: 3\n", (), "dvc.yaml"),
-        ("runtime.yaml", "workers: 1\n", (), r"runtime\.yaml: prefetch: missing"),
-        ("new.txt", "", ("nonesuch",), "nonesuch"),
+        ("dvc.lock", "schema: '2.0'\nstages:\n  a: [", r"dvc\.lock"),
+        ("dvc.yaml", "stages: {}\nmore: 3\n", "dvc.yaml"),
+        ("runtime.yaml", "workers: 1\n", r"runtime\.yaml: prefetch: missing"),
     ],
 )
-def test_walk__what_is_wrong_is_told_before_anything_runs(settled, name, content, targets, told):
-    path = settled / name
-    before = path.read_bytes() if path.exists() else None
-    path.write_text(content)
-    try:
-        with pytest.raises(ValueError, match=told):
-            Walk(settled, targets=targets)
-    finally:
-        path.unlink() if before is None else path.write_bytes(before)
+def test_walk__a_fault_is_reported_before_anything_runs(settled, name, content, fault):
+    (settled / name).write_text(content)
+    with pytest.raises(ValueError, match=fault):
+        Walk(settled)
 
 
 def test_needs__threads_are_as_the_parameters_say(settled):
-    before = (settled / "params.yaml").read_bytes()
     walk = Walk(settled)
     assert (walk.needs("left"), walk.needs("join")) == (Needs(GPU, 1), Needs(CPU, 1))
     document = read_document(settled / "params.yaml")
     document["compute"]["threads"] = 64
     write_params(document, settled / "params.yaml", preset="quickstart")
-    try:
-        wide = Walk(settled)
-        assert (wide.needs("left"), wide.needs("join")) == (Needs(GPU, 1), Needs(CPU, 2))
-        assert wide.params.compute.threads == 64, "the slots follow the parameters, and never the other way round"
-    finally:
-        (settled / "params.yaml").write_bytes(before)
+    wide = Walk(settled)
+    assert (wide.needs("left"), wide.needs("join")) == (Needs(GPU, 1), Needs(CPU, 2))
+    assert wide.params.compute.threads == 64, "the slots follow the parameters, and never the other way round"
 
 
-def test_needs__workers_of_this_machine_count_and_those_of_a_cluster_elsewhere_do_not(settled, monkeypatch):
+def test_needs__workers_of_this_machine_count_and_those_of_a_cluster_elsewhere_do_not(settled):
     walk = Walk(settled)
-    monkeypatch.setitem(walk.graph.stages["join"].meta, "sharded", True)
+    walk.graph.stages["join"].meta["sharded"] = True
     for changes, cores in (
         ({"shard_workers": 1}, 1),
         ({"shard_workers": 2}, 2),
@@ -288,6 +272,31 @@ def test_job__is_the_same_where_the_same_is_computed(settled, sequential):
     lock = (settled / "dvc.lock").read_text()
     (settled / "dvc.lock").write_text(lock.replace(digest_by_path(settled)["out/left"], "0" * 32))
     assert {stage for stage in UPSTREAM if ours.job(stage) != before[stage]} == {"join"}, "its input is another"
+
+
+def test_job__of_the_digests_of_code_only_those_of_its_own_stage_count(tmp_path, surroundings, monkeypatch):
+    stages = """
+stages:
+  digest_code:
+    cmd: mkdir -p code; cp mine/one code/one.json; cp mine/other code/other.json
+    deps: [mine]
+    outs: [code/one.json, code/other.json]
+  one:
+    cmd: cp code/one.json out
+    deps: [code/one.json]
+    outs: [out]
+"""
+    folder = make_small(tmp_path / "small", stages, {"mine/one": "1", "mine/other": "2"})
+    monkeypatch.chdir(folder)
+
+    def job(name, text):
+        (folder / "mine" / name).write_text(text)
+        repro(folder, "repro", "digest_code")
+        return Walk(folder).job("one")
+
+    before = job("one", "1")
+    assert job("other", "3") == before
+    assert job("one", "4") != before
 
 
 def test_job__waits_until_dvc_has_written_its_lock(settled, monkeypatch):

@@ -23,7 +23,7 @@ def started(tmp_path, monkeypatch):
         yield type("Client", (), {"search_experiments": lambda *_, **__: []})()
 
     monkeypatch.chdir(tmp_path)
-    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "PREFECT_HOME", services.LEASES, *services.QUIET):
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "PREFECT_HOME", *services.QUIET):
         monkeypatch.setenv(name, "x")
         monkeypatch.delenv(name)
     monkeypatch.setattr(services, "_start", start)
@@ -52,7 +52,7 @@ def test_up__on_every_address_it_warns_and_answers_by_the_names_of_this_machine_
     assert host_of(started["prefect"][0]) == "0.0.0.0" == host_of(started["mlflow"][0])
     said = capsys.readouterr()
     (line,) = said.err.splitlines()
-    assert line.startswith("warning: 0.0.0.0: neither server asks who somebody is") and "runs code here" in line
+    assert line.startswith("warning: 0.0.0.0: no authentication: ") and "can run code as you" in line
     assert "http://127.0.0.1:4200/deployments" in said.out
     hosts = started["mlflow"][1]["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
     assert {f"{socket.gethostname()}:5000", "127.0.0.1:5000", "localhost:5000"} <= set(hosts)

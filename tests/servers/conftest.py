@@ -22,7 +22,7 @@ from tests.conftest import run_stage, wait_until
 
 SEMMAE = [sys.executable, "-c", "from pipeline.cli import main; main()"]
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-FLOW, STAGE = r"prefect\.engine", r"-m (stages\.|dvc )"
+FLOW, STAGE = r"prefect\.engine", r"-m (stages\.|dvc )|/reproducing\.py "
 
 
 def free_port():
@@ -33,7 +33,13 @@ def free_port():
 
 def semmae(folder, *words, code=0):
     """What the command prints."""
-    environment = {**os.environ, "DVC_NO_ANALYTICS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    # SEMMAE_SLOTS empty: slots of this repository's own.
+    environment = {
+        **os.environ,
+        "SEMMAE_SLOTS": "",
+        "DVC_NO_ANALYTICS": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     answer = subprocess.run(
         [*SEMMAE, *map(str, words)], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
@@ -119,11 +125,6 @@ def end_of(prefect, run, seconds=600):
     """The state that a run ends in."""
     wait_until(lambda: has_ended(prefect, run), seconds)
     return state_of(prefect, run)
-
-
-def active_slots(prefect):
-    """Slots that Prefect counts as taken."""
-    return sum(limit["active_slots"] for limit in ask(prefect, "v2/concurrency_limits/filter"))
 
 
 def mlflow_runs(mlflow):

@@ -1,9 +1,11 @@
 import contextlib
+import shutil
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from config.presets import preset_names, read_document
+from config.presets import compose, preset_names, read_document, write_params
 from tests.conftest import ROOT
 
 
@@ -39,22 +41,48 @@ def test_form__impossible_values_are_refused(flow, wrong):
         flow.Experiment(**wrong)
 
 
-def test_form__the_server_is_told_ranges_choices_and_help(flow):
-    fields = flow.Experiment.model_json_schema()["properties"]
-    assert (fields["mask_ratio"]["minimum"], fields["mask_ratio"]["exclusiveMaximum"]) == (0.0, 1.0)
-    assert set(fields["preset"]["enum"]) == {flow.AS_HERE, *preset_names_of_the_project()}
-    assert {"semmae", "mae", "untrained"} <= set(fields["arms"]["items"]["enum"])
-    assert all(field["description"] for field in fields.values())
-
-
-def preset_names_of_the_project():
-    with contextlib.chdir(ROOT):
-        return preset_names()
-
-
-def test_form__the_deployments_schema_is_that_of_the_form(flow):
+def test_form__the_deployments_schema_has_ranges_choices_and_help(flow):
     from prefect.utilities.callables import parameter_schema
 
     schema = parameter_schema(flow.semmae.fn)
     assert list(schema.properties) == ["form"]
-    assert set(schema.definitions["Experiment"]["properties"]) == set(flow.Experiment.model_fields)
+    fields = schema.definitions["Experiment"]["properties"]
+    assert set(fields) == set(flow.Experiment.model_fields)
+    assert (fields["mask_ratio"]["minimum"], fields["mask_ratio"]["exclusiveMaximum"]) == (0.0, 1.0)
+    with contextlib.chdir(ROOT):
+        assert set(fields["preset"]["enum"]) == {flow.AS_HERE, *preset_names()}
+    assert all(field["description"] for field in fields.values())
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with presets and the quickstart's parameters."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "presets", "presets")
+    document = compose("quickstart")
+    write_params(document)
+    return document
+
+
+def arms_of_the_form():
+    """The arms in the schema of the form that a deployment from the current folder registers."""
+    from prefect.flows import load_flow_from_entrypoint
+    from prefect.utilities.callables import parameter_schema
+
+    schema = parameter_schema(load_flow_from_entrypoint(f"{ROOT}/pipeline/scheduling/flow.py:semmae"))
+    return schema.definitions["Experiment"]["properties"]["arms"]["items"]["enum"]
+
+
+def test_form__offers_the_arms_of_params_yaml(project):
+    project["arms"]["mine"] = project["arms"].pop("raw_attention")
+    project["arms"]["names"] = ["mae", "mine"]
+    write_params(project)
+    assert set(arms_of_the_form()) == project["arms"].keys() - {"names"} >= {"semmae", "mae", "mine"}
+
+
+@pytest.mark.parametrize(("content", "fault"), [(None, "params.yaml: not found"), ("data: 3\n", "params.yaml: data")])
+def test_form__without_valid_parameters_offers_the_quickstarts_arms_with_a_warning(project, capsys, content, fault):
+    Path("params.yaml").unlink() if content is None else Path("params.yaml").write_text(content)
+    assert set(arms_of_the_form()) == project["arms"].keys() - {"names"}
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert fault in line and line.endswith("the form offers the arms of preset quickstart")
