@@ -23,7 +23,7 @@ from models.vit import initialise
 from shards.image_shards import ImageShards
 from training.compute import Compute
 from training.encoders import ENCODER_KEYS, load_encoder, load_weights
-from training.loop import train, update
+from training.loop import Stateful, train, update
 from training.optimiser import AdamW, set_lr, warmup_cosine
 from training.randomness import generator, seed_of, steps_of
 
@@ -119,9 +119,9 @@ class Finetuning:
         return {"loss": loss, "lr": rate, "gradient_norm": norm}
 
     @property
-    def state(self) -> dict[str, object]:
-        """What a checkpoint holds."""
-        parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
+    def state(self) -> dict[str, Stateful]:
+        """All that a checkpoint holds."""
+        parts: dict[str, Stateful] = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
         return parts if self.average is None else {**parts, "average": self.average}
 
     @property

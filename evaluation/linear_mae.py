@@ -13,7 +13,7 @@ from images.stream import TrainingImages
 from models.vit import VisionTransformer
 from training.compute import Compute
 from training.encoders import features
-from training.loop import update
+from training.loop import Stateful, update
 from training.optimiser import set_lr, warmup_cosine
 from training.randomness import generator, steps_of
 
@@ -56,7 +56,7 @@ class LinearMae:
         self.scaler = compute.scaler()
         self.order = images.order(seed, "linear order")
         self.inputs = images.ahead(self.prepare, steps=self.steps)
-        self.state = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
+        self.state: dict[str, Stateful] = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
 
     def prepare(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Views (B, 3, h, w), normalised, and classes (B,) of step `number`."""

@@ -17,7 +17,7 @@ from models.segmenter import Segmenter, resized_positions
 from models.vit import VisionTransformer, initialise
 from shards.image_shards import ImageShards
 from training.compute import Compute
-from training.loop import update
+from training.loop import Stateful, update
 from training.optimiser import AdamW, set_lr, warmup_cosine
 from training.randomness import generator, steps_of
 
@@ -51,7 +51,7 @@ class Segmentation:
         self.scaler = compute.scaler()
         self.order = images.order(seed, "segmentation order")
         self.inputs = images.ahead(self.prepare, steps=self.steps)
-        self.state = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
+        self.state: dict[str, Stateful] = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
 
     def _groups(self) -> list[dict]:
         """The head learns at the full rate, the encoder's blocks at less the farther they are from it."""

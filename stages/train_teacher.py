@@ -38,7 +38,8 @@ def main() -> None:
     )
     with Scratch("train_teacher", job) as scratch:
         compute = set_up(**params.compute.model_dump())
-        mean, std = IMAGENET_MEAN, IMAGENET_STD
+        mean: tuple[float, ...] = IMAGENET_MEAN
+        std: tuple[float, ...] = IMAGENET_STD
         if group.source == "train":
             images = TrainingImages(
                 ImageShards("data/shards", "train"),

@@ -11,7 +11,7 @@ from models.teachers import build
 from models.vit import initialise, sincos_positions
 from parts.masking import block_mask
 from training.compute import Compute
-from training.loop import update
+from training.loop import Stateful, update
 from training.optimiser import AdamW, cosine_between, decay_groups, set_lr, warmup_cosine
 from training.randomness import batch_indices, generator, steps_of
 
@@ -58,7 +58,7 @@ class Distillation:
         self.warmup = max(1, round(group.warmup_share * self.steps))
         self.optimizer = AdamW(decay_groups(self.model.student, group.weight_decay), lr=group.lr)
         self.scaler = compute.scaler()
-        self.state = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
+        self.state: dict[str, Stateful] = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
 
     def step(self, number: int) -> dict[str, float | torch.Tensor]:
         """One update of the student, then of the teacher. Raises CollapseError when the teacher's features collapse."""

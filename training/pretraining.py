@@ -16,7 +16,7 @@ from models.start import start_from
 from models.vit import initialise
 from parts.masking import random_mask
 from training.compute import Compute
-from training.loop import update
+from training.loop import Stateful, update
 from training.masks import ArmMasks
 from training.optimiser import AdamW, decay_groups, set_lr, warmup_cosine
 from training.randomness import generator, steps_of
@@ -79,7 +79,7 @@ class Pretraining:
         self.snapshots = self._snapshots()
         self.order = images.order(seed, "order")
         self.inputs = images.ahead(self.prepare, steps=self.steps)
-        self.state = {
+        self.state: dict[str, Stateful] = {
             "model": self.model,
             "optimizer": self.optimizer,
             "scaler": self.scaler,

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 from config.groups import RefineParams
 from images.augmentation import crop_images, crop_maps, random_crops, random_flips, snapped
 from images.decoding import decode_square
+from images.stream import map_ahead
 from models.part_decoder import PartDecoder, initialise_decoder
 from models.part_learner import PartLearner, start_from_centres, start_from_heads
 from models.part_losses import (
@@ -30,7 +30,7 @@ from shards.arrays import ArrayShards
 from shards.image_shards import ImageShards
 from training.compute import Compute
 from training.encoders import load_weights
-from training.loop import update
+from training.loop import Stateful, update
 from training.optimiser import AdamW, decay_groups, set_lr, warmup_cosine
 from training.randomness import batch_indices, generator, steps_of
 
@@ -74,7 +74,7 @@ def load_part_tokens(shards: ImageShards, folder: str, *, size: int, workers: in
     Raises ValueError when that takes more memory than `ram_gib`, or when `folder` is of other images.
     """
     stored, everything = ArrayShards(f"{folder}/tokens"), ArrayShards(f"{folder}/all")
-    # Not in the order of the shards: that is in which images were prepared, and steps draw from row numbers.
+    # By id, since steps draw row numbers: the order of the shards depends on the history of the data set.
     ids = np.sort(stored.ids)
     needed = len(ids) * (2 * math.prod(stored.header["columns"]["tokens"]["shape"]) + 3 * size * size) / 2**30
     if needed > ram_gib:
@@ -85,13 +85,12 @@ def load_part_tokens(shards: ImageShards, folder: str, *, size: int, workers: in
     rows = np.minimum(np.searchsorted(shards.ids, ids), len(shards) - 1)
     if not np.array_equal(shards.ids[rows], ids):
         raise ValueError(f"{folder}: holds tokens of images that are not in {shards.folder}; run `dvc repro` again")
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        pixels = np.stack(list(pool.map(lambda row: decode_square(shards.bytes(row), size), rows)))
+    squares = map_ahead(lambda row: decode_square(shards.bytes(row), size), rows, workers=workers, prefetch=4 * workers)
     return PartTokens(
         tokens=torch.from_numpy(stored.rows(ids, "tokens")),
         cls_tokens=torch.from_numpy(everything.rows(ids, "cls_input")).float(),
         cls_attention=torch.from_numpy(everything.rows(ids, "cls_attention")),
-        pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
+        pixels=torch.from_numpy(np.stack(list(squares))).permute(0, 3, 1, 2).contiguous(),
         grid=tuple(stored.header["grid"]),
         token_layer=stored.header["token_layer"],
     )
@@ -153,7 +152,7 @@ class Refining:
         self.steps = steps_of(group.epochs, len(data), group.batch_size)
         self.optimizer = AdamW(decay_groups(self.model, group.weight_decay), lr=group.lr)
         self.scaler = compute.scaler()
-        self.state = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
+        self.state: dict[str, Stateful] = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
 
     def _start(self, last_block: Mapping[str, Tensor]) -> None:
         """Foreground, the components that make the token targets, and the weights of step 0."""
