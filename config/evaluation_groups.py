@@ -1,4 +1,4 @@
-"""The groups of params.yaml that say how encoders and parts are judged."""
+"""The groups of params.yaml for evaluation."""
 
 from typing import Annotated, Literal
 
@@ -15,7 +15,7 @@ class ProbeParams(Group):
     knn_temperature: Positive
     penalties: list[Positive] = Field(min_length=1, description="C of the logistic regression, chosen on val")
     max_iterations: Count
-    low_shot: list[OpenShare] = Field(description="shares of the training labels, of every class, for a probe each")
+    low_shot: list[OpenShare] = Field(description="shares of each class's training labels, one probe for each share")
 
 
 class FinetuneParams(Group):
@@ -46,17 +46,15 @@ class FinetuneParams(Group):
     @model_validator(mode="after")
     def _check(self) -> "FinetuneParams":
         if self.mixes and self.batch_size % 2:
-            raise ValueError(
-                f"batch_size {self.batch_size} must be even for mixup and cutmix, which mix images in pairs"
-            )
+            raise ValueError(f"batch_size {self.batch_size} must be even for mixup and cutmix, which mix images in pairs")
         return self
 
 
 class LinearMaeParams(Group):
-    """Linear probe as in MAE appendix A.2, with augmentation and LARS: slow, beside the exact one of `probe`."""
+    """Linear probe as in MAE appendix A.2, with augmentation and LARS: slower than the exact one of `probe`."""
 
     optimizers: list[Literal["lars"]] = Field(
-        max_length=1, description="[lars] runs it for every arm and seed, [] does not"
+        max_length=1, description="[lars] to run it for every arm and seed, [] to skip it"
     )
     epochs: Positive
     warmup_epochs: NonNegative
@@ -88,7 +86,7 @@ class SegmentParams(Group):
     batch_size: Count
     lr: Positive = Field(description="peak, for this batch size; of UPerNet with the encoder")
     linear_lr: Positive = Field(
-        description="the same of the linear head, whose biases alone must come as far as the logarithms of the classes' shares"
+        description="the same for the linear head; higher, because its biases must reach the logarithms of the class shares"
     )
     layer_decay: Annotated[float, Field(gt=0, le=1)]
     weight_decay: NonNegative
@@ -99,7 +97,7 @@ class SegmentParams(Group):
 class QualityParams(Group):
     """Measures of part quality and their trivial baselines."""
 
-    images: Count = Field(description="most images of a split that are used")
+    images: Count = Field(description="largest number of images used from a split")
     seed: Seed
 
 
@@ -109,5 +107,5 @@ class CompareParams(Group):
     baseline: Name = Field(description="arm that the others are compared with, paired by seed")
     confidence: OpenShare = Field(description="of the Student-t interval over seeds")
     resamples: Count = Field(description="draws of the bootstrap over test images")
-    pictures: Count = Field(description="images shown a figure")
-    mask_images: Count = Field(description="training images that the statistics of the masks are taken over")
+    pictures: Count = Field(description="images in each figure")
+    mask_images: Count = Field(description="training images for the statistics of the masks")

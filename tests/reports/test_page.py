@@ -47,7 +47,7 @@ def test_macros__text_is_never_markup():
     html += macros.chart(Chart(png(PICTURE), png(PICTURE)), hostile, hostile)
     document = parse(html)
     assert "script" not in {tag for tag, _ in document.tags}
-    assert document.text.count(hostile) == 7
+    assert document.text.count(hostile) == 8
     assert [found["alt"] for tag, found in document.tags if tag == "img"] == [hostile, hostile]
 
 
