@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from rich import box
 from rich.console import Console
@@ -182,12 +183,12 @@ def main() -> None:
             continue
         rows[name] = [world.learned(layer, change, seed) for seed in range(chosen.seeds)]
         console.print(name, [round(quality["nmi_foreground"], 3) for quality in rows[name]], highlight=False)
-    for name, qualities in rows.items():
-        cells = []
-        for measure in MEASURES:
-            over = estimate([quality[measure] for quality in qualities], confidence=0.95)
-            cells.append(f"{over.mean:.2f}" if over.se is None else f"{over.mean:.2f} ± {over.se:.2f}")
-        table.add_row(name, *cells, f"{min(quality['nmi_foreground'] for quality in qualities):.2f}")
+    for name, found in rows.items():
+        over = estimate(pd.DataFrame(found)[list(MEASURES)].T, confidence=0.95)
+        cells = [
+            f"{row.mean:.2f}" if pd.isna(row.se) else f"{row.mean:.2f} ± {row.se:.2f}" for row in over.itertuples()
+        ]
+        table.add_row(name, *cells, f"{min(quality['nmi_foreground'] for quality in found):.2f}")
     console.print(f"{len(world.test_rows)} test images, {chosen.seeds} seeds")
     console.print(table)
 

@@ -1,4 +1,4 @@
-"""The groups of params.yaml for the evaluation of encoders and parts."""
+"""The groups of params.yaml for evaluation."""
 
 from typing import Annotated, Literal
 
@@ -19,7 +19,7 @@ class ProbeParams(Group):
         min_length=1, description="values of C for the logistic regression, selected on val"
     )
     max_iterations: Count
-    low_shot: list[OpenShare] = Field(description="shares of the training labels of each class; one probe a share")
+    low_shot: list[OpenShare] = Field(description="shares of each class's training labels, one probe for each share")
 
 
 class FinetuneParams(Group):
@@ -57,10 +57,10 @@ class FinetuneParams(Group):
 
 
 class LinearMaeParams(Group):
-    """Linear probe of MAE appendix A.2, with augmentation and LARS: slow, and separate from the exact one of `probe`."""
+    """Linear probe as in MAE appendix A.2, with augmentation and LARS: slower than the exact one of `probe`."""
 
     optimizers: list[Literal["lars"]] = Field(
-        max_length=1, description="[lars] runs this probe for every arm and seed, [] skips it"
+        max_length=1, description="[lars] to run it for every arm and seed, [] to skip it"
     )
     epochs: Positive
     warmup_epochs: NonNegative
@@ -92,7 +92,7 @@ class SegmentParams(Group):
     batch_size: Count
     lr: Positive = Field(description="peak learning rate of UPerNet and encoder for this batch size")
     linear_lr: Positive = Field(
-        description="peak learning rate of the linear head; high, so that its biases reach the logarithms of the class shares"
+        description="the same for the linear head; higher, because its biases must reach the logarithms of the class shares"
     )
     layer_decay: Annotated[float, Field(gt=0, le=1)]
     weight_decay: NonNegative
@@ -103,15 +103,15 @@ class SegmentParams(Group):
 class QualityParams(Group):
     """Measures of part quality and their trivial baselines."""
 
-    images: Count = Field(description="most images used of a split")
+    images: Count = Field(description="largest number of images used from a split")
     seed: Seed
 
 
 class CompareParams(Group):
     """The comparison table and its statistics."""
 
-    baseline: Name = Field(description="arm to compare the others with, paired by seed")
-    confidence: OpenShare = Field(description="confidence of the Student-t interval over seeds")
-    resamples: Count = Field(description="bootstrap draws over test images")
-    pictures: Count = Field(description="images in a figure")
-    mask_images: Count = Field(description="training images for the mask statistics")
+    baseline: Name = Field(description="arm that the others are compared with, paired by seed")
+    confidence: OpenShare = Field(description="of the Student-t interval over seeds")
+    resamples: Count = Field(description="draws of the bootstrap over test images")
+    pictures: Count = Field(description="images in each figure")
+    mask_images: Count = Field(description="training images for the statistics of the masks")

@@ -1,4 +1,4 @@
-"""What frozen features know: kNN, an exact linear probe, the same from few labels, and with parts of the image away.
+"""Protocols on frozen features: kNN, an exact linear probe, the same from few labels, and with parts of the image removed.
 
 N images of a split, D features, L patches.
 """
@@ -16,7 +16,7 @@ from config.params import Runtime
 from evaluation.accuracy import accuracy, class_accuracy
 from evaluation.knn import knn_predict
 from evaluation.linear import LinearProbe, few_of_each, fit_linear_probe
-from evaluation.predictions import NOT_ASKED, Predictions
+from evaluation.predictions import NO_PREDICTION, Predictions
 from images.dataset import WholeImages
 from jobs.progress import Meter
 from models.vit import VisionTransformer
@@ -41,7 +41,7 @@ class Features:
 def features_of_splits(
     shards_folder: str, encoder: VisionTransformer, *, batch_size: int, runtime: Runtime, label: str
 ) -> Features:
-    """One pass of the encoder over every image, whole, at its size: what all protocols on frozen features share."""
+    """Features of every whole image at the encoder's size, computed once for all protocols."""
     inputs, labels = {}, {}
     for split in SPLITS:
         shards = ImageShards(shards_folder, split)
@@ -53,50 +53,49 @@ def features_of_splits(
     return Features(inputs, labels, shards.ids, len(shards.classes))
 
 
-def probe(found: Features, group: ProbeParams, *, seed: int) -> tuple[Predictions, LinearProbe]:
-    """Predictions for the test images, and the linear probe from all labels; its penalty is chosen on val.
+def probe(frozen: Features, group: ProbeParams, *, seed: int) -> tuple[Predictions, LinearProbe]:
+    """Predictions for the test images by protocol, and the linear probe from all labels; its penalty is chosen on val.
 
-    seed: draws the few labelled images, the same ones for every arm. The protocols are named by their metrics.
+    seed: draws the few labelled images, the same for every arm.
     """
-    inputs, labels = found.inputs, found.labels
-    said: Arrays = {}
+    inputs, labels = frozen.inputs, frozen.labels
+    classes: Arrays = {}
     for k in group.neighbours:
-        said["knn_accuracy" if k == group.neighbours[0] else f"knn_accuracy_k{k}"] = knn_predict(
+        classes["knn_accuracy" if k == group.neighbours[0] else f"knn_accuracy_k{k}"] = knn_predict(
             torch.from_numpy(inputs["train"]),
             torch.from_numpy(labels["train"]),
             torch.from_numpy(inputs["test"]),
             k=k,
             temperature=group.knn_temperature,
-            num_classes=found.num_classes,
+            num_classes=frozen.num_classes,
         ).numpy()
     options: dict[str, Any] = {"penalties": group.penalties, "max_iterations": group.max_iterations}
     whole = fit_linear_probe(inputs, labels, **options)
-    said["linear_accuracy"] = whole(inputs["test"])
+    classes["linear_accuracy"] = whole(inputs["test"])
     for share in group.low_shot:
         rows = few_of_each(labels["train"], share, generator(seed, "low shot", str(share)))
         few, few_labels = ({**values, "train": values["train"][rows]} for values in (inputs, labels))
-        said[f"low_shot_{100 * share:g}_accuracy"] = fit_linear_probe(few, few_labels, **options)(inputs["test"])
-    return Predictions(found.ids, labels["test"], said), whole
+        classes[f"low_shot_{100 * share:g}_accuracy"] = fit_linear_probe(few, few_labels, **options)(inputs["test"])
+    return Predictions(frozen.ids, labels["test"], classes), whole
 
 
 def metrics_of(predictions: Predictions) -> dict[str, float]:
     """The accuracy of every protocol, the class mean of the linear probe, and the number of images."""
     metrics: dict[str, float] = {"test_images": len(predictions.labels)}
-    for name, said in predictions.classes.items():
-        asked = said != NOT_ASKED
-        if asked.any():
-            metrics[name] = accuracy(said[asked], predictions.labels[asked])
+    for name, predicted in predictions.classes.items():
+        is_tested = predicted != NO_PREDICTION
+        if is_tested.any():
+            metrics[name] = accuracy(predicted[is_tested], predictions.labels[is_tested])
     if "linear_accuracy" in metrics:
-        said = predictions.classes["linear_accuracy"]
-        metrics["linear_class_accuracy"] = class_accuracy(said, predictions.labels)
+        metrics["linear_class_accuracy"] = class_accuracy(predictions.classes["linear_accuracy"], predictions.labels)
     return metrics
 
 
 def occlusions(parts: torch.Tensor, *, num_parts: int, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two masks (N, L) bool, True is away: all patches of one part of the image, and as many anywhere.
+    """Two masks (N, L) bool, True is removed: all patches of one part of the image, and as many random patches.
 
-    parts: (N, L) integer, 0..num_parts-1, anything above is background. The part is drawn from those that the image has
-    and that leave a patch to look at; an image without such a part keeps all its patches in both.
+    parts: (N, L) integer, 0..num_parts-1, anything above is background. The part is drawn from those of the image that do
+    not cover it wholly; an image without such a part keeps all its patches in both masks.
     """
     counts = torch.stack([(parts == part).sum(dim=1) for part in range(num_parts)], dim=1)
     eligible = (counts > 0) & (counts < parts.shape[1])
@@ -113,16 +112,16 @@ def occluded(
     features: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     pixels: torch.Tensor,
 ) -> np.ndarray:
-    """Predicted classes (B,) of images (B, 3, h, w) without the patches `gone` (B, L) bool; `NOT_ASKED` where none is away.
+    """Predicted classes (B,) of images (B, 3, h, w) without the patches `gone` (B, L) bool; `NO_PREDICTION` if none is removed.
 
     features: (images (n, 3, h, w), visible patches (n, V)) -> (n, D). Images with equally many visible patches go together.
     """
-    said = np.full(len(gone), NOT_ASKED)
+    predicted = np.full(len(gone), NO_PREDICTION)
     lost = gone.sum(dim=1)
     for count in lost.unique().tolist():
         if count == 0:
             continue
         rows = (lost == count).nonzero().flatten()
         visible = (~gone[rows]).nonzero()[:, 1].view(len(rows), -1)
-        said[rows.numpy()] = predict(features(pixels[rows], visible).numpy(force=True))
-    return said
+        predicted[rows.numpy()] = predict(features(pixels[rows], visible).numpy(force=True))
+    return predicted

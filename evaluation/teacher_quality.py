@@ -1,4 +1,4 @@
-"""What a teacher's class token knows of the classes, beside an untrained network's and raw pixels.
+"""kNN accuracy of a teacher's class token, beside an untrained network and raw pixels.
 
 N training images, M test images.
 """
@@ -20,10 +20,10 @@ BATCH, TEMPERATURE = 256, 0.07
 def knn_correct(
     vit: VisionTransformer | None, *, splits: list[WholeImages], k: int, mean: tuple, std: tuple
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether weighted kNN on class tokens is right about test images (M,) and, leaving each out, training images (N,) bool.
+    """Whether weighted kNN on class tokens is right: test images (M,) bool, and training images (N,) bool, leaving one out.
 
     Without a network: on standardised pixels. splits: training and test images. The teacher has seen the training images
-    and no label, so both are fair, and together they tell smaller differences.
+    but no label, so both are fair, and together they resolve smaller differences.
     """
 
     def tokens(pixels: torch.Tensor) -> torch.Tensor:
@@ -39,9 +39,9 @@ def knn_correct(
         train, test = (train - centre) / spread, (test - centre) / spread
     labels = torch.from_numpy(splits[0].labels)
     options: dict[str, Any] = {"k": k, "temperature": TEMPERATURE, "num_classes": int(labels.max()) + 1}
-    said = knn_predict(train, labels, test, **options)
+    predicted = knn_predict(train, labels, test, **options)
     own = knn_predict(train, labels, train, **options, leave_one_out=True)
-    return said.numpy() == splits[1].labels, own.numpy() == splits[0].labels
+    return predicted.numpy() == splits[1].labels, own.numpy() == splits[0].labels
 
 
 def knn_metrics(
@@ -52,9 +52,9 @@ def knn_metrics(
     `knn_above_NAME` is the paired difference, `knn_above_NAME_se` its standard error over images.
     """
     metrics = {"knn_accuracy": float(trained[0].mean()), "test_images": len(trained[0])}
-    for name, found in others.items():
-        apart = np.concatenate(trained).astype(float) - np.concatenate(found)
-        metrics[f"knn_accuracy_{name}"] = float(found[0].mean())
+    for name, other in others.items():
+        apart = np.concatenate(trained).astype(float) - np.concatenate(other)
+        metrics[f"knn_accuracy_{name}"] = float(other[0].mean())
         metrics[f"knn_above_{name}"] = float(apart.mean())
         metrics[f"knn_above_{name}_se"] = float(apart.std(ddof=1) / np.sqrt(len(apart)))
     return metrics

@@ -1,4 +1,4 @@
-"""All metrics -> one table, plots and report."""
+"""All metrics -> one table, charts and a report."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Part quality against true part labels, beside what trivial methods reach on the same patches."""
+"""Part quality against true part labels, beside trivial methods on the same patches."""
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from shards.mask_cache import MaskCache
 from training.compute import set_up
 from training.teacher import FrozenTeacher
 
-# Pixels a side of a patch from which its true label and mean colour are taken.
+# Side in pixels at which a patch's true label and mean colour are computed.
 CELL = 8
 # Training patches that the clusterings are fitted on.
 SAMPLE = 20_000
@@ -86,13 +86,13 @@ def patch_colours(shards: ImageShards, rows: np.ndarray, grid: tuple[int, int]) 
 
 def patch_tokens(shards: ImageShards, rows: np.ndarray, teacher: FrozenTeacher, *, layer: int) -> np.ndarray:
     """The teacher's tokens of the patches of `rows`: (n, gh, gw, D) float32."""
-    found = []
+    batches = []
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
         pixels = np.stack([decode_square(shards.bytes(row), teacher.image_size[0]) for row in batch])
         images = teacher.normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
-        found.append(extract_all(teacher.vit, images, token_layer=layer).patch_tokens.cpu().numpy())
-    tokens = np.concatenate(found)
+        batches.append(extract_all(teacher.vit, images, token_layer=layer).patch_tokens.cpu().numpy())
+    tokens = np.concatenate(batches)
     return tokens.reshape(len(tokens), *teacher.grid, -1)
 
 

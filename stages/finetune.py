@@ -38,7 +38,7 @@ def main() -> None:
         join(compute.world_size, compute.device) as processes,
         Scratch(f"finetune-{job}", identity, processes) as scratch,
     ):
-        task, history, said = finetune(
+        task, history, predictions = finetune(
             "data/shards",
             folder,
             params.finetune,
@@ -53,10 +53,10 @@ def main() -> None:
             return
         with whole_folder(Path("finetuned") / job) as target:
             save_model(target, task.tested, task.config)
-        write_predictions(Path("predictions/finetune") / f"{job}.parquet", said)
+        write_predictions(Path("predictions/finetune") / f"{job}.parquet", predictions)
         write_rows(f"history/finetune/{job}.json", history)
-        mean = class_accuracy(said.classes["finetune_accuracy"], said.labels)
-        write_metrics(f"metrics/finetune/{job}.json", {**metrics_of(said), "finetune_class_accuracy": mean})
+        mean = class_accuracy(predictions.classes["finetune_accuracy"], predictions.labels)
+        write_metrics(f"metrics/finetune/{job}.json", {**metrics_of(predictions), "finetune_class_accuracy": mean})
 
 
 if __name__ == "__main__":

@@ -56,10 +56,10 @@ def main() -> None:
         history = train(task, scratch=scratch, runtime=runtime)
         test = WholeImages(ImageShards("data/shards", "test"), task.encoder.image_size[0], workers=runtime.workers)
         predicted = test.gather(task.predict, group.batch_size).numpy()
-        said = Predictions(test.shards.ids, test.labels, {f"linear_{name}_accuracy": predicted})
-        write_predictions(Path("predictions/linear_mae") / name / f"{job}.parquet", said)
+        predictions = Predictions(test.shards.ids, test.labels, {f"linear_{name}_accuracy": predicted})
+        write_predictions(Path("predictions/linear_mae") / name / f"{job}.parquet", predictions)
         write_rows(f"history/linear_mae/{name}/{job}.json", history)
-        write_metrics(f"metrics/linear_mae/{name}/{job}.json", metrics_of(said))
+        write_metrics(f"metrics/linear_mae/{name}/{job}.json", metrics_of(predictions))
 
 
 if __name__ == "__main__":

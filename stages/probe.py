@@ -1,4 +1,4 @@
-"""Frozen features of one arm and seed, computed once: kNN, linear probe, few labels, and parts of the image away."""
+"""Frozen features of one arm and seed, computed once: kNN, linear probe, few labels, and parts of the image removed."""
 
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from config.names import arguments
 from config.params import load_params, load_runtime
 from evaluation.linear import LinearProbe
-from evaluation.predictions import NOT_ASKED, Predictions, write_predictions
+from evaluation.predictions import NO_PREDICTION, Predictions, write_predictions
 from evaluation.probing import features_of_splits, metrics_of, occluded, occlusions, probe
 from images.augmentation import crop_labels, whole_images
 from images.dataset import WholeImages
@@ -31,12 +31,11 @@ def main() -> None:
     compute = set_up(**params.compute.model_dump())
     encoder = load_encoder(Path("pretrained") / job).to(compute.device)
     size = params.probe.batch_size
-    found = features_of_splits("data/shards", encoder, batch_size=size, runtime=runtime, label=f"probe {job}")
-    predictions, linear = probe(found, params.probe, seed=seed)
+    frozen = features_of_splits("data/shards", encoder, batch_size=size, runtime=runtime, label=f"probe {job}")
+    predictions, linear = probe(frozen, params.probe, seed=seed)
     test = WholeImages(ImageShards("data/shards", "test"), encoder.image_size[0], workers=runtime.workers)
-    away = without_patches(encoder, linear, test, batch_size=size, seed=seed)
-    said = {**predictions.classes, **away}
-    predictions = Predictions(predictions.ids, predictions.labels, said)
+    removed = without_patches(encoder, linear, test, batch_size=size, seed=seed)
+    predictions = Predictions(predictions.ids, predictions.labels, {**predictions.classes, **removed})
     write_predictions(Path("predictions/probe") / f"{job}.parquet", predictions)
     write_metrics(f"metrics/probe/{job}.json", {**metrics_of(predictions), "penalty": linear.penalty})
 
@@ -44,19 +43,21 @@ def main() -> None:
 def without_patches(
     encoder: VisionTransformer, linear: LinearProbe, test: WholeImages, *, batch_size: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """The linear probe's classes of the test images without one learned part, and without as many patches anywhere.
+    """The linear probe's classes of the test images without one learned part, and without as many random patches.
 
-    The part and the patches of an image are the same for every arm of a seed.
+    The removed part and patches are the same for every arm of a seed.
     """
     cache = MaskCache("masks/learned")
     maps = torch.from_numpy(cache.rows(test.shards.ids))
     parts = crop_labels(maps, *whole_images(len(maps)), encoder.grid).flatten(1)
     masks = occlusions(parts, num_parts=cache.header["num_parts"], draw=generator(seed, "occlusion"))
-    said = {name: np.full(len(maps), NOT_ASKED) for name in ("occluded_part_accuracy", "occluded_random_accuracy")}
+    classes = {
+        name: np.full(len(maps), NO_PREDICTION) for name in ("occluded_part_accuracy", "occluded_random_accuracy")
+    }
     for rows, pixels in test.batches(batch_size):
-        for found, gone in zip(said.values(), masks, strict=True):
-            found[rows] = occluded(linear, gone[torch.from_numpy(rows)], partial(features, encoder), pixels)
-    return said
+        for predicted, gone in zip(classes.values(), masks, strict=True):
+            predicted[rows] = occluded(linear, gone[torch.from_numpy(rows)], partial(features, encoder), pixels)
+    return classes
 
 
 if __name__ == "__main__":

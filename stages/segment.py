@@ -26,8 +26,8 @@ def main() -> None:
     compute = set_up(**params.compute.model_dump())
     metrics, history = {"test_images": len(ImageShards(f"prepared/segment/{name}/shards", "test"))}, []
     for head in params.segment.heads:
-        found, rows = segment(name, job, head, params=params, runtime=runtime, compute=compute, seed=seed)
-        metrics |= {f"{head}_{measure}": value for measure, value in found.items()}
+        measures, rows = segment(name, job, head, params=params, runtime=runtime, compute=compute, seed=seed)
+        metrics |= {f"{head}_{measure}": value for measure, value in measures.items()}
         history += [{"step": row["step"], f"{head}_loss": row["loss"]} for row in rows]
     write_rows(f"history/segment/{name}/{job}.json", history)
     write_metrics(f"metrics/segment/{name}/{job}.json", metrics)

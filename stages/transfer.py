@@ -52,9 +52,9 @@ def main() -> None:
             scratch=scratch,
             label=label,
         )
-        said = Predictions(frozen.ids, frozen.labels, {**frozen.classes, **tuned.classes})
-        write_predictions(Path("predictions/transfer") / name / f"{job}.parquet", said)
-        write_metrics(f"metrics/transfer/{name}/{job}.json", metrics_of(said))
+        predictions = Predictions(frozen.ids, frozen.labels, {**frozen.classes, **tuned.classes})
+        write_predictions(Path("predictions/transfer") / name / f"{job}.parquet", predictions)
+        write_metrics(f"metrics/transfer/{name}/{job}.json", metrics_of(predictions))
 
 
 if __name__ == "__main__":

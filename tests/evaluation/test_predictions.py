@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from evaluation.predictions import NOT_ASKED, Predictions, read_predictions, write_predictions
+from evaluation.predictions import NO_PREDICTION, Predictions, read_predictions, write_predictions
 
 
 def predictions():
     ids = np.array([3, 7, 2**63 + 5], dtype=np.uint64)
-    return Predictions(ids, np.array([0, 1, 1]), {"knn_accuracy": np.array([0, 0, NOT_ASKED])})
+    return Predictions(ids, np.array([0, 1, 1]), {"knn_accuracy": np.array([0, 0, NO_PREDICTION])})
 
 
 def test_predictions__come_back_as_written(tmp_path):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.predictions import NOT_ASKED, Predictions
+from evaluation.predictions import NO_PREDICTION, Predictions
 from evaluation.probing import metrics_of, occluded, occlusions
 
 
@@ -49,14 +49,17 @@ def test_occluded__asks_with_exactly_the_visible_patches_of_each_image():
         return torch.full((len(rows), 1), float(visible.shape[1]))
 
     said = occluded(lambda found: found[:, 0].astype(int), gone, features, pixels)
-    assert said[7] == NOT_ASKED
+    assert said[7] == NO_PREDICTION
     expected = (~gone).sum(dim=1).numpy()
     assert np.array_equal(np.delete(said, 7), np.delete(expected, 7))
 
 
 def test_metrics_of__counts_only_the_images_that_were_asked_about():
     labels = np.array([0, 1, 1, 0])
-    said = {"linear_accuracy": np.array([0, 1, 0, 0]), "occluded_part_accuracy": np.array([NOT_ASKED, 1, 0, NOT_ASKED])}
+    said = {
+        "linear_accuracy": np.array([0, 1, 0, 0]),
+        "occluded_part_accuracy": np.array([NO_PREDICTION, 1, 0, NO_PREDICTION]),
+    }
     metrics = metrics_of(Predictions(np.arange(4, dtype=np.uint64), labels, said))
     assert metrics == {
         "test_images": 4, "linear_accuracy": 0.75, "occluded_part_accuracy": 0.5, "linear_class_accuracy": 0.75,

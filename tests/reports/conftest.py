@@ -4,6 +4,7 @@ import io
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -17,10 +18,15 @@ from models.teachers import build
 from models.vit import initialise
 from parts.masking import random_mask
 from reports import figures
+from reports.comparison import compare
+from reports.material import gather, sheets
+from reports.page import render
+from reports.results import Results, read_results
+from shards.arrays import VERSION
 from shards.files import write_json, write_rows
 from shards.image_shard_writer import ImageShardWriter
 from shards.mask_cache import MaskCacheWriter
-from shards.seals import write_sealed
+from shards.seals import MANIFEST, write_sealed
 from training.encoders import save_model
 from training.snapshots import Snapshots
 from training.teacher import write_teacher
@@ -35,6 +41,7 @@ MODEL = {
     "image_size": 32, "patch_size": 4, "width": 16, "depth": 1, "num_heads": 2, "decoder_width": 16,
     "decoder_depth": 1, "decoder_num_heads": 2, "norm_pix_loss": True,
 }  # fmt: skip
+OPTIONS = {"ratio": 0.75, "hint_share": 0.1, "pictures": 3, "mask_images": 30, "device": torch.device("cpu")}
 GRID, PARTS, CLASSES = (8, 8), 4, ["ant", "bee", "<cat & co>"]
 
 
@@ -73,6 +80,11 @@ def write_labels(folder, ids, seed, labels=None):
         labels = np.kron(coarse, np.ones((1, 2, 2))).astype(np.uint8)
     with MaskCacheWriter(folder, header=header, shard_rows=1000) as writer:
         writer.add(ids, labels)
+
+
+def write_no_masks(folder):
+    """What select_masks leaves for an arm with random masks."""
+    write_sealed(folder / MANIFEST, {"version": VERSION, "header": {"kind": "none"}, "shards": []})
 
 
 def write_metrics_of(root, arms, seeds, *, steps=30, test_images=12):
@@ -181,8 +193,42 @@ def outs(tmp_path_factory):
     write_labels(root / "masks/learned", ids, seed=1)
     write_labels(root / "arms/semmae", ids, seed=1)
     write_labels(root / "arms/raw_attention", ids, seed=2)
-    write_sealed(root / "arms/mae/manifest.json", {"version": 1, "header": {"kind": "none"}, "shards": []})
+    write_no_masks(root / "arms/mae")
     write_metrics_of(root, ARMS, SEEDS)
     write_models(root, ARMS, SEEDS, MODEL)
     write_part_model(root)
     return root
+
+
+def results_of(scores, *, protocols=("finetune_accuracy", "linear_accuracy", "knn_accuracy"), test_images=400):
+    """Results of arms whose protocols all have the same scores, a number a seed."""
+    rows = [
+        {"arm": arm, "seed": seed, "protocol": protocol, "value": value, "test_images": test_images}
+        for arm, values in scores.items()
+        for protocol in protocols
+        for seed, value in enumerate(values)
+    ]
+    nothing = pd.DataFrame()
+    return Results(pd.DataFrame(rows), nothing, nothing, nothing, {}, {}, nothing, {}, {}, {})
+
+
+def material_of(root, *, arms=ARMS, seeds=SEEDS, part_truth=True):
+    results = read_results(root, arms=tuple(arms), seeds=seeds, part_truth=part_truth)
+    rows = compare(results, baseline="mae", confidence=0.95, resamples=50)
+    return gather(results, rows, arms=arms, root=root, **OPTIONS)
+
+
+@pytest.fixture(scope="session")
+def material(outs):
+    """What the report of the whole folder shows: drawn once, looked at by many tests."""
+    return material_of(outs)
+
+
+@pytest.fixture(scope="session")
+def html(material):
+    return render(material)
+
+
+@pytest.fixture(scope="session")
+def files(material):
+    return sheets(material)

@@ -28,7 +28,7 @@ class Document(HTMLParser):
 def parse(html):
     """The document; every element must be closed in order."""
     document = Document()
-    document.feed(html)
+    document.feed(str(html))
     document.close()
     assert not document.open, document.open
     return document

@@ -4,11 +4,9 @@ import re
 
 import pytest
 
-from tests.reports.test_report import html, material  # noqa: F401 (fixtures)
-
 
 @pytest.fixture(scope="module")
-def address(html, tmp_path_factory):  # noqa: F811
+def address(html, tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(html, encoding="utf-8")
     return path.as_uri()

@@ -1,21 +1,13 @@
-from dataclasses import replace
-
+import numpy as np
+import pandas as pd
 import pytest
+from scipy import stats
 
 from reports.comparison import compare, flat_metrics, from_csv, percent, points, sentences, to_csv
-from reports.results import Results
+from reports.results import read_results
 from reports.statistics import BASELINE, DIRECTION_HIGHER, HIGHER, NO_DIFFERENCE
-
-
-def results_of(scores, *, protocols=("finetune_accuracy", "linear_accuracy", "knn_accuracy"), test_images=400):
-    """Results of arms whose protocols all have the same scores, a number a seed."""
-    seeds = tuple(range(len(next(iter(scores.values())))))
-    measured = {
-        (arm, seed): {"test_images": test_images, **dict.fromkeys(protocols, values[seed])}
-        for arm, values in scores.items()
-        for seed in seeds
-    }
-    return Results(tuple(scores), seeds, measured, {}, {}, {}, {}, {}, {}, {}, test_images)
+from shards.files import read_json
+from tests.reports.conftest import results_of
 
 
 def rows_of(scores, **options):
@@ -24,14 +16,32 @@ def rows_of(scores, **options):
 
 def test_compare__has_a_row_for_every_arm_and_protocol():
     rows = rows_of({"semmae": [0.5, 0.6], "mae": [0.4, 0.55], "raw": [0.4, 0.6]})
-    assert [(row.arm, row.protocol) for row in rows] == [
+    assert list(zip(rows["arm"], rows["protocol"], strict=True)) == [
         (arm, name)
         for arm in ("semmae", "mae", "raw")
         for name in ("finetune_accuracy", "linear_accuracy", "knn_accuracy")
     ]
-    assert [row.verdict for row in rows[::3]] == [DIRECTION_HIGHER, BASELINE, NO_DIFFERENCE]
-    assert rows[0].difference == pytest.approx(0.075)
-    assert rows[3].is_baseline and rows[3].difference is None
+    assert list(rows["verdict"][::3]) == [DIRECTION_HIGHER, BASELINE, NO_DIFFERENCE]
+    assert rows.loc[0, "difference"] == pytest.approx(0.075)
+    assert rows.loc[3, "arm"] == rows.loc[3, "baseline"] and np.isnan(rows.loc[3, "difference"])
+
+
+def test_compare__agrees_with_a_paired_test(outs):
+    results = read_results(outs, arms=("semmae", "mae", "raw_attention"), seeds=(0, 1), part_truth=True)
+    rows = compare(results, baseline="mae", confidence=0.9, resamples=50).set_index(["arm", "protocol"])
+    for (arm, protocol), row in rows.drop("mae", level="arm").iterrows():
+        mine, theirs = (
+            [
+                metrics[protocol]
+                for seed in (0, 1)
+                for stage in ("probe", "finetune")
+                if protocol in (metrics := read_json(outs / f"metrics/{stage}/{name}-{seed}.json"))
+            ]
+            for name in (arm, "mae")
+        )
+        oracle = stats.ttest_rel(mine, theirs).confidence_interval(0.9)
+        assert (row["difference_low"], row["difference_high"]) == pytest.approx(tuple(oracle))
+        assert row["difference"] == pytest.approx(np.mean(mine) - np.mean(theirs))
 
 
 def test_flat_metrics__hold_every_number_under_arm_and_protocol():
@@ -47,14 +57,9 @@ def test_flat_metrics__hold_every_number_under_arm_and_protocol():
 def test_csv__comes_back_as_it_was(tmp_path, scores):
     rows = rows_of({"semmae": scores, "mae": scores[::-1]})
     path = tmp_path / "comparison.csv"
-    path.write_text(to_csv(rows, seeds=(3, 8)[: len(scores)]))
-    assert path.read_text().splitlines()[0].endswith("verdict," + ",".join(("seed_3", "seed_8")[: len(scores)]))
-    for read, row in zip(from_csv(path), rows, strict=True):
-        assert (read.arm, read.protocol, read.verdict, read.seeds) == (row.arm, row.protocol, row.verdict, row.seeds)
-        assert read.values == pytest.approx(row.values, rel=1e-5)
-        for name in ("mean", "se", "difference", "difference_low"):
-            mine, theirs = getattr(read, name), getattr(row, name)
-            assert mine is theirs is None or mine == pytest.approx(theirs, rel=1e-5)
+    path.write_text(to_csv(rows))
+    assert path.read_text().splitlines()[0].endswith("verdict," + ",".join(("seed_0", "seed_1")[: len(scores)]))
+    pd.testing.assert_frame_equal(from_csv(path), rows, rtol=1e-5, check_dtype=False)
 
 
 @pytest.mark.parametrize("text", ["", "\0", "arm,protocol\nsemmae,knn\n", "arm\n"])
@@ -88,7 +93,7 @@ def test_sentences__enough_seeds_name_their_interval():
     noise = [0.0, 0.001, -0.001, 0.002, 0.0]
     rows = rows_of({"semmae": [0.53 + step for step in noise], "mae": [0.5] * 5, "raw": [0.5] * 5})
     seen, worth = sentences(rows)
-    assert rows[0].verdict == HIGHER
+    assert rows.loc[0, "verdict"] == HIGHER
     assert "higher in fine-tuning (+3.0)" in seen
     assert "95 % Student-t intervals over 5 paired seeds" in worth
     assert "6 comparisons" in worth
@@ -107,12 +112,5 @@ def test_sentences__a_baseline_alone_is_not_compared():
 
 
 def test_points_and_percent__read_like_numbers():
-    assert (points(0.0134), points(-0.004), points(None)) == ("+1.3", "−0.4", "–")
-    assert (percent(0.4123), percent(0.4123, 0.006), percent(None)) == ("41.2", "41.2 ± 0.6", "–")
-
-
-def test_row__is_frozen():
-    row = rows_of({"mae": [0.9]})[0]
-    assert replace(row, arm="other").arm == "other"
-    with pytest.raises(AttributeError):
-        row.arm = "other"
+    assert (points(0.0134), points(-0.004), points(np.nan)) == ("+1.3", "−0.4", "–")
+    assert (percent(0.4123), percent(0.4123, 0.006), percent(np.nan)) == ("41.2", "41.2 ± 0.6", "–")

@@ -1,30 +1,28 @@
 import io
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from reports import figures
 from reports.comparison import compare
-from reports.results import Results
+from reports.gallery import Strip
+from tests.reports.conftest import results_of
 
 COLOURS = {"semmae": "#5b6cf0", "mae": "#8b93a1"}
 
 
 def rows_of(seeds):
-    scores = {"semmae": 0.5, "mae": 0.4}
-    measured = {
-        (arm, seed): {"test_images": 9, "knn_accuracy": score + 0.01 * seed} for arm, score in scores.items()
-        for seed in seeds
-    }  # fmt: skip
-    results = Results(tuple(scores), tuple(seeds), measured, {}, {}, {}, {}, {}, {}, {}, 9)
-    return compare(results, baseline="mae", confidence=0.95, resamples=50)
+    scores = {"semmae": [0.5 + 0.01 * seed for seed in seeds], "mae": [0.4 + 0.01 * seed for seed in seeds]}
+    return compare(results_of(scores, protocols=["knn_accuracy"]), baseline="mae", confidence=0.95, resamples=50)
 
 
-def histories(seeds=2):
-    run = [{"step": step, "loss": 1 / step, "skipped": 0.0} for step in range(1, 20)]
-    broken = [*run[:5], {"step": 6, "skipped": 1.0}, *run[6:]]
-    return {"semmae": [run, broken][:seeds], "mae": [run] * seeds}
+def history():
+    steps = [{"step": step, "loss": 1 / step} for step in range(1, 20)]
+    broken = [*steps[:5], {"step": 6, "skipped": 1.0}, *steps[6:]]
+    runs = {("semmae", 0): steps, ("semmae", 1): broken, ("mae", 0): steps, ("mae", 1): steps}
+    return pd.DataFrame([{"arm": arm, "seed": seed, **row} for (arm, seed), rows in runs.items() for row in rows])
 
 
 CHARTS = {
@@ -32,12 +30,12 @@ CHARTS = {
     "accuracies of one seed": lambda: figures.accuracies(rows_of((0,)), COLOURS),
     "differences": lambda: figures.differences(rows_of((0, 1)), COLOURS),
     "differences of one seed": lambda: figures.differences(rows_of((0,)), COLOURS),
-    "curves": lambda: figures.curves(histories(), COLOURS, label="loss"),
+    "curves": lambda: figures.curves(history(), COLOURS, label="loss"),
     "losses": lambda: figures.losses([{"step": n, "a_loss": 1 / n, "b_loss": n - 1.0} for n in range(1, 9)]),
     "losses far apart": lambda: figures.losses([{"step": n, "a_loss": 10.0**-n} for n in range(1, 9)]),
-    "spreads": lambda: figures.spreads({"semmae": [0.1, 0.4], "mae": [0.2, 0.2]}, (0, 1), COLOURS),
+    "spreads": lambda: figures.spreads(pd.DataFrame({"semmae": [0.1, 0.4], "mae": [0.2, 0.2]}, index=(0, 1)), COLOURS),
     "part quality": lambda: figures.part_quality(
-        {"learned": {"nmi_foreground": 0.3, "per": 0.4}, "xy": {"nmi_foreground": 0.2}},
+        pd.DataFrame({"nmi_foreground": {"learned": 0.3, "xy": 0.2}, "per": {"learned": 0.4}}),
         {"nmi_foreground": "set", "per": "image"},
         lead="learned",
     ),
@@ -63,7 +61,9 @@ def test_arm_colours__keep_the_baseline_grey_wherever_it_stands():
 
 def test_sheet__shows_every_strip_below_its_heads():
     red = np.full((10, 40, 4), (255, 0, 0, 255), np.uint8)
-    picture = Image.open(io.BytesIO(figures.sheet([("first", red), ("second", red)], heads=["a", "b"])))
+    picture = Image.open(
+        io.BytesIO(figures.sheet([Strip("first", red, ""), Strip("second", red, "")], heads=["a", "b"]))
+    )
     pixels = np.asarray(picture.convert("RGB")).astype(int)
     is_red = (pixels[..., 0] > 200) & (pixels[..., 1] < 50)
     rows = np.flatnonzero(is_red.any(axis=1))
@@ -74,7 +74,7 @@ def test_sheet__shows_every_strip_below_its_heads():
 def test_sheet__a_legend_colours_the_strips_it_names_or_stands_below():
     grey = np.full((10, 40, 4), 128, np.uint8)
     plain, named, below = (
-        Image.open(io.BytesIO(figures.sheet([(name, grey)], legend=legend)))
+        Image.open(io.BytesIO(figures.sheet([Strip(name, grey, "")], legend=legend)))
         for name, legend in (("parts", {}), ("part 0", {"part 0": (255, 0, 0)}), ("parts", {"part 0": (255, 0, 0)}))
     )
 

@@ -5,7 +5,7 @@ from config.groups import Arm
 from parts.schedules import alpha_at
 from reports.mask_statistics import ALPHAS, POINTS, draw, hidden_spread, open_masks, shown_progress
 from shards.mask_cache import MaskCacheWriter
-from shards.seals import write_sealed
+from tests.reports.conftest import write_no_masks
 
 IDS = np.arange(1, 61, dtype=np.uint64)
 GRID, PARTS = (8, 8), 4
@@ -24,7 +24,7 @@ def arms(tmp_path):
     }  # fmt: skip
     with MaskCacheWriter(tmp_path / "semmae", header=header, shard_rows=20) as writer:
         writer.add(IDS, labels)
-    write_sealed(tmp_path / "mae/manifest.json", {"version": 1, "header": {"kind": "none"}, "shards": []})
+    write_no_masks(tmp_path / "mae")
     options = {"ids": IDS, "ratio": 0.75, "hint_share": 0.1}
     opened = {name: open_masks(tmp_path / name, arm=arm, **options) for name, arm in (("semmae", SEMMAE), ("mae", MAE))}
     return opened, labels

@@ -2,54 +2,40 @@ import io
 import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
 from config.presets import compose, write_params
 from reports import figures
-from reports.comparison import compare
-from reports.material import gather, measures_by_method, part_usage, sheets
-from reports.report import render
-from reports.results import read_results
+from reports.mask_statistics import open_masks
+from reports.material import part_measures, part_usage
+from reports.page import render
 from reports.table import print_summary
 from shards.files import read_json
-from shards.seals import write_sealed
+from shards.seals import MANIFEST, read_sealed, write_sealed
 from tests.conftest import run_stage
 from tests.reports.conftest import (
     ARMS,
     MODEL,
+    OPTIONS,
+    material_of,
     write_json,
     write_labels,
     write_metrics_of,
     write_models,
+    write_no_masks,
     write_part_model,
     write_shards,
 )
 from tests.reports.document import parse
 
-OPTIONS = {"ratio": 0.75, "hint_share": 0.1, "pictures": 3, "mask_images": 30, "device": torch.device("cpu")}
 
-
-def material_of(root, *, arms=ARMS, seeds=(0, 1), part_truth=True):
-    results = read_results(root, arms=tuple(arms), seeds=seeds, part_truth=part_truth)
-    rows = compare(results, baseline="mae", confidence=0.95, resamples=50)
-    return gather(results, rows, arms=arms, root=root, **OPTIONS)
-
-
-@pytest.fixture(scope="module")
-def material(outs):
-    return material_of(outs)
-
-
-@pytest.fixture(scope="module")
-def html(material):
-    return render(material)
-
-
-@pytest.fixture(scope="module")
-def files(material):
-    return sheets(material)
+@pytest.fixture
+def no_charts(monkeypatch):
+    """Charts that cost nothing, for tests of what else a report shows."""
+    monkeypatch.setattr(figures, "chart", lambda draw, **_: figures.Chart(b"", b""))
 
 
 def test_render__is_whole_and_loads_nothing(html):
@@ -78,7 +64,7 @@ def test_render__anchors_of_the_menu_exist_once(html):
 
 
 def test_render__tells_all_arms_protocols_and_the_verdict(html):
-    text = parse(html).text.replace("\u00a0", " ")
+    text = " ".join(parse(html).text.split())
     for words in (
         "semmae", "mae", "raw attention", "fine-tuning", "linear probe", "kNN, k = 5", "a direction at most",
         "kNN accuracy is 52.0 %", "parts from", "intra_to_inter", "Whole parts hidden", "background:",
@@ -92,7 +78,7 @@ def test_render__names_of_classes_are_text(material, html):
     assert any("<cat & co>" in row.alt for row in material.pictures["parts"])
 
 
-def test_gather__a_baseline_alone_with_one_seed_and_no_part_truth_makes_a_report(outs):
+def test_gather__a_baseline_alone_with_one_seed_and_no_part_truth_makes_a_report(outs, no_charts):
     found = material_of(outs, arms={"mae": ARMS["mae"]}, seeds=(0,), part_truth=False)
     assert not {"part_quality", "differences"} & set(found.charts)
     html = render(found)
@@ -101,12 +87,11 @@ def test_gather__a_baseline_alone_with_one_seed_and_no_part_truth_makes_a_report
     parse(html)
 
 
-def test_gather__images_without_masks_and_a_model_on_another_grid(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "chart", lambda draw, **_: figures.Chart(b"", b""))
+def test_gather__images_without_masks_and_a_model_on_another_grid(tmp_path, no_charts):
     ids = write_shards(tmp_path / "data/shards", has_masks=False)
     for name in ("masks/learned", "arms/semmae"):
         write_labels(tmp_path / name, ids, seed=1)
-    write_sealed(tmp_path / "arms/mae/manifest.json", {"version": 1, "header": {"kind": "none"}, "shards": []})
+    write_no_masks(tmp_path / "arms/mae")
     arms = {name: ARMS[name] for name in ("semmae", "mae")}
     write_metrics_of(tmp_path, arms, (4,))
     write_json(tmp_path / "history/train_teacher.json", [])
@@ -133,20 +118,31 @@ def test_sheets__cover_charts_pictures_and_masks(files):
     assert {"heads", "part_maps", "rebuilt", "teacher_losses", "part_losses", "image_0", "image_2"} <= names
 
 
+def test_open_masks__of_another_version_are_refused(outs, tmp_path):
+    folder = shutil.copytree(outs / "arms/semmae", tmp_path / "semmae")
+    manifest = read_sealed(folder / MANIFEST)
+    write_sealed(folder / MANIFEST, {**manifest, "version": manifest["version"] + 1})
+    with pytest.raises(ValueError, match=f"version {manifest['version'] + 1}, expected {manifest['version']}"):
+        open_masks(folder, arm=ARMS["semmae"], ids=np.array([1], dtype=np.uint64), ratio=0.75, hint_share=0.1)
+
+
 def test_part_usage__shares_sum_to_one(material):
-    assert sum(patches for patches, _ in material.usage) == pytest.approx(1)
-    assert len(material.usage) == material.num_parts + 1
-    assert all(patches <= images for patches, images in material.usage)
+    usage = material.parts.usage
+    assert sum(part.patches for part in usage) == pytest.approx(1)
+    assert [part.name for part in usage] == [*(f"part {part}" for part in range(material.parts.count)), "background"]
+    assert all(part.patches <= part.images for part in usage)
 
 
 def test_part_usage__counts_dead_parts_as_nothing():
     labels = torch.tensor([[[0, 0], [0, 3]], [[0, 0], [0, 0]]]).numpy()
-    assert part_usage(labels, 3, has_background=True) == [(0.875, 1.0), (0, 0), (0, 0), (0.125, 0.5)]
+    shares = [(part.patches, part.images) for part in part_usage(labels, 3, has_background=True)]
+    assert shares == [(0.875, 1.0), (0, 0), (0, 0), (0.125, 0.5)]
 
 
-def test_measures_by_method__puts_the_best_first():
-    found = measures_by_method({"xy/nmi_foreground": 0.2, "learned/nmi_foreground": 0.3, "images": 5})
-    assert list(found) == ["learned", "xy"]
+def test_part_measures__puts_the_best_first():
+    found = part_measures({"xy/nmi_foreground": 0.2, "learned/nmi_foreground": 0.3, "images": 5})
+    assert list(found.index) == ["learned", "xy"]
+    assert part_measures({}).empty
 
 
 def test_stage__writes_what_an_earlier_run_wrote(outs, files, html, tmp_path):

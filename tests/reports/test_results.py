@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from reports.results import curves_csv, label_of, read_results
+from reports.results import curves_csv, read_results
 from shards.files import read_json, write_json
 
 ARMS, SEEDS = ("semmae", "mae", "raw_attention"), (0, 1)
@@ -18,11 +18,14 @@ def root(outs, tmp_path):
 
 def test_read_results__reads_the_files_of_arms_and_seeds(root):
     results = read_results(root, arms=ARMS, seeds=SEEDS, part_truth=True)
-    assert results.test_images == 12
-    assert results.names[:3] == ["finetune_accuracy", "linear_accuracy", "knn_accuracy"]
-    assert not {"test_images", "penalty"} & set(results.names)
+    scores = results.scores
+    assert (scores["test_images"] == 12).all()
+    names = list(scores["protocol"].unique())
+    assert names[:3] == ["finetune_accuracy", "linear_accuracy", "knn_accuracy"]
+    assert not {"test_images", "penalty"} & set(names)
     expected = [read_json(root / f"metrics/probe/mae-{seed}.json")["knn_accuracy"] for seed in SEEDS]
-    assert results.values("mae", "knn_accuracy") == expected
+    assert list(scores.query("arm == 'mae' and protocol == 'knn_accuracy'")["value"]) == expected
+    assert not scores.duplicated(["arm", "seed", "protocol"]).any() and len(scores) == 3 * 2 * len(names)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +49,7 @@ def test_read_results__what_other_arms_and_seeds_left_behind_is_not_read(root):
         for job in ("raw_attention-0", "raw_attention-1", "mae-7"):
             (root / f"metrics/{stage}/{job}.json").write_text("not JSON")
     results = read_results(root, arms=("semmae", "mae"), seeds=SEEDS, part_truth=True)
-    assert set(results.protocols) == {(arm, seed) for arm in ("semmae", "mae") for seed in SEEDS}
+    assert results.arms == ["semmae", "mae"] and results.seeds == [0, 1]
 
 
 def test_read_results__part_quality_of_other_data_is_not_read(root):
@@ -64,7 +67,14 @@ def test_read_results__other_test_images_are_refused(root):
 def test_read_results__a_metric_of_one_arm_alone_is_refused(root):
     path = root / "metrics/probe/semmae-1.json"
     write_json(path, {**read_json(path), "knn_accuracy_k9": 0.5})
-    with pytest.raises(ValueError, match=r"semmae-1\.json: knn_accuracy_k9 is measured for some arms only"):
+    with pytest.raises(ValueError, match=r"semmae-0\.json: knn_accuracy_k9 is missing and other jobs have it"):
+        read_results(root, arms=ARMS, seeds=SEEDS, part_truth=True)
+
+
+def test_read_results__a_metric_of_no_known_protocol_is_refused(root):
+    for path in (root / "metrics/probe").iterdir():
+        write_json(path, {**read_json(path), "guesses": 0.5})
+    with pytest.raises(ValueError, match="guesses: no such protocol; add an entry to evaluation/protocols.py"):
         read_results(root, arms=ARMS, seeds=SEEDS, part_truth=True)
 
 
@@ -72,13 +82,5 @@ def test_curves_csv__has_a_line_a_logged_step_and_empty_cells_where_nothing_was_
     results = read_results(root, arms=ARMS, seeds=SEEDS, part_truth=True)
     head, *lines = curves_csv(results).splitlines()
     assert head == "arm,seed,step,loss,alpha,hidden_ratio_std"
-    assert len(lines) == sum(len(history) for history in results.histories.values())
+    assert len(lines) == len(results.pretraining)
     assert all(line.endswith(",,") == line.startswith("mae,") for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("name", "label"),
-    [("finetune_accuracy", "fine-tuning"), ("knn_accuracy_k5", "kNN, k = 5"), ("segment_miou", "segment miou")],
-)
-def test_label_of__known_and_unknown_metrics(name, label):
-    assert label_of(name) == label

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from config.params import load_params, read_yaml
 from config.presets import read_document, write_params
-from evaluation.predictions import NOT_ASKED, read_predictions
+from evaluation.predictions import NO_PREDICTION, read_predictions
 from jobs.fingerprint import digest_of
 from models.mae import MaskedAutoencoder
 from models.vit import initialise
@@ -159,7 +159,8 @@ def test_probe__predictions_agree_with_the_metrics(world):
 
 def test_occlusion__removes_the_same_patches_for_every_arm(world):
     asked = [
-        read_predictions(world / f"predictions/probe/{arm}-0.parquet").classes["occluded_part_accuracy"] == NOT_ASKED
+        read_predictions(world / f"predictions/probe/{arm}-0.parquet").classes["occluded_part_accuracy"]
+        == NO_PREDICTION
         for arm in ("semmae", "mae")
     ]
     assert np.array_equal(*asked)
