@@ -20,7 +20,7 @@ from jobs.dvc_lock import digests_of, stage_entries
 from pipeline.cli_runs import parse_changes
 from pipeline.experiments import changed
 from pipeline.slots import CPU, available
-from pipeline.tracking.replay import REPLAY_STAGE
+from pipeline.tracking.keys import REPLAY_STAGE
 
 REPRO = [sys.executable, "-m", "dvc", "repro", "--quiet"]
 WALK = [sys.executable, "-c", "from pipeline.cli import main; main()", "run"]

@@ -144,7 +144,7 @@ def check() -> None:
 @app.command()
 def summary() -> None:
     """Print the comparison table and where everything lies."""
-    from pipeline.tracking.replay import tracking_uri
+    from pipeline.tracking.client import tracking_uri
     from reports.table import print_summary
 
     print_summary(Path(), tracking_uri())
@@ -204,7 +204,8 @@ def export(
 @app.command()
 def track() -> None:
     """Replay into MLflow what DVC has recorded and MLflow does not know yet."""
-    from pipeline.tracking.replay import replay, tracking_uri
+    from pipeline.tracking.client import tracking_uri
+    from pipeline.tracking.replay import replay
 
     print(f"{len(replay().runs)} stages recorded in {redacted(tracking_uri())}")
 

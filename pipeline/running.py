@@ -13,10 +13,11 @@ from jobs.stage import Terminated
 from pipeline import experiments
 from pipeline.execution import CANCELLED, FAILED, Outcome, command_of
 from pipeline.graph import Graph
-from pipeline.tracking.replay import EXPERIMENT_VARIABLE, replay
-from pipeline.tracking.replay import FAILED as FAILED_RUN
-from pipeline.tracking.replay import FINISHED as FINISHED_RUN
-from pipeline.tracking.replay import KILLED as KILLED_RUN
+from pipeline.tracking.client import FAILED as FAILED_RUN
+from pipeline.tracking.client import FINISHED as FINISHED_RUN
+from pipeline.tracking.client import KILLED as KILLED_RUN
+from pipeline.tracking.keys import EXPERIMENT_VARIABLE
+from pipeline.tracking.replay import replay
 from pipeline.walk import Walk
 
 
