@@ -6,8 +6,6 @@ line for each finding, and repairs it where `repair` is set.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
 
 from pipeline.doctor.database import tracking_database
 from pipeline.doctor.dvc_locks import dead_dvc_locks
@@ -23,22 +21,21 @@ from pipeline.doctor.trees import trees
 
 Check = Callable[..., Iterator[str]]
 
-# Called as `check(repair=...)`, or for each tree as `check(tree, repair=...)`. A damaged database would refuse the replays of
-# the trees, so it comes first.
-BEFORE_TREES: tuple[Check, ...] = (tracking_database,)
-OF_A_TREE: tuple[Check, ...] = (
-    damaged_state,
-    dead_dvc_locks,
-    damaged_dvc_lock,
-    unreplayed_records,
-    half_written_files,
-)
-AFTER_TREES: tuple[Check, ...] = (
-    damaged_experiment_notes,
-    old_scratch,
-    dead_services,
-    abandoned_stages,
-    dead_flow_runs,
+# Called as `check(repair=...)`, or for each tree as `check(tree, repair=...)`. What would keep a replay from working comes
+# before the replays of the trees.
+TREE, MACHINE = "tree", "machine"
+CHECKS: tuple[tuple[str, Check], ...] = (
+    (TREE, damaged_state),
+    (MACHINE, tracking_database),
+    (TREE, dead_dvc_locks),
+    (TREE, damaged_dvc_lock),
+    (TREE, unreplayed_records),
+    (TREE, half_written_files),
+    (MACHINE, damaged_experiment_notes),
+    (MACHINE, old_scratch),
+    (MACHINE, dead_services),
+    (MACHINE, abandoned_stages),
+    (MACHINE, dead_flow_runs),
 )
 
 
@@ -48,15 +45,11 @@ def examine(*, repair: bool) -> list[str]:
     A check that fails is a line as well, and does not keep the others from running.
     """
     lines: list[str] = []
-    of_trees = [partial(check, tree) for tree in trees() for check in OF_A_TREE]
-    for check in (*BEFORE_TREES, *of_trees, *AFTER_TREES):
-        try:
-            lines.extend(check(repair=repair))
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            lines.append(f"{_name_of(check)}: could not be examined: {reason}")
+    for kind, check in CHECKS:
+        for place in trees() if kind == TREE else [None]:
+            try:
+                lines.extend(check(place, repair=repair) if place else check(repair=repair))
+            except Exception as error:
+                reason = " ".join(str(error).split())[:300] or type(error).__name__
+                lines.append(f"{check.__name__.replace('_', ' ')}: could not be examined: {reason}")
     return lines
-
-
-def _name_of(check: Any) -> str:
-    return getattr(check, "func", check).__name__.replace("_", " ")

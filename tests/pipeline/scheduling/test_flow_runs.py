@@ -9,13 +9,10 @@ import sys
 
 import pytest
 
-from jobs.supervision import SUPERVISOR, identity
-from pipeline.doctor import checks as doctor
+from pipeline.doctor import flow_runs as doctor
 from pipeline.doctor.processes import RUN_VARIABLE
 from pipeline.experiments import hold
 from pipeline.scheduling import flow_runs
-from pipeline.scheduling.services import limit_name
-from pipeline.slots import CPU, Needs, occupy
 
 pytestmark = pytest.mark.slow
 HERE, ELSEWHERE = f"semmae-{socket.gethostname()}", "semmae-elsewhere"
@@ -145,28 +142,3 @@ def test_end__a_run_that_ended_meanwhile_keeps_its_state(tree, server):
     server.set_flow_run_state(run.id, Completed())
     flow_runs.end(server, run)
     assert state_of(server, run.id) == "Completed"
-
-
-def test_leaked_slots__are_freed_when_no_stage_is_at_work(tree, server, monkeypatch):
-    seen = flow_runs.with_variable
-
-    def of_this_test(name):
-        return (pair for pair in seen(name) if os.getpid() in [above.pid for above in pair[0].parents()])
-
-    # The machine may be at work on another pipeline while this test runs.
-    monkeypatch.setattr(flow_runs, "with_variable", of_this_test)
-    name = limit_name(CPU)
-    server.upsert_global_concurrency_limit_by_name(name, 2)
-    assert list(doctor.leaked_slots(repair=True)) == []
-    server.increment_concurrency_slots_with_lease([name], 2, "concurrency", 60)
-    with occupy(Needs(CPU, 1)):
-        assert list(doctor.leaked_slots(repair=True)) == []
-    with hold(tree):
-        assert list(doctor.leaked_slots(repair=True)) == []
-    with process(**{SUPERVISOR: identity(os.getpid())}):
-        assert list(doctor.leaked_slots(repair=True)) == []
-    assert server.read_global_concurrency_limit_by_name(name).active_slots == 2
-    assert [f"2 slots of {name}" in line for line in doctor.leaked_slots(repair=False)] == [True]
-    assert [f"2 slots of {name}" in line for line in doctor.leaked_slots(repair=True)] == [True]
-    assert server.read_global_concurrency_limit_by_name(name).active_slots == 0
-    assert list(doctor.leaked_slots(repair=False)) == []
