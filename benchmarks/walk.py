@@ -19,7 +19,7 @@ from config.presets import write_params
 from jobs.dvc_lock import digests_of, stage_entries
 from pipeline.parameters import changed, parse_changes
 from pipeline.slots import CPU, available
-from pipeline.tracking.replay import REPLAY_STAGE
+from pipeline.tracking.keys import REPLAY_STAGE
 
 REPRO = [sys.executable, "-m", "dvc", "repro", "--quiet"]
 WALK = [sys.executable, "-c", "from pipeline.cli import main; main()", "run"]

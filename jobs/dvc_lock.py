@@ -1,4 +1,4 @@
-"""What dvc.lock records of each stage."""
+"""The stages in dvc.lock: their outs and dependencies, and whether the outs that are there are those that it records."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from shards.files import md5_of
 
 
 def stage_entries(lock_file: Path) -> dict[str, Mapping[str, Any]]:
-    """The stages of dvc.lock by name; an absent file has none, a damaged one is a ValueError."""
+    """The stages of dvc.lock by name; none for an absent file, a ValueError for a damaged one."""
     if not lock_file.is_file():
         return {}
     document = read_yaml(lock_file)
@@ -19,7 +19,7 @@ def stage_entries(lock_file: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def other_outs(entry: Mapping[str, Any]) -> list[Path]:
-    """The single files among the outs of a stage that are there and are not what dvc.lock records."""
+    """The single files among the outs of a stage that are there and differ from what dvc.lock records."""
     files = {Path(name): digest for name, digest in digests_of(entry).items() if not digest.endswith(".dir")}
     return [path for path, digest in files.items() if path.exists() and not (path.is_file() and md5_of(path) == digest)]
 
@@ -27,3 +27,8 @@ def other_outs(entry: Mapping[str, Any]) -> list[Path]:
 def digests_of(entry: Mapping[str, Any]) -> dict[str, str]:
     """Path -> MD5 of the outs of a stage, as dvc.lock has them."""
     return {out["path"]: out["md5"] for out in entry.get("outs", []) if "md5" in out}
+
+
+def is_code(path: str) -> bool:
+    """Whether a dependency of a stage is code, a module or a package, and not data."""
+    return path.endswith(".py") or (Path(path) / "__init__.py").is_file()

@@ -1,7 +1,8 @@
-"""Results as they were recorded: metrics, histories and predictions are in formats of others, and hold no digest.
+"""Compare results with the digests that were recorded when they were written.
 
-dvc.lock has the MD5 of each, and for a stage that was run by hand its note (`jobs.stage`). What is neither was changed
-by something else, a failing disk for example, and DVC does not see that where time and size are as they were.
+Metrics, histories and predictions are in formats of others and hold no digest of their own. dvc.lock has the MD5 of each, and
+the note of a stage (`jobs.record`) that of one written by hand since. A file that is neither was changed by something else, a
+failing disk for example, and DVC does not notice that while time and size stay the same.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,9 +15,9 @@ from shards.seals import mend
 
 
 def check_recorded(*places: str | Path, root: Path = Path()) -> None:
-    """ValueError when a file of `places` below `root`, files or folders, is not the one that was recorded.
+    """ValueError when a file of `places` below `root`, files or folders, differs from the one that was recorded.
 
-    What nothing is recorded of passes.
+    A file without a recorded digest passes.
     """
     recorded: dict[str, str] = {}
     for entry in stage_entries(root / "dvc.lock").values():
@@ -26,12 +27,12 @@ def check_recorded(*places: str | Path, root: Path = Path()) -> None:
 
 
 def check_digest(path: Path, name: str, recorded: Mapping[str, str], root: Path = Path()) -> None:
-    """The same for one file, which `recorded` calls `name`."""
+    """The same for one file, whose name in `recorded` is `name`."""
     note = root / NOTES / name
     known = {recorded.get(name, ""), note.read_text(encoding="utf-8").strip() if note.is_file() else ""} - {""}
-    if known and (found := md5_of(path)) not in known:
+    if known and (actual := md5_of(path)) not in known:
         raise ValueError(
-            f"{path}: damaged, or changed by hand: its md5 is {found}, {' or '.join(sorted(known))} was recorded; "
+            f"{path}: damaged, or changed by hand: its md5 is {actual}, {' or '.join(sorted(known))} was recorded; "
             f"{mend(path)}, or accept it with `dvc commit`"
         )
 

@@ -136,7 +136,7 @@ def check() -> None:
 @app.command()
 def summary() -> None:
     """Print the comparison table and the paths of all results."""
-    from pipeline.tracking.replay import tracking_uri
+    from pipeline.tracking.client import tracking_uri
     from reports.table import print_summary
 
     print_summary(Path(), tracking_uri())
@@ -198,7 +198,8 @@ def export(
 @app.command()
 def track() -> None:
     """Add to MLflow the runs that DVC has recorded and MLflow does not have yet."""
-    from pipeline.tracking.replay import replay, tracking_uri
+    from pipeline.tracking.client import tracking_uri
+    from pipeline.tracking.replay import replay
 
     print(f"{len(replay().runs)} stages recorded in {redacted(tracking_uri())}")
 

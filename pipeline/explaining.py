@@ -8,7 +8,7 @@ from typing import Any
 from jobs.dvc_lock import stage_entries
 from jobs.notes import read_note
 from pipeline.graph import Graph, changed_leaves, explain, kind_of
-from pipeline.tracking.replay import executions
+from pipeline.tracking.executions import executions
 
 
 def lines_about(stage: str, root: Path = Path()) -> list[str]:

@@ -1,4 +1,4 @@
-"""Weights of a finished run in the layout of another package, with a card that says what they are."""
+"""Export the weights of a finished run in the layout of another package, with a model card."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,10 +35,10 @@ def export(
         raise ValueError(f"format {layout}: has no classifier; export a fine-tuned model with --format timm")
     known = jobs(root, "finetuned" if finetuned else "pretrained")
     if job not in known:
-        there = ", ".join(known) or "none yet; run `dvc repro`"
-        raise ValueError(f"{job}: no such run; there are {there}")
+        existing = ", ".join(known) or "none yet; run `dvc repro`"
+        raise ValueError(f"{job}: no such run; there are {existing}")
     if target.exists():
-        raise ValueError(f"{target}: is there already; name another folder with --out, or remove it")
+        raise ValueError(f"{target}: exists already; name another folder with --out, or remove it")
     ratio = {"mask_ratio": trained_ratio(job, params, root)} if layout == "hf" else {}
     weights, described = LAYOUTS[layout](*load_weights(known[job]), **ratio)
     with whole_folder(target) as folder:

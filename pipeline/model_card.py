@@ -1,4 +1,4 @@
-"""The card of exported weights: what they are, what they were made from, how they score. All of it read from the run."""
+"""The model card of exported weights: what they are, what they were made from and how they score, read from the run."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ MEASURES = ("pretrain", "probe", "finetune")
 
 
 def card(job: str, layout: str, params: Params, root: Path = Path()) -> str:
-    """Markdown for ARM-SEED below `root`, in a layout of `LOADING`. No date and no machine: the same run, the same card."""
+    """Markdown for ARM-SEED below `root`, in a layout of `LOADING`. It has no date and no machine: one run, one card."""
     arm_name, seed = job.rsplit("-", 1)
     arm = params.arms.definitions[arm_name]
     origin: dict[str, Any] = {"data": read_sealed(root / "data" / "shards" / "manifest.json")["data_digest"]}
@@ -75,5 +75,5 @@ def _number(value: float) -> str:
 
 
 def jobs(root: Path, folder: str) -> Mapping[str, Path]:
-    """ARM-SEED -> the folder of its weights, of all that are finished."""
+    """ARM-SEED -> the folder of its weights, for all finished runs."""
     return {path.parent.name: path.parent for path in sorted((root / folder).glob("*/config.json"))}

@@ -14,10 +14,11 @@ from pipeline import experiments
 from pipeline.execution import CANCELLED, FAILED, Outcome
 from pipeline.graph import Graph
 from pipeline.parameters import is_as_here
-from pipeline.tracking.replay import EXPERIMENT_VARIABLE, replay
-from pipeline.tracking.replay import FAILED as FAILED_RUN
-from pipeline.tracking.replay import FINISHED as FINISHED_RUN
-from pipeline.tracking.replay import KILLED as KILLED_RUN
+from pipeline.tracking.client import FAILED as FAILED_RUN
+from pipeline.tracking.client import FINISHED as FINISHED_RUN
+from pipeline.tracking.client import KILLED as KILLED_RUN
+from pipeline.tracking.keys import EXPERIMENT_VARIABLE
+from pipeline.tracking.replay import replay
 from pipeline.walk import Walk
 from pipeline.worktree import restore
 

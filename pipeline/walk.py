@@ -17,7 +17,7 @@ from jobs.state import STATE_FOLDER
 from pipeline.execution import CANCELLED, SKIPPED, UNCHANGED, Outcome, execute
 from pipeline.graph import CODE, Graph, kind_of, value_of
 from pipeline.slots import CPU, Needs, needs_of
-from pipeline.tracking.replay import key_of
+from pipeline.tracking.keys import key_of
 from shards.files import md5_of
 
 Report = Callable[[str, str], None]

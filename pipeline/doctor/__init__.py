@@ -1,1 +1,1 @@
-"""What dead processes and damage leave behind, found and repaired."""
+"""Find and repair what dead processes and damage leave behind."""

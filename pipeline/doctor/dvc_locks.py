@@ -1,8 +1,8 @@
 """DVC's own locks in a tree: whether a living process holds one, and what dead holders left.
 
-`.dvc/tmp/lock` is held while dvc.lock is read or written, `.dvc/tmp/rwlock` lists the paths of running stages with the
-process of each, and is edited under `.dvc/tmp/rwlock.lock`. The two locks are flocks, which end with their holder: their
-files alone mean nothing. Under `core.hardlink_lock` the very existence of those files locks, for a year.
+`.dvc/tmp/lock` is held while dvc.lock is read or written. `.dvc/tmp/rwlock` lists the paths of running stages with the process
+of each, and is edited under `.dvc/tmp/rwlock.lock`. The two locks are flocks, which end with their holder: their files alone
+mean nothing. With `core.hardlink_lock` the file itself is the lock, for a year.
 """
 
 import contextlib
@@ -25,8 +25,19 @@ LOCKS = ("lock", "rwlock.lock")
 Listed = tuple[float, Mapping[str, Mapping[str, Any]]]
 
 
+def dead_dvc_locks(tree: Path, *, repair: bool) -> Iterator[str]:
+    """Locks whose DVC is gone. A lock file that is a flock means nothing, and is no finding."""
+    done = "removed" if repair else "repair removes it"
+    for path in dead_links(tree):
+        if repair:
+            path.unlink(missing_ok=True)
+        yield f"{path}: a lock whose DVC is gone; {done}"
+    for fault in dead_entries(tree, remove=repair):
+        yield f"{_rwlock(tree)}: {fault}; {done}"
+
+
 def is_at_work(tree: Path) -> bool:
-    """Whether a walk or a DVC of its own is at work in `tree`."""
+    """Whether a walk, or DVC by itself, is at work in `tree`."""
     if is_walked(tree):
         return True
     # Under the lock, because whoever edits rwlock in place holds it.
@@ -58,13 +69,13 @@ def holding(tree: Path, name: str = "lock") -> Iterator[bool]:
 def dead_links(tree: Path) -> list[Path]:
     """The lock files under `core.hardlink_lock` that no living process can have made.
 
-    They do not tell whose they are (DVC hashes the name that would): any Python or DVC process that works in this tree
-    since before the lock was last touched counts as their holder, but for the servers of `semmae up`.
+    They do not name their process (DVC hashes it): any Python or DVC process that has worked in this tree since before the
+    lock was last touched counts as its holder, except the servers of `semmae up`.
     """
     if not _is_linked(tree):
         return []
-    found = [path for path in (_folder(tree) / name for name in LOCKS) if path.is_file()]
-    return [path for path in found if not _may_be_held(tree, path.stat().st_ctime)]
+    links = [path for path in (_folder(tree) / name for name in LOCKS) if path.is_file()]
+    return [path for path in links if not _may_be_held(tree, path.stat().st_ctime)]
 
 
 def _may_be_held(tree: Path, touched: float) -> bool:
@@ -73,7 +84,7 @@ def _may_be_held(tree: Path, touched: float) -> bool:
         with contextlib.suppress(psutil.Error, ProcessLookupError):
             is_there = Path(process.cwd()).is_relative_to(tree.resolve()) and process.pid != os.getpid()
             is_able = re.search(r"python|\bdvc\b", " ".join(process.cmdline()[:2]))
-            # What `semmae up` started works here for as long as it is up, each service in a session of its own.
+            # The servers of `semmae up` stay in this folder, each in a session of its own.
             is_server = os.getsid(process.pid) in servers and not process.environ().get(RUN_VARIABLE)
             if is_there and is_able and not is_server and process.create_time() <= touched + CLOCK_SECONDS:
                 return True
@@ -81,22 +92,22 @@ def _may_be_held(tree: Path, touched: float) -> bool:
 
 
 def dead_entries(tree: Path, *, remove: bool) -> list[str]:
-    """What rwlock lists of dead processes, or that it is damaged: DVC writes it in place.
+    """The entries of dead processes in rwlock, or that it is damaged, because DVC writes it in place.
 
-    What a first look finds is looked at again under DVC's own guard; whoever has that for long is alive and at work, and
-    then there is nothing to say.
+    A first look without DVC's own guard is repeated under it. Whoever holds the guard for long is alive and at work, and then
+    there is no finding.
     """
     first = _read(tree)
     if first is not None and all(is_alive for _, _, _, is_alive in _entries(first)):
         return []
     with holding(tree, "rwlock.lock") as is_ours:
-        found = _read(tree)
-        if not is_ours or (found is None and is_walked(tree)):
+        listed = _read(tree)
+        if not is_ours or (listed is None and is_walked(tree)):
             return []
-        entries = _entries(found)
+        entries = _entries(listed)
         dead = [f"{name} ({info['cmd']}, process {info['pid']})" for _, name, info, is_alive in entries if not is_alive]
-        told = ["not what DVC writes, cut off in the middle perhaps"] if found is None else dead
-        if remove and told:
+        faults = ["not what DVC writes, cut off in the middle perhaps"] if listed is None else dead
+        if remove and faults:
             left: dict[str, dict[str, Any]] = {"read": {}, "write": {}}
             for kind, name, info, is_alive in entries:
                 if is_alive and kind == "read":
@@ -104,14 +115,14 @@ def dead_entries(tree: Path, *, remove: bool) -> list[str]:
                 elif is_alive:
                     left[kind][name] = info
             write_json(_rwlock(tree), left)
-        return told
+        return faults
 
 
-def _entries(found: Listed | None) -> list[tuple[str, str, dict[str, Any], bool]]:
-    """(read or write, path, process, whether it lives) of all that rwlock lists."""
-    if found is None:
+def _entries(rwlock: Listed | None) -> list[tuple[str, str, dict[str, Any], bool]]:
+    """(read or write, path, process, whether it lives) of all entries of rwlock."""
+    if rwlock is None:
         return []
-    moment, kinds = found
+    moment, kinds = rwlock
     listed = [(kind, name, infos) for kind in ("read", "write") for name, infos in kinds.get(kind, {}).items()]
     return [
         (kind, name, info, was_made_by(info["pid"], moment, info["cmd"].partition(" ")[2]))
@@ -121,7 +132,7 @@ def _entries(found: Listed | None) -> list[tuple[str, str, dict[str, Any], bool]
 
 
 def _read(tree: Path) -> Listed | None:
-    """Rwlock and when it was written; None where DVC itself cannot read it, and would run nothing while it lies there."""
+    """Rwlock and when it was written; None where DVC cannot read it, and then DVC refuses to run anything."""
     from dvc.rwlock import SCHEMA
     from voluptuous import Invalid
 

@@ -1,4 +1,4 @@
-"""What `shards.files` had not finished when its process was killed."""
+"""Files and folders that `shards.files` had not finished when its process was killed."""
 
 import os
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 from config.params import read_yaml
 from jobs.state import STATE_FOLDER
 from pipeline.doctor.processes import was_made_by
+from pipeline.doctor.trees import remove
 from shards.locks import lock
 
 # .NAME.PID.tmp
@@ -16,8 +17,8 @@ TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 OTHER_OUTS = ("exported", "weights")
 
 
-def abandoned_temporaries(tree: Path) -> Iterator[Path]:
-    """The files and folders that a process which is gone was writing, beside the outs of `tree` or in its state folder."""
+def half_written_files(tree: Path, *, repair: bool) -> Iterator[str]:
+    """Temporaries beside the outs of a tree and in its state folder whose process is gone."""
     for path in (*_beside_outs(tree), *_in_state(tree)):
         match = TEMPORARY.fullmatch(path.name)
         try:
@@ -25,11 +26,13 @@ def abandoned_temporaries(tree: Path) -> Iterator[Path]:
         except FileNotFoundError:
             continue  # its writer has just finished
         if match and not was_made_by(int(match[1]), moment) and not _is_worked_in(path.parent):
-            yield path
+            if repair:
+                remove(path)
+            yield f"{path}: half-written by a process that is gone; {'removed' if repair else 'repair removes it'}"
 
 
 def _is_worked_in(folder: Path) -> bool:
-    """Whether a job holds the lock of `folder`: then what is half-written there may be a worker's on another machine."""
+    """Whether a job holds the lock of `folder`: then a worker on another machine may be writing there."""
     if not (folder / "lock").is_file():
         return False
     try:
@@ -52,6 +55,7 @@ def _beside_outs(tree: Path) -> Iterator[Path]:
 def _in_state(tree: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(tree / STATE_FOLDER):
         yield from (Path(folder) / name for name in (*folders, *files) if TEMPORARY.fullmatch(name))
-        # Worktrees are trees of their own, and what Prefect writes is its own business.
-        passed = [name for name in folders if name in ("worktrees", "prefect") or TEMPORARY.fullmatch(name)]
-        folders[:] = [name for name in folders if name not in passed]
+        # Worktrees are trees of their own, and Prefect writes its own files.
+        folders[:] = [
+            name for name in folders if name not in ("worktrees", "prefect") and not TEMPORARY.fullmatch(name)
+        ]

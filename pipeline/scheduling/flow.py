@@ -38,7 +38,9 @@ from pipeline.execution import CANCELLED, FAILED, SKIPPED, Outcome, progress_of
 from pipeline.parameters import changed, is_as_here, parse_changes
 from pipeline.running import at, place_for, repeat, status_of
 from pipeline.scheduling.services import run_page
-from pipeline.tracking.replay import KILLED, Replayed, replay
+from pipeline.tracking.client import KILLED
+from pipeline.tracking.replay import replay
+from pipeline.tracking.writer import Replayed
 from pipeline.walk import Walk, unchanged
 
 AS_HERE = "as in params.yaml"

@@ -20,7 +20,7 @@ from config.redaction import redacted, without_user
 from jobs.notes import read_note, write_note
 from jobs.state import main_worktree, state_folder
 from jobs.supervision import end_tree, identity, is_alive
-from pipeline.tracking.replay import client, tracking_uri
+from pipeline.tracking.client import client, tracking_uri
 
 LOOPBACK, ANY = "127.0.0.1", "0.0.0.0"
 POOL, DEPLOYMENT = "semmae", "pipeline"

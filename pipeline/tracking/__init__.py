@@ -1,1 +1,1 @@
-"""What DVC recorded, replayed into MLflow, and the model registry."""
+"""MLflow: a replay of what DVC has recorded, and the model registry."""

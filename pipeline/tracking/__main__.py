@@ -1,12 +1,13 @@
-"""`python -m pipeline.tracking`: the stage `track_runs`, which replays what DVC recorded into MLflow."""
+"""The stage `track_runs`, `python -m pipeline.tracking`: replay what DVC has recorded into MLflow."""
 
 from config.redaction import redacted
 from jobs.stage import run
-from pipeline.tracking.replay import replay, tracking_uri
+from pipeline.tracking.client import tracking_uri
+from pipeline.tracking.replay import replay
 
 
 def main() -> None:
-    """Record every stage of dvc.lock that MLflow does not have yet."""
+    """Replay every stage of dvc.lock that MLflow does not have yet."""
     print(f"{len(replay().runs)} stages recorded in {redacted(tracking_uri())}")
 
 

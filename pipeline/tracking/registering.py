@@ -1,4 +1,4 @@
-"""An arm's best encoder as a version in MLflow's model registry: a program of its own, and the export for timm beside it.
+"""Register an arm's best encoder in MLflow: a program that needs none of our code, and the export for timm beside it.
 
 B images, (h, w) the encoder's size in pixels, D features.
 """
@@ -33,7 +33,7 @@ class Features(torch.nn.Module):
 
 
 def register(arm: str) -> str:
-    """Register the arm's best encoder; returns the line that names the version, new or there already.
+    """Register the arm's best encoder; returns a line with its version, new or existing.
 
     Raises ValueError as `choose`, `check_recorded` and `source_run` of `pipeline.tracking.registry` do, and for a lost server.
     """
@@ -61,8 +61,8 @@ def register(arm: str) -> str:
 def write_program(encoder: VisionTransformer, folder: Path, *, run_id: str) -> None:
     """Write the frozen encoder on the CPU as an MLflow model into the new `folder`: `Features` for any number of images.
 
-    The format is torch.export's, a graph and raw tensors. What it holds of pickle is the example of an input, a tensor,
-    which torch reads with `weights_only`.
+    The format is torch.export's, a graph and raw tensors. Its only pickle is the example of an input, a tensor, which torch
+    reads with `weights_only`.
     """
     import mlflow.pytorch
     from mlflow.models import Model, ModelSignature
@@ -79,19 +79,18 @@ def write_program(encoder: VisionTransformer, folder: Path, *, run_id: str) -> N
             Schema([TensorSpec(np.dtype(np.float32), (-1, encoder.width))]),
         ),
         input_example=pixels.numpy(),
-        # Else MLflow starts a process that loads the model and watches its imports.
+        # Otherwise MLflow starts a process that loads the model and watches its imports.
         pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
         serialization_format="pt2",
     )
-    # MLflow's own trace makes the number of images a constant, wherever len() is asked for it, and keeps this machine's
-    # paths: another takes its place.
+    # MLflow's own trace makes the number of images a constant wherever len() is called, and keeps this machine's paths.
     program = folder / "data" / "model.pt2"
     assert program.is_file(), f"MLflow writes another file than {program}"
     torch.export.save(_traced(Features(encoder), pixels), program)
 
 
 def _traced(module: torch.nn.Module, pixels: torch.Tensor) -> torch.export.ExportedProgram:
-    """The graph of `module` for any number of images, without the lines of code that it comes from."""
+    """The graph of `module` for any number of images, without paths and lines of its code."""
     any_number = ({0: torch.export.Dim.DYNAMIC},)
     program = torch.export.export(module, (pixels,), dynamic_shapes=any_number, strict=True)
     for node in program.graph.nodes:

@@ -1,4 +1,4 @@
-"""An arm's best encoder and its versions in MLflow's model registry: which seed, from which run, and is it there already."""
+"""Choose an arm's best encoder and manage its versions in MLflow's model registry."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,14 +8,17 @@ from typing import Any
 
 from config.params import Params
 from config.redaction import one_line, redacted
-from jobs.dvc_lock import stage_entries
+from jobs.dvc_lock import is_code, stage_entries
 from pipeline.graph import Graph, explain
 from pipeline.model_card import jobs
-from pipeline.tracking.replay import EXPERIMENT, FINISHED, KEY_TAG, client, key_of, replay, tracking_uri
+from pipeline.tracking.client import EXPERIMENT, FINISHED, client, tracking_uri
+from pipeline.tracking.keys import key_of
+from pipeline.tracking.replay import replay
+from pipeline.tracking.tags import KEY_TAG
 from shards.files import read_json
 from shards.seals import read_sealed
 
-# Where the model lies among the artefacts of its run.
+# Folder of the model among the artefacts of its run.
 ARTIFACT = "encoder"
 WEIGHTS_TAG = "weights_sha256"
 MEASURE = "linear_accuracy"
@@ -45,9 +48,9 @@ class Choice:
 def choose(arm: str, params: Params) -> Choice:
     """The arm's best seed of those in params.yaml that are pretrained and probed; of equal ones the first.
 
-    The probe measures on test alone (validation images choose its penalty and leave no figure), so this choice is a
-    selection on test: the winner's accuracy is biased upwards, and is no estimate of the arm's. The version's tags say so.
-    Raises ValueError for an arm that does not run, one without pretraining, and one without weights or probe.
+    The probe measures on test alone (validation images choose its penalty and leave no number), so this is a selection on
+    test: the winner's accuracy is biased upwards and does not estimate the arm's. The version's tags say so. Raises
+    ValueError for an arm that does not run, one without pretraining, and one without weights or probe.
     """
     if arm not in params.arms.names:
         raise ValueError(f"arm {arm}: not one that runs here; arms.names are {', '.join(params.arms.names)}")
@@ -56,24 +59,24 @@ def choose(arm: str, params: Params) -> Choice:
             f"arm {arm}: mask none leaves its weights random, the floor of the comparison; name another arm"
         )
     pretrained = jobs(Path(), "pretrained")
-    found = {}
+    accuracies = {}
     for seed in params.seeds:
         metrics = Path("metrics/probe") / f"{arm}-{seed}.json"
         if f"{arm}-{seed}" in pretrained and metrics.is_file():
-            found[seed] = read_json(metrics)[MEASURE]
-    if not found:
+            accuracies[seed] = read_json(metrics)[MEASURE]
+    if not accuracies:
         raise ValueError(
             f"arm {arm}: no seed has pretrained weights and a probe; `{_command(arm, params.seeds)}` makes them"
         )
-    best = max(found, key=lambda seed: found[seed])
-    return Choice(arm, best, found[best], tuple(found))
+    best = max(accuracies, key=lambda seed: accuracies[seed])
+    return Choice(arm, best, accuracies[best], tuple(accuracies))
 
 
 def check_recorded(choice: Choice) -> None:
-    """ValueError where weights or probes are not those that dvc.lock records, or were made from other data or parameters.
+    """ValueError where weights or probes differ from dvc.lock, or their data or parameters have changed since.
 
-    The run in MLflow is that of dvc.lock, and the card reads what lies here: both must speak of these weights. Code may
-    have changed since.
+    The run in MLflow is that of dvc.lock, and the card reads the files in this folder: both must be about the same weights.
+    Code may have changed since.
     """
     entries = stage_entries(LOCK_FILE)
     for name, changes in Graph(targets=[f"probe@{choice.arm}-{seed}" for seed in choice.among]).changes.items():
@@ -82,12 +85,12 @@ def check_recorded(choice: Choice) -> None:
 
 
 def _apart_from_code(changes: Sequence[Any]) -> Iterator[Any]:
-    for change in changes:
-        if isinstance(change, str):
-            yield change
+    for part in changes:
+        if isinstance(part, str):
+            yield part
             continue
-        for kind, paths in change.items():
-            kept = {path: told for path, told in paths.items() if not path.endswith(".py")}
+        for kind, paths in part.items():
+            kept = {path: change for path, change in paths.items() if not is_code(path)}
             if kept:
                 yield {kind: kept}
 
@@ -97,7 +100,7 @@ def _command(arm: str, seeds: Sequence[int]) -> str:
 
 
 def source_run(choice: Choice) -> Any:
-    """The run of MLflow that recorded the pretraining, its computation before one restored; replays where there is none."""
+    """The MLflow run of the pretraining: the computed one if there is one, else a restored one. Replays if there is none."""
     stage = f"pretrain@{choice.job}"
     key = key_of(stage, stage_entries(LOCK_FILE)[stage])
     run = _run_of(key)
@@ -112,43 +115,43 @@ def source_run(choice: Choice) -> Any:
 
 
 def _run_of(key: str) -> Any:
-    with _registry() as found:
-        experiment = found.get_experiment_by_name(EXPERIMENT)
+    with _registry() as mlflow_client:
+        experiment = mlflow_client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             return None
         condition = f"tags.`{KEY_TAG}` = '{key}' and attributes.status = '{FINISHED}'"
-        runs = found.search_runs([experiment.experiment_id], condition, order_by=["attributes.start_time ASC"])
+        runs = mlflow_client.search_runs([experiment.experiment_id], condition, order_by=["attributes.start_time ASC"])
         return min(runs, key=lambda run: run.data.tags.get("cache_hit") != "false", default=None)
 
 
 def known_version(choice: Choice, digest: str) -> str | None:
     """The version that has the weights with this sha256 already."""
-    with _registry() as found:
-        return _version_of(found, choice, digest)
+    with _registry() as mlflow_client:
+        return _version_of(mlflow_client, choice, digest)
 
 
 def add_version(choice: Choice, digest: str, run: Any, folder: Path) -> str:
     """Upload `folder`, an MLflow model, to the run and register it; returns the version.
 
-    The version comes last and whole, with its tags: a server that is lost on the way has artefacts at most, which the next
-    call writes again. Where another process was faster, its version is returned.
+    The version is created last, with all its tags. If the server is lost before, it has artefacts at most, which the next
+    call writes again. If another process was faster, its version is returned.
     """
     from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 
-    with _registry() as found:
-        known = _version_of(found, choice, digest)
+    with _registry() as mlflow_client:
+        known = _version_of(mlflow_client, choice, digest)
         if known is not None:
             return known
         run_id = run.info.run_id
-        found.log_artifacts(run_id, str(folder), ARTIFACT)
+        mlflow_client.log_artifacts(run_id, str(folder), ARTIFACT)
         source = RunsArtifactRepository.get_underlying_uri(f"runs:/{run_id}/{ARTIFACT}", tracking_uri())
-        with _model(found, choice.model):
+        with _model(mlflow_client, choice.model):
             tags = tags_of(choice, digest, run.data.tags)
-            return str(found.create_model_version(choice.model, source, run_id, tags=tags).version)
+            return str(mlflow_client.create_model_version(choice.model, source, run_id, tags=tags).version)
 
 
 def tags_of(choice: Choice, digest: str, origin: Mapping[str, str]) -> dict[str, str]:
-    """What a version says of itself; `origin` are the tags of its run, which know the commit and the preset."""
+    """The tags of a version; `origin` are the tags of its run, with the commit and the preset."""
     return {
         "arm": choice.arm,
         "seed": str(choice.seed),
@@ -161,34 +164,34 @@ def tags_of(choice: Choice, digest: str, origin: Mapping[str, str]) -> dict[str,
     }
 
 
-def _version_of(found: Any, choice: Choice, digest: str) -> str | None:
-    versions = found.search_model_versions(f"name = '{choice.model}' and tags.`{WEIGHTS_TAG}` = '{digest}'")
+def _version_of(mlflow_client: Any, choice: Choice, digest: str) -> str | None:
+    versions = mlflow_client.search_model_versions(f"name = '{choice.model}' and tags.`{WEIGHTS_TAG}` = '{digest}'")
     return next((str(version.version) for version in versions), None)
 
 
 @contextlib.contextmanager
-def _model(found: Any, name: str) -> Iterator[None]:
-    """The name in the registry; one made for a version that then fails is taken back."""
-    is_new = not found.search_registered_models(f"name = '{name}'")
+def _model(mlflow_client: Any, name: str) -> Iterator[None]:
+    """The name in the registry; a new name is deleted again if its first version fails."""
+    is_new = not mlflow_client.search_registered_models(f"name = '{name}'")
     if is_new:
-        found.create_registered_model(name)
+        mlflow_client.create_registered_model(name)
     try:
         yield
     except BaseException:
         if is_new:
-            found.delete_registered_model(name)
+            mlflow_client.delete_registered_model(name)
         raise
 
 
 @contextlib.contextmanager
 def _registry() -> Iterator[Any]:
-    """The client of `pipeline.tracking.replay`; a lost server or a broken database is a ValueError of one line."""
+    """An MLflow client; a lost server or a broken database is a ValueError of one line."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        with client() as found:
-            yield found
+        with client() as mlflow_client:
+            yield mlflow_client
     except (MlflowException, SQLAlchemyError) as error:
         reason = f"{redacted(tracking_uri())}: {one_line(error)[:300]}"
         raise ValueError(f"{reason}; nothing was registered") from error

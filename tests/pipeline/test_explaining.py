@@ -7,7 +7,7 @@ import pytest
 from jobs.dvc_lock import stage_entries
 from jobs.notes import write_note
 from pipeline.explaining import differences, lines_about
-from pipeline.tracking.replay import executions
+from pipeline.tracking.executions import executions
 from tests.pipeline.conftest import make_small, repro
 
 STAGES = """

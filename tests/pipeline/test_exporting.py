@@ -102,7 +102,7 @@ def test_export__a_mistake_is_one_line(world, tmp_path, job, layout, options, me
     with pytest.raises(ValueError, match=message):
         export(job, layout, tmp_path / "out", load_params(world / "params.yaml"), root=world, **options)
     (tmp_path / "taken").mkdir()
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="exists already"):
         export("mae-0", "mae", tmp_path / "taken", load_params(world / "params.yaml"), root=world)
 
 

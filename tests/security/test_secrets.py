@@ -12,7 +12,8 @@ from config.redaction import MARK
 from jobs.notes import write_note
 from pipeline.execution import execute
 from pipeline.slots import CPU, Needs
-from pipeline.tracking import replay as tracking
+from pipeline.tracking.client import client as mlflow_client
+from pipeline.tracking.replay import replay
 from tests.conftest import ROOT
 from tests.pipeline.conftest import IDENTITY, make_small
 
@@ -129,9 +130,9 @@ def test_replay__an_old_record_with_credentials_is_told_without(tmp_path, monkey
         "stage": "prepare_data", "started": 1.0, "seconds": 1.0, "peak_mib": 1.0, "cpu_seconds": 1.0, "status": "FINISHED",
         "device": address, "slot": address,
     })  # fmt: skip
-    written = tracking.replay()
+    written = replay()
     assert set(written.runs) == {"prepare_data"}
-    with tracking.client() as client:
+    with mlflow_client() as client:
         run = client.get_run(written.runs["prepare_data"])
     assert run.data.params["data.path"] == f"https://{MARK}@example.org/images?token={MARK}"
     assert CANARY.encode() not in (tmp_path / "tracking" / "mlflow.db").read_bytes()
@@ -143,7 +144,7 @@ def test_replay__a_lost_server_is_named_without_its_password(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     Path("dvc.lock").write_text("schema: '2.0'\nstages:\n  a:\n    cmd: a\n")
-    assert tracking.replay().runs == {}
+    assert replay().runs == {}
     said = capsys.readouterr()
     assert (
         CANARY not in said.out + said.err

@@ -1,4 +1,4 @@
-"""What processes that are killed with -9 leave behind, in a small repository of its own."""
+"""A small repository, and what processes that are killed with -9 leave behind in it."""
 
 import contextlib
 import os
@@ -11,8 +11,10 @@ import pytest
 
 from jobs.notes import write_note
 from jobs.supervision import SUPERVISOR
+from pipeline.doctor.apart import apart
 from pipeline.doctor.checks import examine
-from pipeline.tracking import replay as tracking
+from pipeline.tracking.client import EXPERIMENT, client
+from pipeline.tracking.keys import EXPERIMENT_VARIABLE
 from tests.conftest import ROOT
 
 PIPELINE = """
@@ -54,12 +56,12 @@ held = whole_folder(".semmae/scratch/pretrain-mae-0/abc/new")
 (held.__enter__() / "half").touch()
 """
 REPLAY = """
-from pipeline import tracking
+from pipeline.tracking import replay, writer
 def stop(*arguments):
     print("ready", flush=True)
     signal.pause()
-tracking.log_stage = stop
-tracking.replay()
+writer.write_content = stop
+replay.replay()
 """
 SCRATCH = """
 from pathlib import Path
@@ -91,7 +93,7 @@ def tree(original, tmp_path, monkeypatch):
     """A copy of it, in which we are."""
     folder = shutil.copytree(original, tmp_path / "tree", symlinks=True)
     monkeypatch.chdir(folder)
-    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", SUPERVISOR, tracking.EXPERIMENT_VARIABLE):
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", SUPERVISOR, EXPERIMENT_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     return folder
 
@@ -169,6 +171,11 @@ def write_record(tree, status, stage="make@big"):
 
 
 def statuses():
-    with tracking.client() as client:
-        experiment = client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id
-        return sorted((run.info.run_name, run.info.status) for run in client.search_runs([experiment]))
+    """Name and status of all runs: what a new process sees, for MLflow keeps a database open that was moved."""
+    return apart(_statuses)
+
+
+def _statuses():
+    with client() as mlflow_client:
+        experiment = mlflow_client.get_experiment_by_name(EXPERIMENT).experiment_id
+        return sorted((run.info.run_name, run.info.status) for run in mlflow_client.search_runs([experiment]))

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from pipeline.doctor import checks as doctor
+from pipeline.doctor import flow_runs as doctor
 from pipeline.doctor.processes import RUN_VARIABLE
 from pipeline.experiments import hold
 from pipeline.scheduling import flow_runs

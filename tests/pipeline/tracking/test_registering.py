@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from config.params import load_params
 from pipeline import cli_runs
 from pipeline.tracking import registry
-from pipeline.tracking import replay as tracking
+from pipeline.tracking.client import client, tracking_uri
 from pipeline.tracking.registering import register
 from shards.files import read_json
 from tests.conftest import ROOT
@@ -48,14 +48,14 @@ def inside(registered, monkeypatch):
     """The current folder and MLflow's address are those of the registered world."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(registered[0])
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.tracking_uri())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri())
     return registered[0]
 
 
 def version():
-    with tracking.client() as client:
-        (found,) = client.search_model_versions(f"name = '{NAME}'")
-        return found, client.get_run(found.run_id)
+    with client() as mlflow_client:
+        (found,) = mlflow_client.search_model_versions(f"name = '{NAME}'")
+        return found, mlflow_client.get_run(found.run_id)
 
 
 def best():

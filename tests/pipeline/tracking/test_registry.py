@@ -2,7 +2,8 @@ import pytest
 
 from config.params import load_params
 from pipeline.tracking import registry
-from pipeline.tracking import replay as tracking
+from pipeline.tracking.client import client
+from pipeline.tracking.tags import KEY_TAG
 from shards.files import md5_of, write_json
 from shards.seals import write_sealed
 from tests.conftest import ROOT
@@ -107,10 +108,10 @@ def test_source_run__what_mlflow_does_not_know_is_replayed_and_a_computation_goe
     restored = registry.source_run(CHOICE)
     assert restored.data.tags["cache_hit"] == "true" and restored.data.metrics["loss"] == 0.5
     assert registry.source_run(CHOICE).info.run_id == restored.info.run_id
-    tags = {tracking.KEY_TAG: restored.data.tags[tracking.KEY_TAG], "cache_hit": "false"}
-    with tracking.client() as client:
-        running, computed = (client.create_run(restored.info.experiment_id, tags=tags) for _ in range(2))
-        client.set_terminated(computed.info.run_id)
+    tags = {KEY_TAG: restored.data.tags[KEY_TAG], "cache_hit": "false"}
+    with client() as mlflow_client:
+        running, computed = (mlflow_client.create_run(restored.info.experiment_id, tags=tags) for _ in range(2))
+        mlflow_client.set_terminated(computed.info.run_id)
     assert registry.source_run(CHOICE).info.run_id == computed.info.run_id != running.info.run_id
 
 
@@ -121,9 +122,9 @@ def test_add_version__the_same_weights_are_one_version_and_others_the_next(repos
     assert registry.add_version(CHOICE, "b" * 64, run, model(repository)) == "2"
     assert registry.add_version(CHOICE, "a" * 64, run, model(repository)) == "1"
     assert registry.known_version(CHOICE, "b" * 64) == "2"
-    with tracking.client() as client:
-        assert len(client.search_model_versions(f"name = '{CHOICE.model}'")) == 2
-        found = client.get_model_version(CHOICE.model, "2")
+    with client() as mlflow_client:
+        assert len(mlflow_client.search_model_versions(f"name = '{CHOICE.model}'")) == 2
+        found = mlflow_client.get_model_version(CHOICE.model, "2")
     assert found.run_id == run.info.run_id and found.tags["data_digest"] == "d" * 64
 
 
@@ -140,8 +141,8 @@ def test_add_version__a_server_lost_before_the_end_leaves_nothing_in_the_registr
             patch.setattr(MlflowClient, lost, fail)
             with pytest.raises(ValueError, match="mlflow.db: gone for good; nothing was registered"):
                 registry.add_version(CHOICE, "a" * 64, run, model(repository))
-        with tracking.client() as client:
-            assert not client.search_registered_models()
+        with client() as mlflow_client:
+            assert not mlflow_client.search_registered_models()
     assert registry.add_version(CHOICE, "a" * 64, run, model(repository)) == "1"
 
 

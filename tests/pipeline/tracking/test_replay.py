@@ -1,11 +1,14 @@
-import json
 import os
+from pathlib import Path
 
 import pytest
 
 from jobs.notes import write_note
 from jobs.supervision import identity
+from pipeline.tracking import executions, tags, writer
 from pipeline.tracking import replay as tracking
+from pipeline.tracking.client import EXPERIMENT, client
+from pipeline.tracking.replay import replay
 from shards.files import md5_of, read_json, write_json, write_rows
 
 
@@ -19,13 +22,14 @@ def repository(tmp_path, monkeypatch):
 
 
 def make_outs():
+    Path("dvc.yaml").write_text("stages: {prepare_data: {}, pretrain: {matrix: {arm: [mae], seed: [0]}}}")
     write_json("metrics/pretrain/mae-0.json", {"loss": 0.5, "images": 640})
     write_rows("history/pretrain/mae-0.json", [{"step": 1, "loss": 0.9}, {"step": 2, "loss": 0.5}])
     write_lock("aaa")
 
 
 def write_lock(digest):
-    (tracking.Path("dvc.lock")).write_text(
+    Path("dvc.lock").write_text(
         f"""
 schema: '2.0'
 stages:
@@ -47,12 +51,12 @@ stages:
     )
 
 
-def runs(experiment=None):
+def runs():
     """Name -> run, the newest of each name."""
-    with tracking.client() as client:
-        found = client.get_experiment_by_name(tracking.EXPERIMENT)
-        every = client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"])
-        return client, {run.info.run_name: run for run in every}
+    with client() as mlflow_client:
+        experiment = mlflow_client.get_experiment_by_name(EXPERIMENT).experiment_id
+        every = mlflow_client.search_runs([experiment], order_by=["attributes.start_time ASC"])
+        return mlflow_client, {run.info.run_name: run for run in every}
 
 
 def write_record(name, **changes):
@@ -64,10 +68,10 @@ def write_record(name, **changes):
 
 def test_replay__a_state_gets_one_run_over_one_for_each_stage_and_a_second_replay_none(repository):
     write_record("pretrain@mae-0")
-    written = tracking.replay()
+    written = replay()
     assert set(written.runs) == {"prepare_data", "pretrain@mae-0"}
-    assert tracking.replay() == written
-    client, found = runs()
+    assert replay() == written
+    mlflow_client, found = runs()
     assert set(found) == {"pipeline", "prepare_data", "pretrain@mae-0"}
     run = found["pretrain@mae-0"]
     assert run.info.status == "FINISHED"
@@ -79,7 +83,7 @@ def test_replay__a_state_gets_one_run_over_one_for_each_stage_and_a_second_repla
     assert [run.data.tags[name] for name in ("device", "precision", "slot")] == ["cpu", "fp32", "cpu 1"]
     assert run.data.tags["mlflow.parentRunId"] == written.pipeline == found["pipeline"].info.run_id
     assert [dataset.dataset.digest for dataset in run.inputs.dataset_inputs] == ["aaa.dir"]
-    steps = client.get_metric_history(run.info.run_id, "training/loss")
+    steps = mlflow_client.get_metric_history(run.info.run_id, "training/loss")
     assert [(point.step, point.value) for point in steps] == [(1, 0.9), (2, 0.5)]
     assert run.data.tags["cache_hit"] == "false"
     assert found["prepare_data"].data.tags["cache_hit"] == "true"
@@ -88,72 +92,72 @@ def test_replay__a_state_gets_one_run_over_one_for_each_stage_and_a_second_repla
 
 def test_replay__a_stage_that_was_restored_has_the_same_numbers_and_a_link_to_its_computation(repository, monkeypatch):
     write_record("pretrain@mae-0")
-    first = tracking.replay()
+    first = replay()
     monkeypatch.setenv("SEMMAE_EXPERIMENT", "again")
-    second = tracking.replay()
+    second = replay()
     assert set(second.runs) == set(first.runs) and second.pipeline != first.pipeline
-    client, found = runs()
-    restored, computed = found["pretrain@mae-0"], client.get_run(first.runs["pretrain@mae-0"])
+    mlflow_client, found = runs()
+    restored, computed = found["pretrain@mae-0"], mlflow_client.get_run(first.runs["pretrain@mae-0"])
     assert restored.info.run_id == second.runs["pretrain@mae-0"]
     assert restored.data.tags["computed_by"] == first.runs["pretrain@mae-0"]
     assert (restored.data.tags["cache_hit"], restored.data.tags["dvc_experiment"]) == ("true", "again")
     assert restored.data.params == computed.data.params
     assert restored.data.metrics["training/loss"] == computed.data.metrics["training/loss"]
     write_lock("ddd")
-    assert set(tracking.replay().runs) == set(first.runs)
+    assert set(replay().runs) == set(first.runs)
 
 
 def test_replay__what_was_terminated_is_recorded_once_and_never_as_running(repository):
     write_record("probe@mae-0", status="KILLED")
     write_record("pretrain@mae-0")
-    written = tracking.replay(status="KILLED")
+    written = replay(status="KILLED")
     assert set(written.runs) == {"pretrain@mae-0", "probe@mae-0"}
     found = runs()[1]
     assert {name: run.info.status for name, run in found.items()} == {
         "pipeline": "KILLED", "pretrain@mae-0": "FINISHED", "probe@mae-0": "KILLED",
     }  # fmt: skip
-    assert tracking.replay(status="KILLED").runs == {}
-    whole = tracking.replay()
+    assert replay(status="KILLED").runs == {}
+    whole = replay()
     assert set(whole.runs) == {"prepare_data", "pretrain@mae-0"}
-    tags = runs()[0].get_run(whole.runs["pretrain@mae-0"]).data.tags
-    assert tags["computed_by"] == written.runs["pretrain@mae-0"]
+    link = runs()[0].get_run(whole.runs["pretrain@mae-0"]).data.tags["computed_by"]
+    assert link == written.runs["pretrain@mae-0"]
 
 
 def test_replay__notes_what_every_execution_changed_also_after_a_restored_one(repository):
     def noted():
-        return read_json(tracking.executions() / "pretrain@mae-0.json")
+        return read_json(executions.executions() / "pretrain@mae-0.json")
 
     def digest_of(entry):
         return entry["deps"][0]["md5"]
 
     write_record("pretrain@mae-0")
-    tracking.replay()
+    replay()
     assert noted()["previous"] == {} and digest_of(noted()["entry"]) == "aaa.dir"
     write_lock("bbb")
     write_record("pretrain@mae-0")
-    tracking.replay()
+    replay()
     assert digest_of(noted()["previous"]) == "aaa.dir" and digest_of(noted()["entry"]) == "bbb.dir"
     write_lock("aaa")
-    tracking.replay()
+    replay()
     assert digest_of(noted()["entry"]) == "bbb.dir", "nothing was executed"
     write_lock("ccc")
     write_record("pretrain@mae-0")
-    tracking.replay()
+    replay()
     assert digest_of(noted()["previous"]) == "aaa.dir" and digest_of(noted()["entry"]) == "ccc.dir"
 
 
-@pytest.mark.parametrize("writer", ["1:0.00", identity(os.getpid())], ids=["of another process", "of this one"])
-def test_replay__runs_of_a_replay_that_died_are_written_again(repository, monkeypatch, writer):
+@pytest.mark.parametrize("name", ["1:0.00", identity(os.getpid())], ids=["of another process", "of this one"])
+def test_replay__runs_of_a_replay_that_died_are_written_again(repository, monkeypatch, name):
     def die(*arguments):
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "log_stage", die)
-        patch.setattr(tracking, "identity", lambda pid: writer)
+        patch.setattr(writer, "write_content", die)
+        patch.setattr(tags, "identity", lambda pid: name)
         with pytest.raises(SystemExit):
-            tracking.replay()
+            replay()
     assert [run.info.status for run in runs()[1].values()] == ["RUNNING", "RUNNING"]
-    assert len(tracking.replay().runs) == 2
+    assert len(replay().runs) == 2
     assert {run.info.status for run in runs()[1].values()} == {"FINISHED"}
     assert len(runs()[1]) == 3
 
@@ -166,30 +170,29 @@ def test_replay__the_report_and_all_its_figures_go_to_the_run_of_the_comparison(
     outs = "".join(f"\n    - {{path: report/{name}, md5: {digest}}}" for name, digest in files.items())
     with open("dvc.lock", "a", encoding="utf-8") as file:
         file.write(f"  compare:\n    cmd: python -m stages.compare\n    outs:{outs}\n")
-    assert len(tracking.replay().runs) == 3
-    client, found = runs()
-    kept = {file.path for file in client.list_artifacts(found["compare"].info.run_id)}
+    assert len(replay().runs) == 3
+    mlflow_client, found = runs()
+    kept = {file.path for file in mlflow_client.list_artifacts(found["compare"].info.run_id)}
     assert kept == {"report.html", "image_0.png", "parts.png"}
 
 
 def test_replay__without_asking_a_state_that_was_written_costs_no_connection(repository, monkeypatch):
-    written = tracking.replay()
-    connect = tracking.client
+    written = replay()
 
     def refuse():
         raise AssertionError("connected")
 
-    monkeypatch.setattr(tracking, "client", refuse)
-    assert tracking.replay(ask=False) == written
-    assert not tracking.replay().runs, "it would have asked"
-    monkeypatch.setattr(tracking, "client", connect)
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "client", refuse)
+        assert replay(ask=False) == written
+        assert not replay().runs, "it would have asked"
     write_record("pretrain@mae-0", status="KILLED", started=2e9)
-    assert tracking.replay(ask=False) == written
+    assert replay(ask=False) == written
     assert runs()[1]["pretrain@mae-0"].info.status == "KILLED", "what was terminated is told all the same"
     write_lock("ddd")
-    assert tracking.replay(ask=False).pipeline != written.pipeline
+    assert replay(ask=False).pipeline != written.pipeline
     (repository / "tracking" / "mlflow.db").unlink()
-    assert tracking.replay(ask=False).pipeline, "a database that is gone is written again"
+    assert replay(ask=False).pipeline, "a database that is gone is written again"
     assert len(runs()[1]) == 3
 
 
@@ -198,16 +201,16 @@ def test_replay__an_execution_that_dvc_did_not_come_to_record_waits_for_the_next
     write_record("pretrain@mae-0")
     write_json("metrics/pretrain/mae-0.json", {"loss": 0.25, "images": 640})
     write_record("prepare_data", status="KILLED")
-    written = tracking.replay(status="KILLED")
+    written = replay(status="KILLED")
     assert set(written.runs) == {"prepare_data"} and capsys.readouterr().out == ""
-    assert [path.stem for path in tracking._records().glob("*.json")] == ["pretrain@mae-0"]
+    assert [path.stem for path in executions.records_folder().glob("*.json")] == ["pretrain@mae-0"]
     write_json("metrics/pretrain/mae-0.json", {"loss": 0.5, "images": 640})
-    assert set(tracking.replay(status="KILLED").runs) == {"pretrain@mae-0"}, "as it is recorded it is told"
+    assert set(replay(status="KILLED").runs) == {"pretrain@mae-0"}, "as it is recorded it is told"
 
 
 def test_replay__a_lost_server_is_one_warning(repository, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert not tracking.replay().runs
+    assert not replay().runs
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("warning: tracking: http://127.0.0.1:9")
@@ -218,13 +221,5 @@ def test_replay__a_broken_database_is_one_warning(repository, capsys):
     database = repository / "tracking" / "mlflow.db"
     database.parent.mkdir()
     database.write_bytes(b"not a database" * 100)
-    assert not tracking.replay().runs
+    assert not replay().runs
     assert "warning: tracking" in capsys.readouterr().out
-
-
-def test_key_of__depends_on_every_recorded_hash():
-    entry = {"cmd": "x", "deps": [{"path": "a", "md5": "1"}]}
-    other = json.loads(json.dumps(entry))
-    other["deps"][0]["md5"] = "2"
-    assert tracking.key_of("s", entry) != tracking.key_of("s", other)
-    assert tracking.key_of("s", entry) == tracking.key_of("s", dict(reversed(entry.items())))

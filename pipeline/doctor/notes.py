@@ -1,0 +1,21 @@
+"""Corrupted state files. Without them MLflow knows less, and no result changes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from jobs.notes import damaged_notes
+from pipeline.experiments import damaged_experiments
+
+
+def damaged_state(tree: Path, *, repair: bool) -> Iterator[str]:
+    """Notes of a tree that differ from what was written."""
+    for path in damaged_notes(tree):
+        if repair:
+            path.unlink(missing_ok=True)
+        yield f"{path}: damaged, or of another version; {'removed' if repair else 'repair removes it'}"
+
+
+def damaged_experiment_notes(*, repair: bool) -> Iterator[str]:
+    """Notes on experiments that differ from what was written."""
+    for path in damaged_experiments(repair=repair):
+        yield f"{path}: damaged, or of another version; {'written again' if repair else 'repair writes it again'}"

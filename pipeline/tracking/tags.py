@@ -1,0 +1,123 @@
+"""The tags of MLflow runs: two tables of name -> how the value is computed. Adding a tag is adding one entry."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from config.params import read_yaml
+from config.presets import preset_of
+from config.redaction import redacted
+from jobs.supervision import identity
+from pipeline.tracking.keys import EXPERIMENT_VARIABLE
+
+KEY_TAG, PIPELINE_TAG, WRITER_TAG, COMPUTED_TAG = "fingerprint", "semmae.pipeline", "semmae.writer", "computed_by"
+PARENT_TAG = "mlflow.parentRunId"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Facts about one replay that all its runs share. matrix: stage -> the keys of its matrix in dvc.yaml, in order."""
+
+    git_commit: str
+    git_dirty: str
+    experiment: str
+    preset: str
+    writer: str
+    matrix: Mapping[str, Sequence[str]]
+
+
+def origin_here() -> Origin:
+    """The facts about a replay in the current folder by this process."""
+    return Origin(
+        git_commit=_git("rev-parse", "HEAD"),
+        git_dirty=str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower(),
+        experiment=os.environ.get(EXPERIMENT_VARIABLE) or os.environ.get("DVC_EXP_NAME", ""),
+        preset=preset_of("params.yaml"),
+        writer=f"{socket.gethostname()}/{identity(os.getpid())}",
+        matrix=matrix_of(Path("dvc.yaml")),
+    )
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+
+
+def matrix_of(path: Path) -> dict[str, list[str]]:
+    """Stage -> the keys of its matrix, in the order of the file."""
+    stages = read_yaml(path)["stages"] if path.is_file() else {}
+    return {name: list(stage.get("matrix", ())) for name, stage in stages.items()}
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """The run of a stage, or of the pipeline, that is to get tags.
+
+    entry: of dvc.lock. record: of an execution, None for a stage that was restored. state: of the pipeline, for its own run.
+    parent, computed_by: ids of runs.
+    """
+
+    origin: Origin
+    name: str = "pipeline"
+    entry: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] | None = None
+    key: str = ""
+    state: str = ""
+    parent: str = ""
+    computed_by: str = ""
+
+    @property
+    def stage(self) -> str:
+        """The name without the item of a matrix."""
+        return self.name.partition("@")[0]
+
+
+def _item(key: str, run: Tagged) -> str | None:
+    """The value for a key of the stage's matrix: DVC names a stage STAGE@VALUE-VALUE."""
+    keys, values = run.origin.matrix.get(run.stage, ()), run.name.partition("@")[2].split("-")
+    return dict(zip(keys, values, strict=True)).get(key) if len(keys) == len(values) else None
+
+
+def _parameter(key: str, run: Tagged) -> Any:
+    return run.entry.get("params", {}).get("params.yaml", {}).get(key)
+
+
+def _recorded(key: str, run: Tagged) -> Any:
+    return (run.record or {}).get(key)
+
+
+# Computed from dvc.lock and dvc.yaml: a second replay of the same state would write the same, and the doctor compares it.
+OF_STATE: Mapping[str, Callable[[Tagged], Any]] = {
+    "stage": lambda run: run.stage,
+    KEY_TAG: lambda run: run.key,
+    PIPELINE_TAG: lambda run: run.state,
+    PARENT_TAG: lambda run: run.parent,
+    "arm": partial(_item, "arm"),
+    "seed": partial(_item, "seed"),
+    "set": partial(_item, "set"),
+    "threads": partial(_parameter, "compute.threads"),
+}
+# Known to one execution or one replay alone.
+OF_MOMENT: Mapping[str, Callable[[Tagged], Any]] = {
+    WRITER_TAG: lambda run: run.origin.writer,
+    COMPUTED_TAG: lambda run: run.computed_by,
+    "cache_hit": lambda run: str(run.record is None).lower() if run.parent else "",
+    "git_commit": lambda run: run.origin.git_commit,
+    "git_dirty": lambda run: run.origin.git_dirty,
+    "dvc_experiment": lambda run: run.origin.experiment,
+    "preset": lambda run: run.origin.preset,
+    "device": partial(_recorded, "device"),
+    "precision": partial(_recorded, "precision"),
+    "torch": partial(_recorded, "torch"),
+    "slot": partial(_recorded, "slot"),
+}
+
+
+def tags_of(run: Tagged, table: Mapping[str, Callable[[Tagged], Any]] | None = None) -> dict[str, str]:
+    """The tags of a run by one of the tables, or by both; a tag without a value is left out."""
+    values = {name: value(run) for name, value in (table or {**OF_STATE, **OF_MOMENT}).items()}
+    return {name: redacted(str(value)) for name, value in values.items() if value not in (None, "")}

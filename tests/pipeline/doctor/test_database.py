@@ -1,0 +1,107 @@
+import contextlib
+import os
+import sqlite3
+
+import pytest
+
+from jobs.supervision import identity
+from pipeline.doctor import database as doctor_database
+from pipeline.doctor.apart import apart
+from pipeline.doctor.checks import examine
+from pipeline.tracking.client import EXPERIMENT, client, database
+from pipeline.tracking.replay import replay
+from pipeline.tracking.tags import WRITER_TAG
+from tests.pipeline.doctor.conftest import (
+    REPLAY,
+    mend,
+    statuses,
+    write_record,
+)
+
+
+def test_half_written_runs__of_dead_replays_go_and_those_of_living_ones_stay(tree, killed):
+    killed(REPLAY)
+    living = {
+        "of the living": f"{os.uname().nodename}/{identity(os.getppid())}",
+        "of another machine": "other/1:2.0",
+        "no replay": "",
+    }
+    apart(create_runs, living)
+    mend(["run make@big", "run pipeline"])
+    assert statuses() == [(name, "RUNNING") for name in ("no replay", "of another machine", "of the living")]
+
+
+def create_runs(writers):
+    with client() as mlflow_client:
+        experiment = mlflow_client.get_experiment_by_name(EXPERIMENT).experiment_id
+        for name, writer in writers.items():
+            mlflow_client.create_run(experiment, run_name=name, tags={WRITER_TAG: writer})
+
+
+def change(words, *values):
+    """Change the tracking database as no writer would; indices follow."""
+    with contextlib.closing(sqlite3.connect(database())) as connection, connection:
+        connection.execute(words, values)
+
+
+WHOLE = [("make@big", "FINISHED"), ("pipeline", "FINISHED")]
+
+
+@pytest.mark.parametrize(("words", "finding"), {
+    "UPDATE tags SET value = 'maks' WHERE key = 'stage'": "runs that differ from dvc.lock and its outs: make@big, pipeline",
+    "UPDATE tags SET value = CAST(x'6dff' AS TEXT) WHERE key = 'stage'": "MLflow cannot read it: ",
+    "ALTER TABLE latest_metrics RENAME COLUMN value TO vamue": "MLflow cannot read it: ",
+}.items(), ids=["a value", "no text", "a column"])  # fmt: skip
+def test_tracking_database__that_is_damaged_is_moved_aside_and_replayed(tree, capfd, words, finding):
+    written = apart(replay)
+    change(words)
+    (line,) = mend([f"damaged ({finding}"])
+    (aside,) = (tree / ".semmae").glob("mlflow.db.*")
+    assert f"moved to {aside}, replayed; runs of other states" in line
+    assert statuses() == WHOLE and apart(replay).pipeline not in ("", written.pipeline)
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_tracking_database__whose_indices_differ_from_its_tables_is_moved_aside(tree):
+    apart(replay)
+    known = "FROM sqlite_master WHERE name = 'index_tags_run_uuid'"
+    with contextlib.closing(sqlite3.connect(database())) as connection, connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        row = connection.execute(f"SELECT * {known}").fetchone()
+        connection.execute(f"DELETE {known}")
+    change("UPDATE tags SET run_uuid = 'x' WHERE key = 'stage'")
+    with contextlib.closing(sqlite3.connect(database())) as connection, connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", row)
+    mend(["damaged ("])
+    assert statuses() == WHOLE
+
+
+def test_tracking_database__records_that_no_replay_wrote_are_in_the_new_one(tree):
+    apart(replay)
+    database().write_bytes(b"not a database" * 100)
+    write_record(tree, "FINISHED")
+    write_record(tree, "KILLED", "other")
+    found = examine(repair=True)
+    assert len(found) == 1 and examine(repair=False) == []
+    assert statuses() == [*WHOLE[:1], ("other", "KILLED"), ("pipeline", "FINISHED"), ("pipeline", "KILLED")]
+
+
+def test_tracking_database__of_another_version_of_mlflow_stays(tree):
+    apart(replay)
+    change("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    (line,) = examine(repair=True)
+    assert "could not be examined" in line and "out-of-date database schema" in line and "move it away" in line
+    assert database()
+
+
+@pytest.mark.parametrize(
+    "message", ["(sqlite3.OperationalError) database is locked", "attempt to write a readonly database"]
+)
+def test_fault_of_runs__what_is_no_damage_moves_nothing(tree, monkeypatch, message):
+    def refuse():
+        raise OSError(message)
+
+    monkeypatch.setattr(doctor_database, "client", refuse)
+    with pytest.raises(ValueError, match=f"mlflow.db: .*{message[-20:]}.*move it away"):
+        doctor_database.fault_of_runs(tree / "mlflow.db", {})
