@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from shards.files import distrust, json_text, read_json, sha256_of, sync, whole_file, write_json
 
@@ -78,12 +78,13 @@ def mend(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def sealed_file(path: str | Path) -> Iterator["Hashed"]:
+def sealed_file(path: str | Path) -> Iterator[IO[bytes]]:
     """Open `path` for writing bytes as `whole_file` does; their SHA-256 is appended."""
     with whole_file(path) as file:
         hashed = Hashed(file)
         try:
-            yield hashed
+            # torch and NumPy only write and flush.
+            yield cast(IO[bytes], hashed)
         except RuntimeError:
             # torch's writer replaces the file's own error.
             if hashed.fault is not None:
