@@ -20,6 +20,7 @@ evaluation/linear.py: probe finetune linear_mae transfer
 evaluation/linear_mae.py: linear_mae
 evaluation/predictions.py: probe finetune linear_mae transfer compare
 evaluation/probing.py: probe finetune linear_mae transfer
+evaluation/protocols.py: compare
 evaluation/segmenting.py: segment
 evaluation/teacher_quality.py: train_teacher
 images/augmentation.py: train_teacher extract_attention refine_parts cache_masks pretrain probe finetune linear_mae
@@ -34,19 +35,13 @@ images/dataset.py: train_teacher probe finetune linear_mae transfer segment eval
 images/decoding.py: prepare_data train_teacher extract_attention refine_parts cache_masks pretrain probe finetune
     linear_mae prepare_transfer transfer prepare_segment segment evaluate_parts compare
 images/downloads.py: -
-images/order.py: train_teacher extract_attention refine_parts cache_masks pretrain probe finetune linear_mae transfer
-    segment evaluate_parts compare
-images/sources/entries.py: prepare_data prepare_transfer prepare_segment
 images/sources/folder.py: prepare_data prepare_transfer prepare_segment
 images/sources/items.py: prepare_data prepare_transfer prepare_segment
 images/sources/parquet.py: prepare_data prepare_transfer prepare_segment
-images/sources/parquet_pages.py: prepare_data prepare_transfer prepare_segment
 images/sources/preparation.py: prepare_data prepare_transfer prepare_segment
-images/sources/roots.py: prepare_data prepare_transfer prepare_segment
-images/sources/source.py: prepare_data prepare_transfer prepare_segment
-images/sources/splits.py: prepare_data prepare_transfer prepare_segment
-images/stream.py: train_teacher extract_attention refine_parts cache_masks pretrain probe finetune linear_mae transfer
-    segment evaluate_parts compare
+images/sources/tree.py: prepare_data prepare_transfer prepare_segment
+images/stream.py: prepare_data train_teacher extract_attention refine_parts cache_masks pretrain probe finetune
+    linear_mae prepare_transfer transfer prepare_segment segment evaluate_parts compare
 models/checkpoints.py: train_teacher extract_attention refine_parts cache_masks pretrain evaluate_parts compare
 models/classifier.py: finetune linear_mae transfer segment
 models/ibot.py: train_teacher
@@ -58,7 +53,6 @@ models/part_losses.py: refine_parts compare
 models/segmenter.py: segment
 models/start.py: pretrain
 models/teachers.py: train_teacher extract_attention refine_parts cache_masks evaluate_parts compare
-models/vgg.py: refine_parts
 models/vit.py: train_teacher extract_attention refine_parts cache_masks pretrain probe finetune linear_mae transfer
     segment evaluate_parts compare
 parts/attention.py: extract_attention cache_masks evaluate_parts compare
@@ -80,12 +74,9 @@ reports/page.py: compare
 reports/pictures.py: compare
 reports/portrait.py: compare
 reports/reconstructions.py: compare
-reports/report.py: compare
 reports/results.py: compare
 reports/samples.py: compare
-reports/scores.py: compare
 reports/show.py: -
-reports/showing.py: compare
 reports/statistics.py: compare
 reports/table.py: -
 stages/cache_masks.py: cache_masks
@@ -104,7 +95,6 @@ stages/segment.py: segment
 stages/select_masks.py: select_masks
 stages/train_teacher.py: train_teacher
 stages/transfer.py: transfer
-training/adamw.py: train_teacher refine_parts pretrain finetune linear_mae transfer segment
 training/compute.py: train_teacher extract_attention refine_parts cache_masks pretrain probe finetune linear_mae
     transfer segment evaluate_parts compare
 training/distilling.py: train_teacher
@@ -113,12 +103,11 @@ training/encoders.py: train_teacher extract_attention refine_parts cache_masks p
 training/extraction.py: extract_attention
 training/loop.py: train_teacher refine_parts pretrain finetune linear_mae transfer segment
 training/masks.py: pretrain compare
-training/part_labels.py: cache_masks
-training/part_model.py: cache_masks compare
+training/optimiser.py: train_teacher refine_parts pretrain finetune linear_mae transfer segment
+training/part_labels.py: cache_masks compare
 training/pretraining.py: pretrain
 training/randomness.py: train_teacher refine_parts pretrain probe finetune linear_mae transfer segment compare
 training/refining.py: refine_parts
-training/schedules.py: train_teacher refine_parts pretrain finetune linear_mae transfer segment
 training/snapshots.py: pretrain compare
 training/teacher.py: train_teacher extract_attention refine_parts cache_masks evaluate_parts compare
 """

@@ -50,6 +50,6 @@ def examine(*, repair: bool) -> list[str]:
             try:
                 lines.extend(check(place, repair=repair) if place else check(repair=repair))
             except Exception as error:
-                reason = " ".join(str(error).split())[:300] or type(error).__name__
+                reason = " ".join(str(error).split())[:400] or type(error).__name__
                 lines.append(f"{check.__name__.replace('_', ' ')}: could not be examined: {reason}")
     return lines

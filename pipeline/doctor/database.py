@@ -68,7 +68,7 @@ def fault_of_runs(path: Path, folders: Mapping[Path, str]) -> str:
         reason = one_line(error)
         if any(words in reason for words in NO_DAMAGE):
             raise ValueError(
-                f"{path}: {reason[:250]}; where that does not help, move it away and run `semmae track`"
+                f"{path}: {reason[:120]}; where that does not help, move it away and run `semmae track`"
             ) from None
         return f"MLflow cannot read it: {reason[:120]}"
     differing = []
