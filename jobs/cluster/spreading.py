@@ -142,7 +142,9 @@ def _devices(number: int) -> list[str]:
     import torch
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(place) for place in range(torch.cuda.device_count())]
+    names = (
+        visible.replace(" ", "").split(",") if visible else [str(place) for place in range(torch.cuda.device_count())]
+    )
     if len(names) < number:
         raise ValueError(
             f"runtime.yaml: shard_workers: got {number}, more than one for each of the {len(names)} CUDA devices of this "
