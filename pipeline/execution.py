@@ -133,13 +133,13 @@ class _Child:
 
     def _read(self, cancelled: Event, patience: float, ender: threading.Thread) -> str:
         """Read until the process ends, and start `ender` if there is a reason to end it; returns the status for that reason."""
-        heard, rest, end = time.monotonic(), b"", ""
+        last, rest, end = time.monotonic(), b"", ""
         while True:
             # Before the file is read: the last lines of a process that is over are in it.
             is_over = self.process.poll() is not None
             chunk = self.log.read()
             if chunk:
-                heard = time.monotonic()
+                last = time.monotonic()
                 *whole, rest = (rest + chunk).split(b"\n")
                 for line in whole:
                     self._pass_on(line)
@@ -149,7 +149,7 @@ class _Child:
                 time.sleep(LOOK_SECONDS)
             if not end and cancelled.is_set():
                 end = CANCELLED
-            elif not end and time.monotonic() - heard > patience:
+            elif not end and time.monotonic() - last > patience:
                 end = FAILED
                 self._pass_on(f"no line in {patience:.0f} s: taken to hang and terminated (watchdog_seconds)".encode())
             if end and ender.ident is None:

@@ -1,8 +1,9 @@
 """DVC's graph of stages: what depends on what, what would run, and why."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,7 @@ class Graph:
         except DvcException as error:
             reason = f" ({' '.join(str(error.__cause__).split())})" if error.__cause__ else ""
             raise ValueError(f"DVC: {' '.join(str(error).split())}{reason}") from None
-        self.changes: dict[str, list[Any]] = {
-            name: [change for changes in by_addressing.values() for change in changes]
-            for name, by_addressing in status.items()
-            if by_addressing
-        }
+        self.changes = {name: list(chain(*answer.values())) for name, answer in status.items() if answer}
 
     def affected(self) -> list[str]:
         """The stages that would run or be restored: those with changes and all downstream of them."""
@@ -128,7 +125,7 @@ def explain(
         for place, states in change.items():
             for path, state in states.items():
                 if isinstance(state, dict):
-                    yield from _parameters(name, path, state, entry, root)
+                    yield from (f"{name}: {line}" for line in _parameters(path, state, entry, root))
                     continue
                 old, new = recorded.get(path), (digests or {}).get(path)
                 became = state if new is None else f"modified: {old[:12]} -> {new[:12]}" if old else f"new: {new[:12]}"
@@ -140,14 +137,11 @@ def kind_of(path: str) -> str:
     return CODE if path.endswith(".py") or path.startswith("code/") else INPUT
 
 
-def _parameters(
-    name: str, path: str, changed: Mapping[str, str], entry: Mapping[str, Any], root: Path
-) -> Iterator[str]:
+def _parameters(path: str, keys: Iterable[str], entry: Mapping[str, Any], root: Path) -> Iterator[str]:
     """Lines for changed parameters; DVC names a group, or single values."""
     before, now = entry.get("params", {}).get(path, {}), read_yaml(root / path)
-    for key in changed:
-        for change in changed_leaves(before.get(key), value_of(now, key), key):
-            yield f"{name}: {change}"
+    for key in keys:
+        yield from changed_leaves(before.get(key), value_of(now, key), key)
 
 
 def changed_leaves(before: Any, after: Any, prefix: str) -> Iterator[str]:
@@ -161,11 +155,8 @@ def changed_leaves(before: Any, after: Any, prefix: str) -> Iterator[str]:
 def leaves(tree: Any, prefix: str) -> dict[str, Any]:
     """Dotted key -> value of every leaf; empty for None."""
     if isinstance(tree, Mapping):
-        return {
-            key: value
-            for name, part in tree.items()
-            for key, value in leaves(part, f"{prefix}.{name}" if prefix else name).items()
-        }
+        parts = (leaves(part, f"{prefix}.{name}".lstrip(".")) for name, part in tree.items())
+        return {key: value for part in parts for key, value in part.items()}
     return {} if tree is None else {prefix: tree}
 
 

@@ -26,17 +26,16 @@ from pipeline.worktree import restore
 @contextlib.contextmanager
 def at(root: Path, name: str) -> Iterator[None]:
     """Make the tree at `root` the current folder, and `name` the experiment's name for tracking (empty: none)."""
-    before, variable = os.getcwd(), os.environ.get(EXPERIMENT_VARIABLE)
-    os.chdir(root)
+    before = os.environ.get(EXPERIMENT_VARIABLE)
     if name:
         os.environ[EXPERIMENT_VARIABLE] = name
     try:
-        yield
+        with contextlib.chdir(root):
+            yield
     finally:
-        os.chdir(before)
         os.environ.pop(EXPERIMENT_VARIABLE, None)
-        if variable is not None:
-            os.environ[EXPERIMENT_VARIABLE] = variable
+        if before is not None:
+            os.environ[EXPERIMENT_VARIABLE] = before
 
 
 @contextlib.contextmanager

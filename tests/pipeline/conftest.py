@@ -112,11 +112,7 @@ def marked(mark):
 
 def held_slots():
     """The slots that are held at this moment, as `cpu-0`."""
-    held = []
-    for path in sorted(slots._folder().glob("?pu-*")):
-        file = slots._locked(path)
-        if file is None:
-            held.append(path.name)
-        else:
-            file.close()
-    return held
+    locks = {path.name: slots._locked(path) for path in sorted(slots._folder().glob("?pu-*"))}
+    for lock in filter(None, locks.values()):
+        lock.close()
+    return [name for name, lock in locks.items() if lock is None]
