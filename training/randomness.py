@@ -19,10 +19,11 @@ def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Gene
 
 
 def batch_indices(count: int, batch_size: int, step: int, *key: int | str) -> np.ndarray:
-    """Indices of the images of batch `step`: (batch_size,) int64 in 0..count-1.
+    """Indices of the images of batch `step`: (batch_size,) int64 in 0..count-1, for a task that holds all images.
 
     The epochs' permutations are laid end to end and cut into batches: every batch is full, and every image comes once
-    an epoch. `key` names the stream, for example (seed, "order").
+    an epoch. `key` names the stream, for example (seed, "order"). Sets that are read from files go by
+    `images.stream.ShuffledOrder`, which reads each file once an epoch.
     """
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, places = np.divmod(positions, count)
