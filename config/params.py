@@ -11,31 +11,9 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from config.evaluation_groups import (
-    CompareParams,
-    FinetuneParams,
-    LinearMaeParams,
-    ProbeParams,
-    QualityParams,
-    SegmentParams,
-    TransferParams,
-)
-from config.groups import (
-    ArmsParams,
-    CacheParams,
-    ComputeParams,
-    Count,
-    CreaturesParams,
-    DataParams,
-    ExtractParams,
-    Group,
-    NonNegative,
-    Positive,
-    PretrainParams,
-    RefineParams,
-    Seed,
-    TeacherParams,
-)
+from config import evaluation_groups as evaluation
+from config import groups
+from config.groups import Count, Group, NonNegative, Positive, Seed
 from config.names import shown
 from config.redaction import redacted
 from shards.urls import host_and_port
@@ -46,23 +24,23 @@ Model = TypeVar("Model", bound=BaseModel)
 class Params(Group):
     """The whole of params.yaml."""
 
-    data: DataParams
-    creatures: CreaturesParams
-    teacher: TeacherParams
-    extract: ExtractParams
-    refine: RefineParams
-    cache: CacheParams
-    arms: ArmsParams
+    data: groups.DataParams
+    creatures: groups.CreaturesParams
+    teacher: groups.TeacherParams
+    extract: groups.ExtractParams
+    refine: groups.RefineParams
+    cache: groups.CacheParams
+    arms: groups.ArmsParams
     seeds: list[Seed] = Field(min_length=1)
-    pretrain: PretrainParams
-    probe: ProbeParams
-    finetune: FinetuneParams
-    linear_mae: LinearMaeParams
-    transfer: TransferParams
-    segment: SegmentParams
-    quality: QualityParams
-    compare: CompareParams
-    compute: ComputeParams
+    pretrain: groups.PretrainParams
+    probe: evaluation.ProbeParams
+    finetune: evaluation.FinetuneParams
+    linear_mae: evaluation.LinearMaeParams
+    transfer: evaluation.TransferParams
+    segment: evaluation.SegmentParams
+    quality: evaluation.QualityParams
+    compare: evaluation.CompareParams
+    compute: groups.ComputeParams
 
     @model_validator(mode="after")
     def _check(self) -> "Params":
