@@ -46,7 +46,9 @@ class FinetuneParams(Group):
     @model_validator(mode="after")
     def _check(self) -> "FinetuneParams":
         if self.mixes and self.batch_size % 2:
-            raise ValueError(f"batch_size {self.batch_size} must be even for mixup and cutmix, which mix images in pairs")
+            raise ValueError(
+                f"batch_size {self.batch_size} must be even for mixup and cutmix, which mix images in pairs"
+            )
         return self
 
 

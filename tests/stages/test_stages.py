@@ -159,7 +159,8 @@ def test_probe__predictions_agree_with_the_metrics(world):
 
 def test_occlusion__removes_the_same_patches_for_every_arm(world):
     asked = [
-        read_predictions(world / f"predictions/probe/{arm}-0.parquet").classes["occluded_part_accuracy"] == NO_PREDICTION
+        read_predictions(world / f"predictions/probe/{arm}-0.parquet").classes["occluded_part_accuracy"]
+        == NO_PREDICTION
         for arm in ("semmae", "mae")
     ]
     assert np.array_equal(*asked)
