@@ -1,1 +1,1 @@
-"""Figures, statistics and the comparison report."""
+"""The comparison of arms: its statistics, charts, pictures and page."""

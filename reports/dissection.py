@@ -1,6 +1,6 @@
-"""What the method sees in an image, as arrays: attention heads, part maps, labels, and the image out of its parts.
+"""Attention heads, part maps, part labels, and the image rebuilt from its parts, as arrays.
 
-n images, H heads, K parts, S maps (K, and a background slot where there is one), (gh, gw) patch grid.
+n images, H heads, K parts, S maps (K, and a background slot if there is one), (gh, gw) patch grid.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ from training.teacher import FrozenTeacher
 class Dissection:
     """heads: (n, H, gh, gw) attention of the class token. shares: (n, S, gh, gw) in [0, 1], of 1 at every patch.
 
-    labels: (n, gh, gw) uint8, 0..num_parts-1 parts and num_parts background. rebuilt: (n, h, w, 3) uint8 images out of
-    the maps and the class token, None where no decoder was trained.
+    labels: (n, gh, gw) uint8, 0..num_parts-1 parts and num_parts background. rebuilt: (n, h, w, 3) uint8 images
+    decoded from the maps and the class token, None if no decoder was trained.
     """
 
     heads: np.ndarray
@@ -38,32 +38,32 @@ class Dissection:
 def dissect(
     images: torch.Tensor, teacher: FrozenTeacher, parts: FrozenParts, decoder: PartDecoder | None
 ) -> Dissection:
-    """Run images (n, 3, h, w) in [0, 1], at the teacher's size, through everything that was learned of parts.
+    """Run images (n, 3, h, w) in [0, 1], at the teacher's size, through teacher, part learner and decoder.
 
-    Raises ValueError when the part learner was not made for this teacher.
+    Raises ValueError if the part learner belongs to another teacher.
     """
     if parts.width != teacher.vit.embed_dim:
         raise ValueError(
             f"part learner takes tokens {parts.width} wide, the teacher's are {teacher.vit.embed_dim}; "
             "run `dvc repro refine_parts`"
         )
-    found = extract_all(teacher.vit, teacher.normalise(images), token_layer=parts.token_layer)
-    maps = parts.maps(found)
+    extracted = extract_all(teacher.vit, teacher.normalise(images), token_layer=parts.token_layer)
+    maps = parts.maps(extracted)
     rebuilt = None
     if decoder is not None:
-        pixels = decoder(maps, found.cls_input).clamp(0, 1) * 255
+        pixels = decoder(maps, extracted.cls_input).clamp(0, 1) * 255
         rebuilt = pixels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return Dissection(
-        heads=found.cls_attention.unflatten(2, teacher.grid).cpu().numpy(),
+        heads=extracted.cls_attention.unflatten(2, teacher.grid).cpu().numpy(),
         shares=memberships(maps).unflatten(2, teacher.grid).cpu().numpy(),
-        labels=parts.labels(maps, found).cpu().numpy(),
+        labels=parts.labels(maps, extracted).cpu().numpy(),
         rebuilt=rebuilt,
         num_parts=parts.num_parts,
     )
 
 
 def load_decoder(folder: Path, device: torch.device) -> PartDecoder | None:
-    """The decoder of a part learner folder, in eval mode; None where no loss looked at reconstructions."""
+    """The decoder of a part learner folder, in eval mode; None if no loss used reconstructions."""
     if not (folder / "decoder").is_dir():
         return None
     state, config = load_weights(folder / "decoder")

@@ -1,6 +1,6 @@
 """Charts as PNG bytes, each in a light and a dark version; the same input gives the same bytes.
 
-Charts are drawn a phone's width wide with type to match, and stand side by side where there is room.
+Charts are as wide as a phone, with type to match, and are placed side by side if there is room.
 """
 
 import io
@@ -147,7 +147,7 @@ def curves(history: pd.DataFrame, colours: Mapping[str, str], *, label: str) -> 
 
 
 def losses(history: Sequence[Mapping[str, float]]) -> Chart:
-    """Every part of one training's loss over steps; on a logarithmic axis where they lie orders of magnitude apart.
+    """Every part of one training's loss over steps; on a logarithmic axis if they differ by orders of magnitude.
 
     history: rows of a training loop; its `*_loss` columns are drawn, but for values that are not positive.
     """
@@ -282,7 +282,7 @@ def sheet(
 def named(
     figure: Figure, left: float, up: float, text: str, colour: tuple[int, int, int] | None, side: float = 0.12
 ) -> None:
-    """Text that starts `left` inches from the left edge, centred `up` inches from the lower one; its colour before it."""
+    """Text `left` inches from the left edge, centred `up` inches above the lower one, after a square of its colour."""
     width, height = figure.get_size_inches()
     if colour is not None:
         face = tuple(value / 255 for value in colour)

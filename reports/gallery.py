@@ -37,9 +37,9 @@ def image_strip(samples: Samples, label: str = "image") -> Strip:
 
 
 def part_strips(samples: Samples, maps: Mapping[str, PartMaps]) -> list[Strip]:
-    """The images, each kind of part map over them, and the data's own parts where it has them."""
+    """The images, each kind of part map over them, and the true parts if the data has any."""
     rows = [image_strip(samples)]
-    rows += [painted_strip(samples.tiles, found, name) for name, found in maps.items()]
+    rows += [painted_strip(samples.tiles, labels, name) for name, labels in maps.items()]
     if any(truth is not None for truth in samples.truth):
         tiles = [_truth_tile(tile, truth) for tile, truth in zip(samples.tiles, samples.truth, strict=True)]
         rows.append(Strip("true parts", strip(tiles), "The same images with the data's own part labels in colour"))
@@ -53,23 +53,23 @@ def painted_strip(images: Sequence[np.ndarray], maps: PartMaps, name: str) -> St
 
 
 def rebuilt_strip(rebuilt: Sequence[np.ndarray]) -> Strip:
-    """Images (h, w, 3) uint8 that the decoder made of part maps and class token."""
+    """Images (h, w, 3) uint8 that the decoder rebuilt from part maps and class token."""
     tiles = [enlarge(image, TILE) for image in rebuilt]
     return Strip("rebuilt", strip(tiles), "The same images, rebuilt from their part maps and their class token alone")
 
 
 def head_strips(samples: Samples, heads: np.ndarray) -> list[Strip]:
     """One attention head a row, across the images. heads: (n, H, gh, gw)."""
-    rows = [list(head_tiles(tile, found)) for tile, found in zip(samples.tiles, heads, strict=True)]
+    rows = [list(head_tiles(tile, attention)) for tile, attention in zip(samples.tiles, heads, strict=True)]
     return _transposed(
-        rows, "Attention of {} of the teacher's last block over the same images, bright where it is high"
+        rows, "Attention of {} of the teacher's last block over the same images, bright for high attention"
     )
 
 
 def share_strips(samples: Samples, shares: np.ndarray, num_parts: int) -> list[Strip]:
-    """One part map a row, across the images. shares: (n, S, gh, gw); of many maps those that cover most."""
+    """One part map a row, across the images, of many maps those that cover most. shares: (n, S, gh, gw)."""
     largest = np.sort(np.argsort(-shares.sum(axis=(0, 2, 3)), kind="stable")[:MOST_PARTS])
-    rows = [list(map_tiles(tile, found, num_parts, largest)) for tile, found in zip(samples.tiles, shares, strict=True)]
+    rows = [list(map_tiles(tile, share, num_parts, largest)) for tile, share in zip(samples.tiles, shares, strict=True)]
     return _transposed(rows, "The share of {} in each patch of the same images, in its colour")
 
 
@@ -91,20 +91,20 @@ def _truth_tile(tile: np.ndarray, truth: np.ndarray | None) -> np.ndarray:
 
 
 def single_part_strips(images: Sequence[np.ndarray], maps: PartMaps) -> list[Strip]:
-    """One part a row, across the images: what a part means. Of many parts those that cover most."""
+    """One part a row, across the images. Of many parts those that cover most."""
     largest = np.argsort(-np.bincount(maps.labels.ravel(), minlength=maps.num_parts)[: maps.num_parts], kind="stable")
     return [
         Strip(
             f"part {part}",
             strip([only_part(tile, label, part) for tile, label in zip(images, maps.labels, strict=True)]),
-            f"Where part {part} lies in the same {len(images)} images; the rest is dim",
+            f"Part {part} in the same {len(images)} images; the rest is dim",
         )
         for part in sorted(largest[:MOST_PARTS].tolist())
     ]
 
 
 def mask_strips(samples: Samples, masks: Sequence[np.ndarray], arm: str) -> list[Strip]:
-    """One image a row: as it is, and then under the masks of one moment of training after the other.
+    """One image a row: unmasked, and then under the masks of successive moments of training.
 
     masks: by moment (n, gh, gw) bool, True is hidden.
     """
@@ -134,15 +134,15 @@ def reconstruction_strips(
 
 
 def snapshot_strips(arm: str, snapshots: Mapping[str, torch.Tensor], grid: tuple[int, int]) -> list[Strip]:
-    """One training image a row: as it is, masked, and as the arm rebuilds it at one moment of training after the other.
+    """One training image a row: unmasked, masked, and rebuilt by the arm at successive moments of training.
 
     snapshots: as `training.snapshots.read_snapshots` returns them.
     """
     rows = []
     moments = snapshots["reconstructions"].permute(1, 0, 3, 4, 2).numpy()
-    for image, mask, found in zip(snapshots["images"], snapshots["mask"], moments, strict=True):
+    for image, mask, rebuilt in zip(snapshots["images"], snapshots["mask"], moments, strict=True):
         tile = enlarge(image.permute(1, 2, 0).numpy(), TILE)
         masked = hide(tile, mask.bool().unflatten(0, grid).numpy())
-        tiles = [tile, masked, *(enlarge(picture, TILE) for picture in found)]
-        rows.append(Strip("", strip(tiles), f"{arm}: a training image, masked, and rebuilt at {len(found)} moments"))
+        tiles = [tile, masked, *(enlarge(picture, TILE) for picture in rebuilt)]
+        rows.append(Strip("", strip(tiles), f"{arm}: a training image, masked, and rebuilt at {len(rebuilt)} moments"))
     return rows

@@ -12,7 +12,7 @@ from reports.pictures import BACKGROUND, HEAD, glow, part_colour
 
 
 class MapTile(NamedTuple):
-    """A picture (S, S, 3) uint8, what stands above it, and the colour of what it shows, if it has one."""
+    """The title above a picture, the picture (S, S, 3) uint8, and the colour of what it shows, if it has one."""
 
     title: str
     pixels: np.ndarray

@@ -1,18 +1,22 @@
 """How each arm's masks treat the semantic parts over training, measured on the SAME part labels for every arm.
 
-A mask is a pure function of (arm, seed, progress), so it is drawn again here by the very function that pretraining
-uses. L patches of the student's grid.
+A mask is a pure function of (arm, seed, progress), so the function that pretraining uses draws it again here. L patches
+of the student's grid.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from config.groups import Arm
 from images.augmentation import crop_labels, whole_images
 from parts.masking import hidden_ratio_std
+from reports.gallery import PartMaps, Strip, mask_strips
+from reports.samples import Samples
 from training.masks import ArmMasks
 from training.randomness import generator
 
@@ -60,3 +64,51 @@ def hidden_spread(
 def shown_progress(gamma: float) -> list[float]:
     """The shares of training at which the method's alpha, progress**gamma, is 0, .25, .5, .75 and 1."""
     return [alpha ** (1 / gamma) for alpha in ALPHAS]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of every pretrained arm over training.
+
+    spreads: std over parts of the hidden ratio, a row for each of `POINTS` of training and a column an arm, over `images`
+    training images. strips: arm -> an image a row, under the masks at `moments` of training. heads: arm -> heads of the
+    strips' columns.
+    """
+
+    spreads: pd.DataFrame
+    images: int
+    moments: Sequence[float]
+    heads: Mapping[str, Sequence[str]]
+    strips: Mapping[str, Sequence[Strip]]
+
+
+def masks_over_training(
+    folder: Path,
+    arms: Mapping[str, Arm],
+    ids: np.ndarray,
+    labels: PartMaps,
+    samples: Samples,
+    grid: tuple[int, int],
+    seeds: Sequence[int],
+    *,
+    ratio: float,
+    hint: float,
+) -> Masks:
+    """Masks of the shown images, and statistics over the training images `ids`, whose part labels are `labels`."""
+    moments = shown_progress(next((arm.gamma for arm in arms.values() if arm.mask == "parts"), 1.0))
+    spreads, heads, strips = {}, {}, {}
+    for name, arm in arms.items():
+        counted, shown = (
+            open_masks(folder / name, arm=arm, ids=some, ratio=ratio, hint_share=hint) for some in (ids, samples.ids)
+        )
+        spreads[name] = hidden_spread(counted, labels.labels, num_parts=labels.num_parts, grid=grid, seeds=seeds)
+        drawn = [draw(shown, len(samples.ids), grid=grid, progress=at, seed=seeds[0]) for at in moments]
+        strips[name] = mask_strips(samples, [mask.unflatten(1, grid).numpy() for mask, _ in drawn], name)
+        alphas = [alpha for _, alpha in drawn]
+        heads[name] = ["image", *map(_moment, moments, alphas)]
+    return Masks(pd.DataFrame(spreads, index=POINTS), len(ids), moments, heads, strips)
+
+
+def _moment(progress: float, alpha: float | None) -> str:
+    """Alpha if the arm has a schedule, otherwise the share of training done."""
+    return f"{100 * progress:.0f} %" if alpha is None else f"α {alpha:.2g}"

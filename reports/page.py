@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page, from the templates beside this file: pictures are data URIs, nothing is loaded."""
+"""The report as one self-contained HTML page: pictures are data URIs, and the page loads nothing."""
 
 from base64 import b64encode
 from pathlib import Path
@@ -10,7 +10,8 @@ from markupsafe import Markup
 from evaluation.protocols import HEADLINE, label_of
 from reports.comparison import headline, percent, points, sentences, tone, values_of
 from reports.gallery import SNAPSHOT_HEADS
-from reports.material import PART_MEASURES, Material
+from reports.material import Material
+from reports.part_summary import PART_MEASURES
 from reports.pictures import png
 from reports.results import words
 from reports.statistics import ENOUGH_SEEDS
@@ -61,7 +62,7 @@ def render(material: Material) -> str:
 
 def environment() -> Environment:
     """jinja2 with the project's filters; text is escaped, and a per cent sign stays with its number."""
-    found = Environment(
+    result = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -69,7 +70,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: value.replace(" %", "\u00a0%") if type(value) is str else value,
     )
-    found.filters |= {
+    result.filters |= {
         "count": lambda number: f"{int(number):,}",
         "label": label_of,
         "measure": PART_MEASURES.get,
@@ -80,8 +81,8 @@ def environment() -> Environment:
         "uri": lambda picture: f"data:image/png;base64,{b64encode(picture).decode('ascii')}",
         "words": words,
     }
-    found.globals |= {"interval": _interval, "part_measure": _part_measure, "percent": percent, "tone": tone}
-    return found
+    result.globals |= {"interval": _interval, "part_measure": _part_measure, "percent": percent, "tone": tone}
+    return result
 
 
 def _size(picture: bytes) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-# Okabe and Ito's colours, told apart also by most colour-blind readers, then more of the same lightness.
+# Okabe and Ito's colours, which most colour-blind readers can distinguish, then more of the same lightness.
 PALETTE = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167), (0, 114, 178), (240, 228, 66),
     (148, 103, 189), (140, 86, 75), (127, 199, 127), (188, 189, 34), (23, 190, 207),

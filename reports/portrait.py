@@ -13,10 +13,10 @@ from reports.dissection import Dissection
 from reports.map_tiles import MapTile, colour_of, head_tiles, map_tiles, name_of
 from reports.pictures import enlarge, paint_parts
 
-# Inches. A tile has this area whatever its proportions.
+# Inches. A tile has this area at any proportions.
 TILE, GAP, MARGIN, TITLE, HEADING, LEGEND_ROW, LEGEND_WIDTH = 1.5, 0.08, 0.15, 0.22, 0.3, 0.22, 1.5
 FEWEST_COLUMNS, MOST_COLUMNS, MOST_MAPS = 6, 8, 24
-# A panorama is shown no longer than this: its parts are what matters.
+# Longer panoramas are squeezed: only their parts matter here.
 LEAST_ASPECT, MOST_ASPECT = 0.5, 2.0
 
 
@@ -32,8 +32,8 @@ class Entry(NamedTuple):
 def portrait(image: np.ndarray, seen: Dissection, place: int, *, title: str, aspect: float = 1.0) -> bytes:
     """The picture of image number `place` as PNG.
 
-    image: (S, S, 3) uint8, the whole image. aspect: width / height to show it at. Its pictures keep their order and
-    colours, so that those of two images can be laid side by side.
+    image: (S, S, 3) uint8, the whole image. aspect: width / height to show it at. Order and colours are the same
+    in every picture, so that two can be compared side by side.
     """
     entries = legend(seen.labels[place], seen.num_parts)
     first = [MapTile("image", image), MapTile("parts", paint_parts(image, seen.labels[place], seen.num_parts))]
@@ -143,8 +143,8 @@ class _Page:
     def legend(self, entries: Sequence[Entry], a_row: int, wide: float) -> None:
         for start in range(0, len(entries), a_row):
             for place, entry in enumerate(entries[start : start + a_row]):
-                told = f"{entry.name}  {100 * entry.share:.0f} %"
-                self.named(MARGIN + place * wide, LEGEND_ROW / 2, told, entry.colour)
+                text = f"{entry.name}  {100 * entry.share:.0f} %"
+                self.named(MARGIN + place * wide, LEGEND_ROW / 2, text, entry.colour)
             self.top += LEGEND_ROW
 
 

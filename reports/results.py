@@ -114,8 +114,8 @@ def read_results(
     predictions: dict[Job, dict[str, Predictions]] = {job: {} for job in jobs}
     for source in (source for source in sources if source.has_predictions):
         for (arm, seed), of_job in predictions.items():
-            found = read_predictions(root / "predictions" / source.folder / f"{arm}-{seed}.parquet")
-            of_job |= {f"{source.prefix}{name}": found for name in found.classes}
+            of_source = read_predictions(root / "predictions" / source.folder / f"{arm}-{seed}.parquet")
+            of_job |= {f"{source.prefix}{name}": of_source for name in of_source.classes}
     losses = pd.Series({job: read_json(_file(root / "metrics/pretrain", job)).get("loss") for job in jobs}, dtype=float)
     return Results(
         scores=_in_order(metrics[~is_class], arms),

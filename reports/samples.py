@@ -1,8 +1,9 @@
-"""The images that a report shows: the same ones in every figure."""
+"""The images that a report shows, the same in every figure."""
 
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from images.dataset import decoded_masks
 from images.decoding import decode_square
@@ -31,7 +32,7 @@ class Samples:
 
 
 def choose(shards: ImageShards, count: int) -> Samples:
-    """At most `count` images, one of each class in turn and by ascending id: nobody picked them."""
+    """At most `count` images, one of each class in turn, by ascending id and not by hand."""
     rows = np.array(spread_over_classes(shards.labels, count))
     encoded = [shards.bytes(row) for row in rows]
     return Samples(
@@ -49,8 +50,5 @@ def _truth(shards: ImageShards, row: int) -> np.ndarray | None:
 
 def spread_over_classes(labels: np.ndarray, count: int) -> list[int]:
     """Rows of `labels` (N,): the first of every class, then the second of every class, and so on, `count` at most."""
-    seen: dict[int, int] = {}
-    ranks = np.empty(len(labels), dtype=np.int64)
-    for row, label in enumerate(labels.tolist()):
-        ranks[row] = seen[label] = seen.get(label, -1) + 1
+    ranks = pd.Series(labels).groupby(labels).cumcount()
     return np.lexsort((labels, ranks))[:count].tolist()

@@ -1,4 +1,4 @@
-"""Pictures of the learned parts of any image files: one an image, and a sheet across them."""
+"""Pictures of the learned parts of any image files: one for each image, and a sheet across them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ SHEET = "parts_across_images"
 
 
 class Shown(NamedTuple):
-    """What became of a file: a picture, or the problem with it in one line. The sheet has no source."""
+    """The result for a file: a picture, or its problem in one line. The sheet has no source."""
 
     source: Path | None
     picture: Path | None
@@ -38,7 +38,7 @@ class Shown(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A file that can be decoded, and where its picture goes."""
+    """A file that can be decoded, and the path of its picture."""
 
     source: Path
     encoded: bytes
@@ -50,10 +50,10 @@ class Read(NamedTuple):
 def show(
     paths: Sequence[Path], folder: Path, *, max_pixels: int, device: torch.device, root: Path = Path()
 ) -> Iterator[Shown]:
-    """Draw every file that can be read, and tell of every one that cannot; of two or more also a sheet.
+    """Draw every readable file, and yield the problem of every other; two or more drawn files also get a sheet.
 
-    Uses the teacher and the part learner below `root`. No given file is ever overwritten. Raises ValueError when
-    nothing has been learned yet.
+    Uses the teacher and the part learner below `root`. Never overwrites a given file. Raises ValueError if nothing has
+    been learned yet.
     """
     for name in NEEDED:
         if not (root / name / "config.json").is_file():
@@ -86,7 +86,7 @@ def show(
 
 
 def read(path: Path, target: Path, *, max_pixels: int) -> Read:
-    """The file, decoded once to see that it can be. Raises ValueError or OSError, which say what is wrong."""
+    """Read a file and decode it once as a check. Raises ValueError or OSError with the reason."""
     try:
         encoded = path.read_bytes()
     except OSError as error:
@@ -98,7 +98,7 @@ def read(path: Path, target: Path, *, max_pixels: int) -> Read:
 def choose_targets(
     paths: Sequence[Path], folder: Path, *, taken: Sequence[Path] = (), suffix: str = "-parts"
 ) -> list[Path]:
-    """A PNG file in `folder` for every path: no two alike, and none that is itself among the paths or `taken`."""
+    """A PNG file in `folder` for every path, all different, and none among the paths or `taken`."""
     used = {path.resolve() for path in (*paths, *taken)}
     targets = []
     for path in paths:
@@ -120,7 +120,7 @@ def write(path: Path, picture: bytes) -> Path:
 
 
 def draw_sheet(sheet: Sequence[tuple[Read, Dissection, int]]) -> bytes:
-    """The images side by side, their parts, what the decoder makes of them, and one part a row."""
+    """The images side by side, their parts, the decoder's images, and one part a row."""
     tiles = [decode_square(file.encoded, TILE) for file, _, _ in sheet]
     maps = PartMaps(np.stack([seen.labels[place] for _, seen, place in sheet]), sheet[0][1].num_parts)
     rows = [Strip("image", strip(tiles), ""), painted_strip(tiles, maps, "parts")]

@@ -10,8 +10,8 @@ from rich.console import Console
 from config.presets import compose, write_params
 from reports import figures
 from reports.mask_statistics import open_masks
-from reports.material import part_measures, part_usage
 from reports.page import render
+from reports.part_summary import part_measures, part_usage
 from reports.table import print_summary
 from shards.files import read_json
 from shards.seals import MANIFEST, read_sealed, write_sealed
