@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ def image_folder(folder: Path, workers: int, count: int) -> Callable[[], None]:
         ]
     )
     chosen = torch.utils.data.Subset(ImageFolder(folder, view), range(count))
-    options = {"persistent_workers": True, "prefetch_factor": PREFETCH} if workers else {}
+    options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": PREFETCH} if workers else {}
     loader = DataLoader(chosen, BATCH, shuffle=True, num_workers=workers, drop_last=True, **options)
 
     def epoch() -> None:

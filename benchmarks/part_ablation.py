@@ -100,7 +100,7 @@ class World:
 
     def pixels(self, size: int) -> torch.Tensor:
         """Training images (N, 3, size, size) uint8."""
-        images = np.stack([decode_square(self.train.bytes(row), size) for row in self.train_rows])
+        images = np.stack([decode_square(self.train.bytes(int(row)), size) for row in self.train_rows])
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
     def learned(self, layer: int | None, change: Change, seed: int) -> dict[str, float]:
@@ -169,7 +169,8 @@ def main() -> None:
     os.chdir(chosen.folder)
     world = World()
     console = Console(width=140)
-    heads, width = world.teacher.vit.blocks[-1].attn.num_heads, world.teacher.vit.embed_dim
+    attention: Any = world.teacher.vit.blocks[-1].attn
+    heads, width = attention.num_heads, world.teacher.vit.embed_dim
     table = Table(box=box.MARKDOWN)
     for name in ("parts from", *MEASURES, "worst nmi_foreground"):
         table.add_column(name)

@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,10 +27,11 @@ from parts.masking import random_mask, semantic_mask
 from training.loop import update
 from training.optimiser import AdamW, decay_groups
 
-SHAPE = {"image_size": 224, "patch_size": 16, "width": 384, "depth": 12, "num_heads": 6}
-DECODER = {"decoder_width": 512, "decoder_depth": 8, "decoder_num_heads": 16}
+SHAPE: dict[str, Any] = {"image_size": 224, "patch_size": 16, "width": 384, "depth": 12, "num_heads": 6}
+DECODER: dict[str, Any] = {"decoder_width": 512, "decoder_depth": 8, "decoder_num_heads": 16}
 LENGTH, RATIO, PARTS = 196, 0.75, 6
-DECAY, RATES, CLIP = 0.05, {"lr": 1e-4, "betas": (0.9, 0.95)}, 1.0
+DECAY, CLIP = 0.05, 1.0
+RATES: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.95)}
 OURS = "this project"
 
 
@@ -39,6 +41,7 @@ class Contender:
     def __init__(self, name: str, images: torch.Tensor) -> None:
         self.images, self.draw = images, torch.Generator().manual_seed(0)
         self.model: nn.Module
+        self.optimizer: AdamW | torch.optim.Optimizer
         if name == OURS:
             self.model = MaskedAutoencoder(**SHAPE, **DECODER)
             initialise(self.model, self.draw)

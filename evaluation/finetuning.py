@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,9 @@ class Finetuning:
         self.model.start_from(load_encoder(folder))
         self.model.to(compute.device)
         self.model.take_share(self.rows.to(compute.device), batch=group.batch_size)
-        self.forward = torch.compile(self.model) if compute.compile else self.model
+        self.forward: Callable[[torch.Tensor], torch.Tensor] = (
+            torch.compile(self.model) if compute.compile else self.model
+        )
         self.steps = steps_of(group.epochs, len(images), group.batch_size)
         self.warmup = round(self.steps * group.warmup_epochs / group.epochs)
         self.peak = group.base_lr * group.batch_size / 256
@@ -120,14 +123,16 @@ class Finetuning:
 
     @property
     def state(self) -> dict[str, Stateful]:
-        """All that a checkpoint holds."""
+        """What a checkpoint holds."""
         parts: dict[str, Stateful] = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
         return parts if self.average is None else {**parts, "average": self.average}
 
     @property
     def tested(self) -> Classifier:
         """The classifier that is tested and saved: the average of the weights if there is one."""
-        return self.model if self.average is None else self.average.module
+        tested = self.model if self.average is None else self.average.module
+        assert isinstance(tested, Classifier)
+        return tested
 
     @torch.no_grad()
     def predict(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -176,7 +181,7 @@ def _random_erasing(probability: float) -> Callable:
     return RandomErasing(probability, mode="pixel", device="cpu")
 
 
-def _mixup(group: FinetuneParams, classes: int) -> object:
+def _mixup(group: FinetuneParams, classes: int) -> Callable[..., Any]:
     from timm.data import Mixup
 
     return Mixup(

@@ -14,7 +14,7 @@ from images.decoding import IGNORED_LABEL
 from images.stream import TrainingImages
 from models.classifier import layer_decay_groups
 from models.segmenter import Segmenter, resized_positions
-from models.vit import VisionTransformer, initialise
+from models.vit import Block, VisionTransformer, initialise
 from shards.image_shards import ImageShards
 from training.compute import Compute
 from training.loop import Stateful, update
@@ -125,12 +125,14 @@ def segmentation_metrics(confusion: np.ndarray) -> dict[str, float]:
 
 def encoder_at(encoder: VisionTransformer, image_size: int) -> VisionTransformer:
     """The same encoder for another input size, its positions interpolated."""
+    first = encoder.blocks[0]
+    assert isinstance(first, Block)
     other = VisionTransformer(
         image_size=image_size,
         patch_size=encoder.patch_size,
         width=encoder.width,
         depth=len(encoder.blocks),
-        num_heads=encoder.blocks[0].attn.num_heads,
+        num_heads=first.attn.num_heads,
     )
     state = encoder.state_dict()
     state["pos_embed"] = resized_positions(state["pos_embed"], encoder.grid, other.grid)

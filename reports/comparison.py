@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -78,7 +79,7 @@ def _over_images(
 
 def flat_metrics(rows: pd.DataFrame) -> dict[str, float]:
     """`<arm>/<protocol>/<number>` of every number that a row has, for `dvc metrics diff`."""
-    numbers = rows.set_index(["arm", "protocol"])[NUMBERS].stack().dropna()
+    numbers: Any = rows.set_index(["arm", "protocol"])[NUMBERS].stack().dropna()
     return {"/".join(key): float(value) for key, value in numbers.items()}
 
 
@@ -135,8 +136,9 @@ WORDS = {
 def _result(rows: pd.DataFrame) -> str:
     parts = []
     for word, group in rows.groupby("verdict", sort=False):
-        protocols = [f"{label_of(row.protocol)} ({points(row.difference)})" for row in group.itertuples()]
-        parts.append(f"{WORDS.get(word, word)} in {_listed(protocols)}")
+        differences = zip(group["protocol"], group["difference"], strict=True)
+        protocols = [f"{label_of(protocol)} ({points(difference)})" for protocol, difference in differences]
+        parts.append(f"{WORDS.get(str(word), word)} in {_listed(protocols)}")
     first = rows.iloc[0]
     return f"{first['arm']} against {first['baseline']}: {'; '.join(parts)}, in percentage points of accuracy."
 

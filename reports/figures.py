@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,7 +50,7 @@ def chart(draw: Callable[[Axes, Mapping[str, str]], None], *, height: float = HE
 
 
 def _render(draw: Callable[[Axes, Mapping[str, str]], None], ink: Mapping[str, str], height: float) -> bytes:
-    style = {
+    style: dict[Any, Any] = {
         "font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
         "axes.edgecolor": ink["line"], "axes.labelcolor": ink["soft"], "xtick.color": ink["soft"],
         "ytick.color": ink["soft"], "text.color": ink["ink"], "axes.facecolor": ink["paper"],
@@ -83,6 +84,7 @@ def accuracies(rows: pd.DataFrame, colours: Mapping[str, str]) -> Chart:
     values = 100 * values_of(rows)
 
     def draw(axes: Axes, ink: Mapping[str, str]) -> None:
+        row: Any
         for row, height in zip(rows.itertuples(), _heights(rows), strict=True):
             seeds, colour = values.loc[row.Index], colours[row.arm]
             axes.scatter(seeds, [height] * len(seeds), s=13, color=colour, alpha=0.45, linewidths=0)
@@ -106,6 +108,7 @@ def differences(rows: pd.DataFrame, colours: Mapping[str, str]) -> Chart:
 
     def draw(axes: Axes, ink: Mapping[str, str]) -> None:
         axes.axvline(0, color=ink["soft"], lw=1.1)
+        row: Any
         for row, height, value, error in zip(rows.itertuples(), _heights(rows), each, errors, strict=True):
             colour = colours[row.arm]
             if pd.notna(row.difference_low):
@@ -137,7 +140,7 @@ def curves(history: pd.DataFrame, colours: Mapping[str, str], *, label: str) -> 
                 axes.plot(lines[seed].dropna(), color=colours[arm], lw=0.7, alpha=0.35)
             axes.plot(lines.dropna().mean(axis=1), color=colours[arm], lw=1.8)
         # The first steps would flatten all that follows.
-        axes.set_ylim(top=1.02 * history["loss"].quantile(0.98))
+        axes.set_ylim(top=1.02 * float(history["loss"].quantile(0.98)))
         axes.grid(axis="y")
         axes.set_xlabel("step")
         axes.set_ylabel(label)
@@ -178,12 +181,12 @@ def spreads(by_arm: pd.DataFrame, colours: Mapping[str, str]) -> Chart:
 
     def draw(axes: Axes, ink: Mapping[str, str]) -> None:
         for arm, values in by_arm.items():
-            axes.plot(100 * values.index, values, "o-", color=colours[arm], lw=1.8, ms=3.5)
-        axes.set_ylim(0, max(0.4, 1.1 * by_arm.max(axis=None)))
+            axes.plot(100 * values.index, values, "o-", color=colours[str(arm)], lw=1.8, ms=3.5)
+        axes.set_ylim(0, max(0.4, 1.1 * float(by_arm.to_numpy().max())))
         axes.grid(axis="y")
         axes.set_xlabel("share of training done, %")
         axes.set_ylabel("std of the hidden ratio over parts")
-        _legend(axes, list(by_arm), colours)
+        _legend(axes, [str(arm) for arm in by_arm], colours)
 
     return chart(draw)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -122,7 +122,7 @@ def read_results(
         class_iou=metrics[is_class].join(of_class),
         pretraining=_read_histories(root / "history/pretrain", jobs),
         finetuning=_read_histories(root / "history/finetune", jobs),
-        final_losses=losses.groupby(level=0, sort=False).mean().dropna().to_dict(),
+        final_losses={str(arm): loss for arm, loss in losses.groupby(level=0, sort=False).mean().dropna().items()},
         predictions=predictions,
         md5s=pd.DataFrame(
             {
@@ -148,7 +148,7 @@ def _read_metrics(root: Path, source: Source, jobs: Sequence[Job]) -> pd.DataFra
     """Rows (arm, seed, data_set, protocol, value, test_images) of one source, whose jobs all have the same metrics."""
     folder = root / "metrics" / source.folder
     table = pd.DataFrame({job: read_json(_file(folder, job)) for job in jobs}).T.rename_axis(["arm", "seed"])
-    is_missing = table.isna().stack()
+    is_missing: Any = table.isna().stack()
     for *job, name in is_missing.index[is_missing]:
         raise ValueError(f"{_file(folder, job)}: {name} is missing and other jobs have it; run `dvc repro` again")
     metrics = table.drop(columns=FACTS, errors="ignore").add_prefix(source.prefix)
@@ -174,7 +174,7 @@ def _in_order(scores: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
     names.sort(key=lambda name: (HEADLINE.index(name) if name in HEADLINE else len(HEADLINE), name))
     order = {"arm": list(arms), "protocol": names}
     return scores.sort_values(
-        ["arm", "protocol"], key=lambda column: column.map(order[column.name].index), ignore_index=True
+        ["arm", "protocol"], key=lambda column: column.map(order[str(column.name)].index), ignore_index=True
     )
 
 

@@ -33,7 +33,7 @@ def comparison_table(rows: pd.DataFrame) -> Table:
     for name in leading["protocol"].unique():
         table.add_column(label_of(name), justify="right", no_wrap=True)
     for arm, of_arm in leading.groupby("arm", sort=False):
-        table.add_row(arm, *map(_cell, of_arm.itertuples()))
+        table.add_row(str(arm), *map(_cell, of_arm.itertuples()))
     return table
 
 

@@ -24,7 +24,8 @@ def main() -> None:
     name, arm, seed = arguments("SET", "ARM", "SEED")
     job = f"{arm}-{seed}"
     compute = set_up(**params.compute.model_dump())
-    metrics, history = {"test_images": len(ImageShards(f"prepared/segment/{name}/shards", "test"))}, []
+    metrics: dict[str, float] = {"test_images": len(ImageShards(f"prepared/segment/{name}/shards", "test"))}
+    history = []
     for head in params.segment.heads:
         measures, rows = segment(name, job, head, params=params, runtime=runtime, compute=compute, seed=seed)
         metrics |= {f"{head}_{measure}": value for measure, value in measures.items()}

@@ -1,5 +1,7 @@
 """Training of the iBOT teacher: model, optimiser and step."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -36,7 +38,7 @@ class Distillation:
     def __init__(self, images: TrainingImages, group: TeacherParams, *, compute: Compute) -> None:
         self.images, self.group, self.compute = images, group, compute
         self.seed, self.batch_size = group.seed, group.batch_size
-        self.architecture = {
+        self.architecture: dict[str, Any] = {
             "img_size": group.image_size,
             "patch_size": group.patch_size,
             "embed_dim": group.width,
@@ -48,6 +50,7 @@ class Distillation:
         vit = build(self.architecture)
         initialise(vit, weights)
         side = group.image_size // group.patch_size
+        assert vit.pos_embed is not None
         vit.pos_embed.data.copy_(sincos_positions((side, side), group.width))
         self.model = SelfDistillation(
             vit, head_width=group.head_width, bottleneck=BOTTLENECK, prototypes=group.prototypes, generator=weights

@@ -30,7 +30,9 @@ class Extractor:
     def __init__(self, teacher: str | Path, device: torch.device, *, token_layer: int, store: str = "") -> None:
         self.teacher, self.token_layer, self.store = FrozenTeacher(teacher, device), token_layer, store
         vit, grid = self.teacher.vit, self.teacher.grid
-        heads, width, length = vit.blocks[-1].attn.num_heads, vit.embed_dim, grid[0] * grid[1]
+        # timm types a block as any module.
+        attention: Any = vit.blocks[-1].attn
+        heads, width, length = attention.num_heads, vit.embed_dim, grid[0] * grid[1]
         shared = self.teacher.header()
         self.header: dict[str, Any] = shared | {"num_heads": heads, "width": width, "token_layer": token_layer}
         self.labels: dict[str, Any] = shared | {

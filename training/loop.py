@@ -116,7 +116,7 @@ def train(task: Task, *, scratch: Scratch, runtime: Runtime) -> list[dict[str, f
 
 def update(
     losses: Iterable[torch.Tensor],
-    optimizer: AdamW,
+    optimizer: AdamW | torch.optim.Optimizer,
     *,
     clip: float,
     scaler: torch.amp.GradScaler,
@@ -140,7 +140,7 @@ def update(
     # Loss and norm are those of the whole batch, so that all processes take the same decision.
     if torch.isfinite(total):
         processes.sum_gradients(weights)
-        scaler.unscale_(optimizer)
+        scaler.unscale_(optimizer)  # type: ignore[arg-type]  # It reads only `param_groups`.
         norm = torch.nn.utils.clip_grad_norm_(weights, clip)
         if torch.isfinite(norm):
             optimizer.step()

@@ -101,7 +101,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
 
-def set_lr(optimizer: AdamW, lr: float) -> None:
+def set_lr(optimizer: AdamW | torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of all groups; a group's `lr_scale` multiplies it."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)

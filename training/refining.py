@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,7 +127,7 @@ class Refining:
         self.data, self.group, self.features, self.compute = data, group, features, compute
         self.seed, self.batch_size = group.seed, group.batch_size
         width = data.tokens.shape[2]
-        self.config = {
+        self.config: dict[str, Any] = {
             "grid": list(data.grid),
             "width": width,
             "num_parts": group.parts,
@@ -138,7 +139,7 @@ class Refining:
             "background": group.background == "slot",
         }
         self.learner = PartLearner(**self.config)
-        self.decoder_config = {
+        self.decoder_config: dict[str, Any] = {
             "num_maps": self.learner.num_maps,
             "style_width": width,
             "grid": list(data.grid),
@@ -256,13 +257,13 @@ class Refining:
         assert self.features is not None
         draw, batch = generator(self.group.seed, "equivariance", number), len(pixels)
         boxes = random_crops(batch, scale=VIEW_SCALE, ratio=VIEW_RATIO, aspect=torch.ones(batch), generator=draw)
-        size = tuple(pixels.shape[2:])
+        size = (pixels.shape[2], pixels.shape[3])
         boxes, flips = snapped(boxes, torch.tensor([size])), random_flips(batch, draw)
         views = crop_images(list(pixels.permute(0, 2, 3, 1).numpy()), boxes, flips, size)
         with torch.no_grad():
             view = self.features(views.to(maps.device))
         return equivariance_loss(
-            memberships(self.learner(*view)), memberships(crop_maps(maps, boxes, flips, maps.shape[2:]))
+            memberships(self.learner(*view)), memberships(crop_maps(maps, boxes, flips, (maps.shape[2], maps.shape[3])))
         )
 
     @property

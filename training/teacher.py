@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 
 from images.decoding import decode_square
 from images.stream import map_ahead
@@ -75,7 +76,7 @@ class FrozenTeacher:
 
 
 def write_teacher(
-    folder: Path, vit: torch.nn.Module, architecture: dict, *, source: str, mean: tuple, std: tuple
+    folder: Path, vit: VisionTransformer, architecture: dict, *, source: str, mean: tuple, std: tuple
 ) -> None:
     """Write weights, config.json and manifest: what `models.teachers.load_teacher` reads."""
     with whole_folder(folder) as target:

@@ -122,6 +122,7 @@ class FolderSource:
             refusals = list(takewhile(bool, (self._refusal(item.path) for item in items)))
             if len(refusals) == len(items):
                 for item, refusal in zip(items, refusals, strict=True):
+                    assert refusal is not None
                     self._reject(item.path, item.split, name, *refusal)
                 continue
             for item in items:

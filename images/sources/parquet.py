@@ -162,8 +162,8 @@ class ParquetSource:
 
     def _paths(self, listed: list["_Listed"]) -> Iterator[bytes]:
         """Path of every row, in order."""
-        own = [path for shard in listed for path in shard.paths]
-        if None not in own and len(set(own)) == len(own):
+        own = [path for shard in listed for path in shard.paths if path is not None]
+        if len(set(own)) == sum(len(shard.paths) for shard in listed):
             return iter(own)
         return (
             name + b"/%08d" % row for name, shard in zip(self._shards, listed, strict=True) for row in range(shard.rows)
@@ -190,6 +190,7 @@ class _ShardReader:
         self._rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, largest)))
         sizes = [group.num_rows for group in groups]
         self._starts = list(itertools.accumulate(sizes, initial=0))
+        self._batch: pa.RecordBatch
         self._seek(0)
 
     def row(self, row: int) -> dict[str, Any]:

@@ -67,7 +67,8 @@ class Outcome:
 
     def metrics(self) -> dict[str, float]:
         """Counts in all, by split and by reason."""
-        by_split, reasons = Counter(), Counter(row.reason for row in self.rejected)
+        by_split: Counter[str] = Counter()
+        reasons = Counter(row.reason for row in self.rejected)
         for (split, _), count in self.kept.items():
             by_split[split] += count
         in_train = {name for split, name in self.kept if split == "train"}

@@ -47,14 +47,14 @@ def walk(root: str | bytes | Path) -> Iterator[Entry]:
     A link to a folder that contains the link is a loop and is not entered. Names are bytes, so none is unreadable.
     """
     base = os.fsencode(root)
-    waiting = [(b"", (_identity(os.stat(base)),))]
+    waiting: list[tuple[bytes, tuple[tuple[int, int], ...]]] = [(b"", (_identity(os.stat(base)),))]
     while waiting:
         folder, above = waiting.pop()
         try:
             with os.scandir(os.path.join(base, folder)) as entries:
                 names = sorted((entry.name for entry in entries), reverse=True)
         except OSError as error:
-            yield Entry(folder, 0, "0", "unreadable folder", error.strerror)
+            yield Entry(folder, 0, "0", "unreadable folder", str(error.strerror))
             continue
         if not names:
             yield Entry(folder, 0, "0", "empty folder", "holds no file")
@@ -93,11 +93,11 @@ def _broken(base: bytes, path: bytes, error: OSError) -> Entry:
     try:
         status = os.lstat(os.path.join(base, path))
     except OSError:
-        return Entry(path, 0, "0", "unreadable", error.strerror)
+        return Entry(path, 0, "0", "unreadable", str(error.strerror))
     if error.errno == errno.ELOOP:
-        return Entry(path, 0, str(status.st_mtime_ns), "link loop", error.strerror)
+        return Entry(path, 0, str(status.st_mtime_ns), "link loop", str(error.strerror))
     is_dangling = stat.S_ISLNK(status.st_mode) and error.errno in (errno.ENOENT, errno.ENOTDIR)
-    return Entry(path, 0, str(status.st_mtime_ns), "broken link" if is_dangling else "unreadable", error.strerror)
+    return Entry(path, 0, str(status.st_mtime_ns), "broken link" if is_dangling else "unreadable", str(error.strerror))
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

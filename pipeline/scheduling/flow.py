@@ -78,8 +78,11 @@ class Experiment(BaseModel):
         pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,60})?$",
         description="name of the DVC experiment: letters, digits, `_`, `.`, `-`; empty: chosen for you if one is needed",
     )
-    preset: Preset = Field(AS_HERE, description="parameters to start from; your images stay")
-    arms: list[Arm] = Field([], description="arms to compare, of those that params.yaml defines; empty: as the preset")
+    # mypy cannot know these two types: their values are read at import.
+    preset: Preset = Field(AS_HERE, description="parameters to start from; your images stay")  # type: ignore[valid-type]
+    arms: list[Arm] = Field(  # type: ignore[valid-type]
+        [], description="arms to compare, of those that params.yaml defines; empty: as the preset"
+    )
     seeds: list[Seed] = Field(
         [], description="each arm runs once for each seed, 0 or more; a verdict needs at least five"
     )
@@ -236,9 +239,9 @@ class _Bar:
     def _set(self, percent: float) -> None:
         self.updated = time.monotonic()
         if self.artifact is None:
-            self.artifact = create_progress_artifact(
-                percent, key=f"progress-{_key(self.stage)}", description=self.stage
-            )
+            # Outside of async code Prefect returns the id itself.
+            created: Any = create_progress_artifact(percent, key=f"progress-{_key(self.stage)}", description=self.stage)
+            self.artifact = created
         else:
             update_progress_artifact(self.artifact, percent)
 

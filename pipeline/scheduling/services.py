@@ -162,7 +162,7 @@ def deploy() -> None:
 
     with get_client(sync_client=True) as prefect, contextlib.suppress(ObjectAlreadyExists):
         prefect.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-    source = flow.from_source(source=str(main_worktree()), entrypoint="pipeline/scheduling/flow.py:semmae")
+    source: Any = flow.from_source(source=str(main_worktree()), entrypoint="pipeline/scheduling/flow.py:semmae")
     with contextlib.redirect_stdout(io.StringIO()):
         source.deploy(
             DEPLOYMENT,

@@ -12,7 +12,8 @@ from jobs.kept_shards import KeptShards
 from shards import parquet_files
 from shards.arrays import ArrayShards, ArrayShardWriter
 from shards.folders import join_shards
-from shards.image_shards import SPLITS, ImageShards, list_shards, read_shard
+from shards.image_shards import ImageShards, list_shards, read_shard
+from shards.row_index import SPLITS
 from tests.shards.test_image_shards import COUNTS, write
 
 SAME = ("rows", "bytes", "sha256", "footer")

@@ -16,8 +16,9 @@ import training.part_labels
 from models.part_learner import PartLearner
 from parts.attention import extract_all
 from shards.files import read_json, write_text
-from shards.image_shards import SPLITS, ImageShards
+from shards.image_shards import ImageShards
 from shards.mask_cache import MaskCache
+from shards.row_index import SPLITS
 from tests.conftest import ROOT, run_stage
 from tests.stages.streaming import (
     LEARNER,

@@ -13,8 +13,9 @@ from PIL import Image
 import training.extraction
 from parts.attention import extract_all
 from shards.arrays import ArrayShards
-from shards.image_shards import SPLITS, ImageShards, list_shards
+from shards.image_shards import ImageShards, list_shards
 from shards.mask_cache import MaskCache
+from shards.row_index import SPLITS
 from tests.conftest import run_stage
 from tests.stages.streaming import (
     SPLIT_IMAGES,

@@ -14,7 +14,8 @@ from config.presets import compose, write_params
 from images.decoding import decode_square
 from images.sources.items import id_of
 from shards.files import read_json
-from shards.image_shards import SPLITS, ImageShards
+from shards.image_shards import ImageShards
+from shards.row_index import SPLITS
 from tests.conftest import ROOT, run_stage
 
 

@@ -11,7 +11,8 @@ from config.params import load_params
 from config.presets import read_document, write_params
 from jobs.fingerprint import digest_of
 from shards.files import read_json
-from shards.image_shards import SPLITS, ImageShards
+from shards.image_shards import ImageShards
+from shards.row_index import SPLITS
 from tests.conftest import ROOT, expand, run_stage
 
 
