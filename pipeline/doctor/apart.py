@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
+from config.redaction import one_line
 from pipeline.tracking.client import be_quiet
 
 R = TypeVar("R")
 
 
 def apart(function: Callable[..., R], *arguments: object) -> R:
-    """What `function` of a module returns or raises, in a new process with this folder and this environment."""
+    """What `function` of a module returns, in a new process with this folder and environment; its errors are a ValueError."""
     be_quiet()
     # Forks of a process that has imported MLflow, which takes seconds, and has opened no database.
     context = multiprocessing.get_context("forkserver")
@@ -24,4 +25,7 @@ def apart(function: Callable[..., R], *arguments: object) -> R:
 def _run(environment: Mapping[str, str], function: Callable[..., R], arguments: tuple[object, ...]) -> R:
     os.environ.clear()
     os.environ.update(environment)
-    return function(*arguments)
+    try:
+        return function(*arguments)
+    except Exception as error:  # not every one of MLflow's can be sent to another process
+        raise ValueError(one_line(error) or type(error).__name__) from None
