@@ -187,7 +187,8 @@ def main() -> None:
     for name, found in rows.items():
         over = estimate(pd.DataFrame(found)[list(MEASURES)].T, confidence=0.95)
         cells = [
-            f"{row.mean:.2f}" if pd.isna(row.se) else f"{row.mean:.2f} ± {row.se:.2f}" for row in over.itertuples()
+            f"{mean:.2f}" if np.isnan(se) else f"{mean:.2f} ± {se:.2f}"
+            for mean, se in over[["mean", "se"]].to_numpy(float)
         ]
         table.add_row(name, *cells, f"{min(quality['nmi_foreground'] for quality in found):.2f}")
     console.print(f"{len(world.test_rows)} test images, {chosen.seeds} seeds")

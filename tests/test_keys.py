@@ -71,6 +71,7 @@ reports/map_tiles.py: compare
 reports/mask_statistics.py: compare
 reports/material.py: compare
 reports/page.py: compare
+reports/part_summary.py: compare
 reports/pictures.py: compare
 reports/portrait.py: compare
 reports/reconstructions.py: compare
