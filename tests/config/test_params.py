@@ -30,7 +30,10 @@ def load_changed(tmp_path, changes):
         ({"seeds": [0, 0]}, "holds a value twice"),
         ({"arms.names": ["mae", "nonesuch"]}, "arm nonesuch is not defined"),
         ({"arms.mae.parts": "learned"}, "arms.mae: mask random with parts learned"),
-        ({"arms.mae.mask": "blocks"}, "arms.mae.mask: got 'blocks'; expected one of random, block, parts, attmask_high"),
+        (
+            {"arms.mae.mask": "blocks"},
+            "arms.mae.mask: got 'blocks'; expected one of random, block, parts, attmask_high",
+        ),
         ({"refine.perceptual": "vgg16"}, "refine.perceptual: got 'vgg16'; Input should be 'none' or 'teacher'"),
         ({"compare.baseline": "block"}, "compare.baseline block is not one of arms.names"),
         ({"pretrain.image_size": 64}, "image_size 64 must be divisible by patch_size 5"),
