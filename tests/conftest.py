@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -52,8 +51,6 @@ def pytest_configure(config):
     # A shell's background job ignores SIGINT, and so would every child that a test interrupts.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Walks of one test worker do not wait for the cores of another.
-    os.environ.setdefault("SEMMAE_SLOTS", tempfile.mkdtemp(prefix="semmae-slots-"))
 
 
 def pytest_collection_modifyitems(items):
