@@ -91,6 +91,11 @@ def original(tmp_path_factory):
 @pytest.fixture
 def tree(original, tmp_path, monkeypatch):
     """A copy of it, in which we are."""
+    return enter(original, tmp_path, monkeypatch)
+
+
+def enter(original, tmp_path, monkeypatch):
+    """Go into a copy of a repository, without the addresses of servers."""
     folder = shutil.copytree(original, tmp_path / "tree", symlinks=True)
     monkeypatch.chdir(folder)
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", SUPERVISOR, EXPERIMENT_VARIABLE):

@@ -4,15 +4,18 @@ import sqlite3
 
 import pytest
 
+from jobs.notes import read_note
 from jobs.supervision import identity
 from pipeline.doctor import database as doctor_database
 from pipeline.doctor.apart import apart
 from pipeline.doctor.checks import examine
+from pipeline.doctor.trees import trees
 from pipeline.tracking.client import EXPERIMENT, client, database
 from pipeline.tracking.replay import replay
 from pipeline.tracking.tags import WRITER_TAG
 from tests.pipeline.doctor.conftest import (
     REPLAY,
+    enter,
     mend,
     statuses,
     write_record,
@@ -47,23 +50,43 @@ def change(words, *values):
 WHOLE = [("make@big", "FINISHED"), ("pipeline", "FINISHED")]
 
 
+@pytest.fixture(scope="module")
+def replayed(original, tmp_path_factory):
+    """The repository with its runs in a tracking database."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = enter(original, tmp_path_factory.mktemp("replayed"), patch)
+        assert apart(replay).pipeline
+        return folder
+
+
+@pytest.fixture
+def tracked(replayed, tmp_path, monkeypatch):
+    """A copy of it, in which we are."""
+    return enter(replayed, tmp_path, monkeypatch)
+
+
+def last_pipeline():
+    """The run of the pipeline in the note of the last replay."""
+    return read_note(".semmae/replayed.json")["written"]["pipeline"]
+
+
 @pytest.mark.parametrize(("words", "finding"), {
     "UPDATE tags SET value = 'maks' WHERE key = 'stage'": "runs that differ from dvc.lock and its outs: make@big, pipeline",
     "UPDATE tags SET value = CAST(x'6dff' AS TEXT) WHERE key = 'stage'": "MLflow cannot read it: ",
     "ALTER TABLE latest_metrics RENAME COLUMN value TO vamue": "MLflow cannot read it: ",
 }.items(), ids=["a value", "no text", "a column"])  # fmt: skip
-def test_tracking_database__that_is_damaged_is_moved_aside_and_replayed(tree, capfd, words, finding):
-    written = apart(replay)
+def test_tracking_database__that_is_damaged_is_moved_aside_and_replayed(tracked, capfd, words, finding):
+    written = last_pipeline()
     change(words)
-    (line,) = mend([f"damaged ({finding}"])
-    (aside,) = (tree / ".semmae").glob("mlflow.db.*")
-    assert f"moved to {aside}, replayed; runs of other states" in line
-    assert statuses() == WHOLE and apart(replay).pipeline not in ("", written.pipeline)
+    assert doctor_database.fault_of_runs(database(), trees()).startswith(finding)
     assert "Traceback" not in "".join(capfd.readouterr())
+    (line,) = mend([f"damaged ({finding}"])
+    (aside,) = (tracked / ".semmae").glob("mlflow.db.*")
+    assert f"moved to {aside}, replayed; runs of other states" in line
+    assert statuses() == WHOLE and apart(replay).pipeline not in ("", written)
 
 
-def test_tracking_database__whose_indices_differ_from_its_tables_is_moved_aside(tree):
-    apart(replay)
+def test_tracking_database__whose_indices_differ_from_its_tables_is_moved_aside(tracked):
     known = "FROM sqlite_master WHERE name = 'index_tags_run_uuid'"
     with contextlib.closing(sqlite3.connect(database())) as connection, connection:
         connection.execute("PRAGMA writable_schema = ON")
@@ -77,18 +100,16 @@ def test_tracking_database__whose_indices_differ_from_its_tables_is_moved_aside(
     assert statuses() == WHOLE
 
 
-def test_tracking_database__records_that_no_replay_wrote_are_in_the_new_one(tree):
-    apart(replay)
+def test_tracking_database__records_that_no_replay_wrote_are_in_the_new_one(tracked):
     database().write_bytes(b"not a database" * 100)
-    write_record(tree, "FINISHED")
-    write_record(tree, "KILLED", "other")
+    write_record(tracked, "FINISHED")
+    write_record(tracked, "KILLED", "other")
     found = examine(repair=True)
     assert len(found) == 1 and examine(repair=False) == []
     assert statuses() == [*WHOLE[:1], ("other", "KILLED"), ("pipeline", "FINISHED"), ("pipeline", "KILLED")]
 
 
-def test_tracking_database__of_another_version_of_mlflow_stays(tree):
-    apart(replay)
+def test_tracking_database__of_another_version_of_mlflow_stays(tracked):
     change("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     (line,) = examine(repair=True)
     assert "could not be examined" in line and "out-of-date database schema" in line and "move it away" in line
@@ -98,10 +119,10 @@ def test_tracking_database__of_another_version_of_mlflow_stays(tree):
 @pytest.mark.parametrize(
     "message", ["(sqlite3.OperationalError) database is locked", "attempt to write a readonly database"]
 )
-def test_fault_of_runs__what_is_no_damage_moves_nothing(tree, monkeypatch, message):
+def test_fault_of_runs__what_is_no_damage_moves_nothing(tracked, monkeypatch, message):
     def refuse():
         raise OSError(message)
 
     monkeypatch.setattr(doctor_database, "client", refuse)
     with pytest.raises(ValueError, match=f"mlflow.db: .*{message[-15:]}.*move it away"):
-        doctor_database.fault_of_runs(tree / "mlflow.db", {})
+        doctor_database.fault_of_runs(tracked / "mlflow.db", {})
