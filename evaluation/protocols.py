@@ -37,14 +37,13 @@ STAGES = {
 class Protocol:
     """A number that a stage measures for every arm and seed: a share in [0, 1], shown in per cent.
 
-    label: its name for readers; `{}` stands for what `*` matches in the key. stages: names in `STAGES`. headline: leads the
-    table and the verdict. of_images: a share of the test images, so it has a chance level and a binomial error.
+    label: its name for readers; `{}` stands for what `*` matches in the key. stages: the stages that measure it. headline:
+    leads the table and the verdict.
     """
 
     label: str
     stages: tuple[str, ...]
     headline: bool = False
-    of_images: bool = True
     higher_is_better: bool = True
 
 
@@ -55,16 +54,16 @@ PROTOCOLS = {
     "linear_accuracy": Protocol("linear probe", FROZEN, headline=True),
     "knn_accuracy": Protocol("kNN", FROZEN, headline=True),
     "knn_accuracy_k*": Protocol("kNN, k = {}", FROZEN),
-    "finetune_class_accuracy": Protocol("fine-tuning, class mean", ("finetune",), of_images=False),
-    "linear_class_accuracy": Protocol("linear probe, class mean", FROZEN, of_images=False),
+    "finetune_class_accuracy": Protocol("fine-tuning, class mean", ("finetune",)),
+    "linear_class_accuracy": Protocol("linear probe, class mean", FROZEN),
     "low_shot_*_accuracy": Protocol("linear probe, {} % of the labels", FROZEN),
     "occluded_part_accuracy": Protocol("linear probe, one part removed", ("probe",)),
     "occluded_random_accuracy": Protocol("linear probe, as many random patches removed", ("probe",)),
     "linear_lars_accuracy": Protocol("linear probe, MAE's recipe", ("linear_mae",)),
-    "linear_miou": Protocol("linear segmentation mIoU", ("segment",), of_images=False),
-    "linear_pixel_accuracy": Protocol("linear segmentation pixel accuracy", ("segment",), of_images=False),
-    "upernet_miou": Protocol("UPerNet mIoU", ("segment",), of_images=False),
-    "upernet_pixel_accuracy": Protocol("UPerNet pixel accuracy", ("segment",), of_images=False),
+    "linear_miou": Protocol("linear segmentation mIoU", ("segment",)),
+    "linear_pixel_accuracy": Protocol("linear segmentation pixel accuracy", ("segment",)),
+    "upernet_miou": Protocol("UPerNet mIoU", ("segment",)),
+    "upernet_pixel_accuracy": Protocol("UPerNet pixel accuracy", ("segment",)),
 }
 HEADLINE = [key for key, protocol in PROTOCOLS.items() if protocol.headline]
 # What metrics files hold besides: facts about a run, and the IoU of each class.
@@ -110,8 +109,3 @@ def find(name: str) -> tuple[Protocol, str]:
 def label_of(name: str) -> str:
     """The protocol's name for readers."""
     return find(name)[1]
-
-
-def is_headline(name: str) -> bool:
-    """Whether the protocol leads the table, on the pretraining data itself."""
-    return name in HEADLINE

@@ -91,16 +91,15 @@ def to_csv(rows: pd.DataFrame) -> str:
 def from_csv(path: Path) -> pd.DataFrame:
     """The rows of a file that `to_csv` wrote; a missing or damaged file is a ValueError that names it."""
     try:
-        rows = pd.read_csv(path, encoding="utf-8").astype(dict.fromkeys(NUMBERS, float))
+        # An arm may be called `null` or `007`, and stays a name.
+        types = dict.fromkeys(("arm", "protocol", "baseline", "verdict"), str) | dict.fromkeys(NUMBERS, float)
+        rows = pd.read_csv(path, encoding="utf-8", dtype=types, keep_default_na=False, na_values=[""])
+        rows = rows[[*COLUMNS, *rows.filter(regex=f"^{SEED}")]]
     except FileNotFoundError:
         raise ValueError(f"{path}: not found; run `dvc repro` to make it") from None
     except (KeyError, ValueError):
-        rows = pd.DataFrame()
-    if (
-        rows.empty
-        or list(rows.columns[: len(COLUMNS)]) != COLUMNS
-        or rows[["arm", "mean", "verdict"]].isna().any(axis=None)
-    ):
+        rows = pd.DataFrame(columns=COLUMNS)
+    if headline(rows).empty or rows[["arm", "mean", "verdict"]].isna().any(axis=None):
         raise ValueError(f"{path}: damaged; delete it and run `dvc repro compare`")
     return rows
 

@@ -45,7 +45,7 @@ def render(material: Material) -> str:
             seed_heads=[f"seed {seed}" for seed in results.seeds],
             further=[name for name in names if name not in HEADLINE],
             class_iou={
-                f"{name}_miou": table.pivot_table(index="label", columns="arm", values="value", sort=False)
+                f"{name}_miou": table.astype({"label": int}).pivot_table("value", "label", "arm")[results.arms]
                 for name, table in results.class_iou.groupby("segmentation")
             },
             confusions={

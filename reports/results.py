@@ -145,14 +145,17 @@ def _file(folder: Path, job: Sequence[str | int]) -> Path:
 
 
 def _read_metrics(root: Path, source: Source, jobs: Sequence[Job]) -> pd.DataFrame:
-    """Rows (arm, seed, data_set, protocol, value, test_images) of one source, whose jobs all have the same metrics."""
+    """Rows (arm, seed, data_set, protocol, value, test_images) of one source, whose jobs all have the same known metrics."""
     folder = root / "metrics" / source.folder
     table = pd.DataFrame({job: read_json(_file(folder, job)) for job in jobs}).T.rename_axis(["arm", "seed"])
     is_missing: Any = table.isna().stack()
     for *job, name in is_missing.index[is_missing]:
         raise ValueError(f"{_file(folder, job)}: {name} is missing and other jobs have it; run `dvc repro` again")
-    metrics = table.drop(columns=FACTS, errors="ignore").add_prefix(source.prefix)
-    rows = metrics.melt(var_name="protocol", value_name="value", ignore_index=False)
+    metrics = table.drop(columns=FACTS, errors="ignore")
+    for name in metrics.columns[~metrics.columns.str.fullmatch(CLASS_IOU)]:
+        if source.stage not in find(name)[0].stages:
+            raise ValueError(f"{folder}: {name} is no protocol of stage {source.stage} in evaluation/protocols.py")
+    rows = metrics.add_prefix(source.prefix).melt(var_name="protocol", value_name="value", ignore_index=False)
     return rows.assign(data_set=source.prefix, test_images=table["test_images"].astype(int)).reset_index()
 
 
@@ -167,11 +170,11 @@ def _check_test_images(metrics: pd.DataFrame, root: Path) -> None:
 
 
 def _in_order(scores: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
-    """Sorted by arm as given and then by protocol, headline protocols first. ValueError for an unknown protocol."""
-    names = list(scores["protocol"].unique())
-    for name in names:
-        find(name)
-    names.sort(key=lambda name: (HEADLINE.index(name) if name in HEADLINE else len(HEADLINE), name))
+    """Sorted by arm as given and then by protocol, headline protocols first."""
+    names = sorted(
+        scores["protocol"].unique(),
+        key=lambda name: (HEADLINE.index(name) if name in HEADLINE else len(HEADLINE), name),
+    )
     order = {"arm": list(arms), "protocol": names}
     return scores.sort_values(
         ["arm", "protocol"], key=lambda column: column.map(order[str(column.name)].index), ignore_index=True

@@ -77,4 +77,4 @@ def print_summary(root: Path, tracking_uri: str, console: Console | None = None)
         *(f"{name:<11} {path}" for name, path in paths.items()),
     ]
     for paragraph in paragraphs:
-        console.print(paragraph, soft_wrap=True)
+        console.print(paragraph, soft_wrap=isinstance(paragraph, str))

@@ -55,7 +55,7 @@ def test_flat_metrics__hold_every_number_under_arm_and_protocol():
 
 @pytest.mark.parametrize("scores", [[0.123456, 0.654321], [0.5]])
 def test_csv__comes_back_as_it_was(tmp_path, scores):
-    rows = rows_of({"semmae": scores, "mae": scores[::-1]})
+    rows = rows_of({"semmae": scores, "null": scores, "007": scores, "mae": scores[::-1]})
     path = tmp_path / "comparison.csv"
     path.write_text(to_csv(rows))
     assert path.read_text().splitlines()[0].endswith("verdict," + ",".join(("seed_0", "seed_1")[: len(scores)]))

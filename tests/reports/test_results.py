@@ -2,7 +2,8 @@ import shutil
 
 import pytest
 
-from reports.results import curves_csv, read_results
+from evaluation.protocols import Source
+from reports.results import ALWAYS, curves_csv, read_results
 from shards.files import read_json, write_json
 
 ARMS, SEEDS = ("semmae", "mae", "raw_attention"), (0, 1)
@@ -76,6 +77,26 @@ def test_read_results__a_metric_of_no_known_protocol_is_refused(root):
         write_json(path, {**read_json(path), "guesses": 0.5})
     with pytest.raises(ValueError, match="guesses: no such protocol; add an entry to evaluation/protocols.py"):
         read_results(root, arms=ARMS, seeds=SEEDS, part_truth=True)
+
+
+def test_read_results__a_protocol_of_another_stage_is_refused(root):
+    for path in (root / "metrics/probe").iterdir():
+        write_json(path, {**read_json(path), "upernet_miou": 0.5})
+    with pytest.raises(ValueError, match="metrics/probe: upernet_miou is no protocol of stage probe"):
+        read_results(root, arms=ARMS, seeds=SEEDS, part_truth=True)
+
+
+def test_read_results__segmentation_has_scores_of_its_own_data_and_of_its_classes(root):
+    for arm in ARMS:
+        for seed in SEEDS:
+            metrics = {"test_images": 7, "upernet_miou": 0.3, "upernet_iou/0": 0.1, "upernet_iou/3": 0.5}
+            write_json(root / f"metrics/segment/tiny/{arm}-{seed}.json", metrics)
+    sources = [*ALWAYS, Source("segment/tiny", "segment", "tiny/")]
+    results = read_results(root, arms=ARMS, seeds=SEEDS, part_truth=True, sources=sources)
+    scores = results.scores[results.scores["protocol"] == "tiny/upernet_miou"]
+    assert len(scores) == 6 and (scores["test_images"] == 7).all()
+    assert set(results.class_iou["segmentation"]) == {"tiny/upernet"} and set(results.class_iou["label"]) == {"0", "3"}
+    assert not results.scores["protocol"].str.contains("iou/").any()
 
 
 def test_curves_csv__has_a_line_a_logged_step_and_empty_cells_where_nothing_was_logged(root):
