@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,7 +50,7 @@ def chart(draw: Callable[[Axes, Mapping[str, str]], None], *, height: float = HE
 
 
 def _render(draw: Callable[[Axes, Mapping[str, str]], None], ink: Mapping[str, str], height: float) -> bytes:
-    style = {
+    style: dict[Any, Any] = {
         "font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
         "axes.edgecolor": ink["line"], "axes.labelcolor": ink["soft"], "xtick.color": ink["soft"],
         "ytick.color": ink["soft"], "text.color": ink["ink"], "axes.facecolor": ink["paper"],

@@ -182,7 +182,7 @@ def _part_pictures(samples: Samples, seen: Dissection) -> dict[str, list[Strip]]
         "part_maps": [image_strip(few), *share_strips(few, seen.shares[:COMPARED], seen.num_parts)],
     }
     if seen.rebuilt is not None:
-        pictures["rebuilt"] = [image_strip(samples), rebuilt_strip(seen.rebuilt)]
+        pictures["rebuilt"] = [image_strip(samples), rebuilt_strip(list(seen.rebuilt))]
     return pictures
 
 

@@ -56,8 +56,8 @@ def legend(labels: np.ndarray, num_parts: int) -> list[Entry]:
     """An entry for every part that occurs in labels (gh, gw), in their order, background last."""
     counts = np.bincount(labels.ravel(), minlength=num_parts + 1)
     return [
-        Entry(int(label), name_of(label, num_parts), colour_of(label, num_parts), float(counts[label] / labels.size))
-        for label in np.flatnonzero(counts)
+        Entry(label, name_of(label, num_parts), colour_of(label, num_parts), float(counts[label] / labels.size))
+        for label in map(int, np.flatnonzero(counts))
     ]
 
 

@@ -124,8 +124,9 @@ def draw_sheet(sheet: Sequence[tuple[Read, Dissection, int]]) -> bytes:
     tiles = [decode_square(file.encoded, TILE) for file, _, _ in sheet]
     maps = PartMaps(np.stack([seen.labels[place] for _, seen, place in sheet]), sheet[0][1].num_parts)
     rows = [Strip("image", strip(tiles), ""), painted_strip(tiles, maps, "parts")]
-    if sheet[0][1].rebuilt is not None:
-        rows.append(rebuilt_strip([seen.rebuilt[place] for _, seen, place in sheet]))
+    rebuilt = [seen.rebuilt[place] for _, seen, place in sheet if seen.rebuilt is not None]
+    if rebuilt:
+        rows.append(rebuilt_strip(rebuilt))
     rows += single_part_strips(tiles, maps)
     heads = [
         name if len(name) < 16 else f"{name[:7]}…{name[-7:]}" for name in (file.source.name for file, _, _ in sheet)
