@@ -166,17 +166,17 @@ def _listed(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def percent(share: float | None, se: float | None = None) -> str:
+def percent(share: float, se: float = np.nan) -> str:
     """A share in per cent, and its standard error if there is one: `41.2 ± 0.6`."""
     return _number(share, lambda value: f"{100 * value:.1f}") + (f" ± {100 * se:.1f}" if pd.notna(se) else "")
 
 
-def points(share: float | None) -> str:
+def points(share: float) -> str:
     """A difference of shares in percentage points, with its sign: `+1.3`, `−0.4`."""
     return _number(share, lambda value: f"{100 * value:+.1f}".replace("-", "−"))
 
 
-def _number(value: float | None, shown: Callable[[float], str]) -> str:
+def _number(value: float, shown: Callable[[float], str]) -> str:
     return shown(value) if pd.notna(value) else "–"
 
 
