@@ -115,10 +115,3 @@ def _parsed(path: Path, text: str) -> ast.Module:
         return ast.parse(text, str(path))
     except SyntaxError as error:
         raise ValueError(f"{path}, line {error.lineno}: {error.msg}; mend the code first") from None
-
-
-def module_of(command: str) -> str:
-    """The module that a stage's command runs: `python -m MODULE ...`."""
-    words = command.split()
-    assert words[:2] == ["python", "-m"], command
-    return words[2]

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from config.params import load_params, read_yaml
 from config.presets import compose, write_params
-from jobs.code import ROOMS, module_of
+from jobs.code import ROOMS
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -100,6 +100,13 @@ def browser():
         launched = playwright.chromium.launch(executable_path=path, args=quiet)
         yield launched
         launched.close()
+
+
+def module_of(command):
+    """The module that a stage's command runs: `python -m MODULE ...`."""
+    words = command.split()
+    assert words[:2] == ["python", "-m"], command
+    return words[2]
 
 
 def expand(stages=None, params=None):

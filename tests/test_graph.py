@@ -7,8 +7,7 @@ from dvc.repo import Repo
 
 from config.params import load_params
 from config.presets import compose, preset_names, read_document, write_params
-from jobs.code import module_of
-from tests.conftest import ROOT, expand, make_world, recorded_copy
+from tests.conftest import ROOT, expand, make_world, module_of, recorded_copy
 
 ARMS, SEEDS = ("semmae", "mae", "raw_attention"), (0, 1)
 JOBS = [f"{arm}-{seed}" for arm in ARMS for seed in SEEDS]

@@ -6,9 +6,9 @@ import pytest
 from dvc.repo import Repo
 
 from config.params import read_yaml
-from jobs.code import RESULT_ROOMS, ROOMS, code_digests, module_of
+from jobs.code import RESULT_ROOMS, ROOMS, code_digests
 from jobs.fingerprint import fingerprint
-from tests.conftest import ROOT, recorded_copy, run_stage
+from tests.conftest import ROOT, module_of, recorded_copy, run_stage
 
 STAGES = {name: module_of(stage["cmd"]) for name, stage in read_yaml(ROOT / "dvc.yaml")["stages"].items()}
 # Module -> the stages whose result it determines. Whoever adds an import sees here which results it makes older.

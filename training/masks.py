@@ -10,8 +10,9 @@ from config.groups import Arm
 from images.augmentation import crop_labels
 from parts.masking import MASKS, Draw, hidden_ratio_std
 from parts.schedules import alpha_at
+from shards.arrays import VERSION
 from shards.mask_cache import MaskCache
-from shards.seals import MANIFEST, read_sealed
+from shards.seals import read_manifest
 
 # Ids that are looked up at a time when all of them are checked.
 CHECKED = 2**20
@@ -30,7 +31,7 @@ class ArmMasks:
         self.arm, self.ratio, self.hint_share = arm, ratio, hint_share
         self.ids, self.num_parts = ids, 0
         self.cache: MaskCache | None = None
-        kind = read_sealed(Path(folder) / MANIFEST)["header"]["kind"]
+        kind = read_manifest(Path(folder), VERSION)["header"]["kind"]
         if kind != "none":
             self.cache = MaskCache(folder)
             self.num_parts = self.cache.header["num_parts"]
