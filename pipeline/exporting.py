@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 from config.params import Params
 from jobs.dvc_lock import stage_entries
@@ -13,7 +14,7 @@ from pipeline.model_card import LOADING, card, jobs
 from shards.files import whole_folder, write_text
 from training.encoders import load_weights, save_state
 
-LAYOUTS: dict[str, Callable[..., tuple[dict[str, Tensor], dict[str, Any]]]] = {
+LAYOUTS: dict[str, Callable[..., "tuple[dict[str, Tensor], dict[str, Any]]"]] = {
     "timm": to_timm,
     "hf": to_hf,
     "mae": to_mae,

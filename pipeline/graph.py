@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from config.params import read_yaml
-from jobs.dvc_lock import stage_entries
+from jobs.dvc_lock import is_code, stage_entries
 from pipeline.slots import CPU
-
-CODE, INPUT = "code", "input"
 
 
 @dataclass(frozen=True)
@@ -133,8 +131,8 @@ def explain(
 
 
 def kind_of(path: str) -> str:
-    """What a dependency is: `code` for Python files and the digests of them in `code/`, else `input`."""
-    return CODE if path.endswith(".py") or path.startswith("code/") else INPUT
+    """What a dependency is called."""
+    return "code" if is_code(path) else "input"
 
 
 def _parameters(path: str, keys: Iterable[str], entry: Mapping[str, Any], root: Path) -> Iterator[str]:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
 
-from pipeline.graph import CODE, kind_of
+from jobs.dvc_lock import is_code
 from pipeline.tracking.stage_runs import flatten
 
 METRICS, LOCK, WORKSPACE = "report/metrics.json", "dvc.lock", "workspace"
@@ -57,7 +57,7 @@ def _inputs(stages: Mapping[str, Any]) -> dict[str, str]:
     """Hashes of the prepared data, and of all code dependencies of the stages."""
     inputs = {out["path"]: out["md5"] for out in stages.get("prepare_data", {}).get("outs", [])}
     for stage in stages.values():
-        inputs |= {f"code {dep['path']}": dep["md5"] for dep in stage.get("deps", []) if kind_of(dep["path"]) == CODE}
+        inputs |= {f"code {dep['path']}": dep["md5"] for dep in stage.get("deps", []) if is_code(dep["path"])}
     return inputs
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from config.params import load_params, load_runtime, read_yaml
-from jobs.dvc_lock import digests_of, stage_entries
+from jobs.dvc_lock import digests_of, is_code, stage_entries
 from jobs.state import STATE_FOLDER
 from pipeline.execution import CANCELLED, SKIPPED, UNCHANGED, Outcome, execute
-from pipeline.graph import CODE, Graph, kind_of, value_of
+from pipeline.graph import Graph, value_of
 from pipeline.slots import CPU, Needs, needs_of
 from pipeline.tracking.keys import key_of
 from shards.files import md5_of
@@ -65,10 +65,10 @@ class Walk:
     def job(self, stage: str) -> str:
         """A name for the result of `stage`, once its upstream stages are done: trees that compute the same have the same name."""
         node, entries = self.graph.stages[stage], self._entries()
-        code = [self.root / path for path in node.deps if kind_of(path) == CODE]
+        code = [self.root / path for path in node.deps if is_code(path)]
         # The code of each stage is an out of one stage: of those only its own counts.
         upstream = [
-            {path: md5 for path, md5 in digests_of(entries.get(name, {})).items() if kind_of(path) != CODE}
+            {path: md5 for path, md5 in digests_of(entries.get(name, {})).items() if not is_code(path)}
             for name in node.upstream
         ]
         inputs = {

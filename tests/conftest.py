@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import itertools
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -53,12 +54,22 @@ def pytest_configure(config):
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """With pytest-xdist a file runs on one worker, and so does a folder whose tests share servers or a process."""
+    """Mark all but a seeded draw of the costly families as slow, and keep together on a worker what shares a fixture.
+
+    Of the fault injection, of kill and resume, and of the servers' pages `make test` runs one case a file.
+    """
+    families = {}
     for item in items:
         path = item.path.relative_to(ROOT)
         shared = path.parts[1] if path.parts[1] in ("servers", "chaos") else path.as_posix()
         item.add_marker(pytest.mark.xdist_group(shared))
+        if item.get_closest_marker("family") and not item.get_closest_marker("slow"):
+            families.setdefault(path.as_posix(), []).append(item)
+    for name, family in families.items():
+        for item in set(family) - {random.Random(name).choice(family)}:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_addoption(parser):

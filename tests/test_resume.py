@@ -74,7 +74,7 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("kill", range(metafunc.config.getoption("--kills")))
 
 
-@pytest.mark.slow
+@pytest.mark.family
 @pytest.mark.parametrize("stage", STAGES)
 def test_kill__resumes_to_the_bits_of_the_unbroken_run(copied_world, stage, kill):
     outs = [copied_world / out for out in STAGES[stage]]

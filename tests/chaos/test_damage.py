@@ -10,6 +10,8 @@ from tests.chaos.artefacts import ARTEFACTS, KINDS, damage, places_of, spoil
 from tests.chaos.conftest import SILENT, copy_of
 from tests.chaos.zygote import error_lines
 
+pytestmark = pytest.mark.family
+
 WORDS = {"refused": "refused, named", "recomputed": "made again", "absent": "made again", "unharmed": "read as it was"}
 SEALED = [name for name, artefact in ARTEFACTS.items() if artefact.is_sealed]
 # Places in each file that a run of a few minutes tries; --chaos multiplies them.

@@ -28,6 +28,8 @@ from pipeline.tracking.tags import KEY_TAG, OF_STATE, PARENT_TAG, PIPELINE_TAG
 from tests.chaos.artefacts import harm
 from tests.chaos.conftest import SILENT, Zygote
 
+pytestmark = pytest.mark.family
+
 
 @pytest.fixture(scope="module")
 def tracked(original, tmp_path_factory):

@@ -18,6 +18,8 @@ from tests.chaos.conftest import OUTS, SILENT
 from tests.conftest import wait_until
 from tests.pipeline.conftest import digest_by_path, held_slots, make_small
 
+pytestmark = pytest.mark.family
+
 ONE = Needs(CPU, 1)
 
 

@@ -21,6 +21,8 @@ from tests.chaos.test_stages import Case
 from tests.chaos.zygote import error_lines
 from tests.pipeline.conftest import digest_by_path
 
+pytestmark = pytest.mark.family
+
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dvc_lock__that_is_damaged_is_mended_and_the_outs_stay_what_they_are(small, tries, tell, kind):

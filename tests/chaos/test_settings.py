@@ -16,6 +16,8 @@ from tests.chaos.artefacts import KINDS, places_of, spoil
 from tests.chaos.conftest import SILENT, chosen, copy_of
 from tests.chaos.zygote import error_lines
 
+pytestmark = pytest.mark.family
+
 LOADERS = {"params.yaml": load_params, "runtime.yaml": load_runtime}
 PLACES = 100
 REFUSED, UNHARMED = "refused, named", "read as it was"

@@ -13,6 +13,8 @@ from tests.chaos.artefacts import KINDS, harm
 from tests.chaos.conftest import SILENT, chosen, copy_of
 from tests.chaos.zygote import error_lines
 
+pytestmark = pytest.mark.family
+
 # Stage and arguments -> what it makes.
 STAGES = {
     ("prepare_data",): ["data/shards", "data/rejected.parquet", "metrics/prepare_data.json"],

@@ -11,6 +11,8 @@ from pipeline.doctor.temporaries import TEMPORARY
 from tests.chaos.artefacts import ARTEFACTS
 from tests.chaos.conftest import SILENT, chosen
 
+pytestmark = pytest.mark.family
+
 WORDS = {"old": "old state kept", "new": "new state whole", "absent": "absent: made again", "refused": "refused, named",
          "recomputed": "made again"}  # fmt: skip
 FAULTS = {"kill": "kill -9 at a write", "full": "disk full at a write"}

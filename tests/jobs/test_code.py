@@ -68,8 +68,8 @@ def test_models_and_parts__are_pure(room):
     assert used <= {"torch", "torchvision", "numpy", "timm", "safetensors", "scipy", "sklearn"}
 
 
-def test_pipeline__holds_no_torch():
-    for path in Path("pipeline").rglob("*.py"):
+def test_pipeline__holds_no_torch_but_where_it_registers_a_model():
+    for path in set(Path("pipeline").rglob("*.py")) - {Path("pipeline/tracking/registering.py")}:
         assert "torch" not in third_party(path), path
 
 

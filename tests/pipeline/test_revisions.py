@@ -13,6 +13,8 @@ from config.presets import read_document, write_params
 from pipeline.revisions import print_changes
 from tests.conftest import run_stage
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def history(world, tmp_path_factory):

@@ -129,8 +129,8 @@ def test_unwrap__a_wrapper_that_holds_itself_has_an_end(tmp_path):
     refusal(tmp_path / "wide.pth", saved({"model": wide}))
 
 
-def test_tensors__keys_that_are_no_names_are_refused(tmp_path):
-    assert "no names: 7" in refusal(tmp_path / "a.pth", saved({7: torch.zeros(2)}))
+def test_tensors__keys_that_are_not_text_are_refused(tmp_path):
+    assert "keys that are not text: 7" in refusal(tmp_path / "a.pth", saved({7: torch.zeros(2)}))
     assert tensors_of({"a": torch.zeros(1), "b": 3}).keys() == {"a"}
 
 

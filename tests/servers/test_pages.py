@@ -23,7 +23,6 @@ from tests.servers.conftest import (
     submit_by_api,
 )
 
-pytestmark = pytest.mark.slow
 MINUTE = 60_000
 
 
@@ -78,6 +77,7 @@ def end_on_page(page, prefect, run):
     return page.locator(".state-badge").first.inner_text().strip()
 
 
+@pytest.mark.slow
 def test_pages__started_watched_cancelled_and_gone_on_with_beside_another(page, served):
     folder, prefect, mlflow = served
     before, known = tree_of(folder), {run.info.run_id for run in mlflow_runs(mlflow)}
@@ -129,6 +129,7 @@ def test_pages__an_impossible_value_is_refused_before_a_run_exists(page, served)
     assert ask(prefect, "flow_runs/count") == known
 
 
+@pytest.mark.slow
 def test_failure__last_lines_and_the_command_that_repeats_it_are_on_the_page(page, served):
     _, prefect, mlflow = served
     form = {"name": "no-gpu", "other": ["compute.device=cuda"], "targets": ["train_teacher"]}
@@ -152,6 +153,7 @@ def row_of(page, name):
     return page.locator("[role=row]", has=page.get_by_role("link", name=name, exact=True)).first
 
 
+@pytest.mark.slow
 def test_pages__arms_are_selected_and_their_charts_compared(page, served):
     folder, _, mlflow = served
     semmae(folder, "track")
@@ -171,6 +173,7 @@ def test_pages__arms_are_selected_and_their_charts_compared(page, served):
     page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for(state="attached")
 
 
+@pytest.mark.slow
 def test_restored__an_experiment_without_any_change_has_as_many_comparable_runs_as_a_computed_one(served):
     folder, _, mlflow = served
     semmae(folder, "track")

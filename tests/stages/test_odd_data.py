@@ -4,12 +4,15 @@ import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 from config.presets import read_document, write_params
 from shards.files import read_json
 from tests.conftest import expand, load_params, run_stage
 from tests.reports.document import parse
+
+pytestmark = pytest.mark.slow
 
 
 def write_images(folder, count, *, seed=0, size=32, masks=None, values=(0, 1, 2)):

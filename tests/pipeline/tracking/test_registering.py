@@ -18,6 +18,8 @@ from shards.files import read_json
 from tests.conftest import ROOT
 from training.encoders import features, load_encoder
 
+pytestmark = pytest.mark.slow
+
 NAME = "semmae-encoder-semmae"
 
 
