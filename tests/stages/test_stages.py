@@ -127,6 +127,7 @@ def test_stage__a_mistake_is_one_line_and_exit_1(copied_world, change, message):
     assert ended.stderr.strip().splitlines() == [next(line for line in ended.stderr.splitlines() if message in line)]
 
 
+@pytest.mark.slow
 def test_untrained__is_the_floor_that_no_mask_and_no_part_touches(copied_world):
     """Weights as they were drawn, the same as every arm of the seed starts from, through every later stage."""
     document = read_document(copied_world / "params.yaml")

@@ -21,6 +21,8 @@ from tests.pipeline.doctor.conftest import (
     write_record,
 )
 
+pytestmark = pytest.mark.family
+
 
 def test_half_written_runs__of_dead_replays_go_and_those_of_living_ones_stay(tree, killed):
     killed(REPLAY)

@@ -53,6 +53,7 @@ def test_dead_dvc_locks__an_unheld_lock_file_means_nothing(tree, killed):
     assert examine(repair=False) == []
 
 
+@pytest.mark.slow
 def test_dead_dvc_locks__a_hard_link_of_a_living_dvc_stays_and_that_of_a_dead_one_goes(tree, start):
     (tree / ".dvc" / "config.local").write_text("[core]\n    hardlink_lock = true\n")
     for name in dvc_locks.LOCKS:
