@@ -85,7 +85,7 @@ def bare_code(path: Path) -> str:
     The text itself, and not its syntax tree, so that another version of Python gives the same.
     """
     text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
+    lines = text.split("\n")
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start

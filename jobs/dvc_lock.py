@@ -30,5 +30,5 @@ def digests_of(entry: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_code(path: str) -> bool:
-    """Whether a dependency of a stage is code and not data: a file of `digest_code`, a package, or a module as in older locks."""
-    return path.startswith("code/") or path.endswith(".py") or (Path(path) / "__init__.py").is_file()
+    """Whether a path of dvc.lock is code and not data: of `digest_code`, a package, or a module as in older locks."""
+    return Path(path).parts[:1] == ("code",) or path.endswith(".py") or (Path(path) / "__init__.py").is_file()

@@ -1,12 +1,12 @@
 """Small JSON files of the state folder, which one process leaves for the next, each with a digest of its own (`shards.seals`)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.state import STATE_FOLDER
 from shards.seals import read_sealed, write_sealed
 
+# Below the state folder of a tree; the notes of experiments are `pipeline.experiments`' own.
 PLACES = ("records/*.json", "first/*.json", "executions/*.json", "replayed.json", "services/services.json")
 # Of the format of all notes. Files from before it was written are of version 1.
 VERSION = 1
@@ -28,13 +28,6 @@ def read_note(path: str | Path) -> dict[str, Any]:
     if version != VERSION:
         raise ValueError(f"{path}: got version {version}, expected {VERSION}; update the code, or see `semmae doctor`")
     return document
-
-
-def damaged_notes(tree: Path) -> Iterator[Path]:
-    """The notes of a tree that cannot be read; those of experiments are `pipeline.experiments`' own."""
-    for path in sorted(path for place in PLACES for path in (tree / STATE_FOLDER).glob(place)):
-        if not is_sound(path):
-            yield path
 
 
 def is_sound(path: Path) -> bool:

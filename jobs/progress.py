@@ -10,20 +10,17 @@ from jobs.record import note
 Item = TypeVar("Item")
 
 
-def progress(items: Iterable[Item], *, total: int, label: str, unit: int = 1, seconds: float = 10.0) -> Iterator[Item]:
-    """Pass `items` on and show how far it is: a bar on a terminal, a plain line every `seconds` elsewhere.
-
-    `unit` is the number of images an item stands for; `total` counts items.
-    """
-    meter = Meter(total * unit, label=label, seconds=seconds)
+def progress(items: Iterable[Item], *, total: int, label: str) -> Iterator[Item]:
+    """Pass `items` on, one for each of `total` images, and show how far it is."""
+    meter = Meter(total, label=label)
     for item in items:
         yield item
-        meter.advance(unit)
+        meter.advance(1)
     meter.close()
 
 
 class Meter:
-    """Images done, images a second and time left: a bar on a terminal, plain lines elsewhere."""
+    """Images done, images a second and time left: a bar on a terminal, a plain line every `seconds` elsewhere."""
 
     def __init__(self, total: int, *, label: str, done: int = 0, seconds: float = 10.0) -> None:
         self.total, self.label, self.seconds = total, label, seconds

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from config.redaction import one_line, redacted
+from config.redaction import one_line
 from pipeline.cli_runs import app as runs
 
 app = typer.Typer(
@@ -198,10 +198,9 @@ def export(
 @app.command()
 def track() -> None:
     """Add to MLflow the runs that DVC has recorded and MLflow does not have yet."""
-    from pipeline.tracking.client import tracking_uri
-    from pipeline.tracking.replay import replay
+    from pipeline.tracking.__main__ import main as replay
 
-    print(f"{len(replay().runs)} stages recorded in {redacted(tracking_uri())}")
+    replay()
 
 
 def main() -> None:

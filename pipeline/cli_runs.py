@@ -1,7 +1,6 @@
 """The commands of `semmae` that run the pipeline and manage its runs."""
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -59,20 +58,17 @@ def status(
     check: Annotated[bool, typer.Option(help="print only the count, and exit with 1 if anything would run")] = False,
 ) -> None:
     """Check parameters and images, then show which stages would run and why."""
-    from jobs.dvc_lock import stage_entries
     from pipeline.checking import check_input
-    from pipeline.graph import Graph, explain
+    from pipeline.graph import Graph
 
     print(check_input())
     graph = Graph()
-    affected = graph.affected()
-    if not check:
-        entries = stage_entries(Path("dvc.lock"))
-        for name, changes in graph.changes.items():
-            for line in explain(name, changes, entries.get(name), digests=graph.digests):
-                print(line)
-    print(f"{len(affected)} of {len(graph.stages)} stages would run" if affected else "nothing would run")
-    raise SystemExit(check and bool(affected))
+    for name in graph.changes if not check else ():
+        print("\n".join(graph.explain(name)))
+    changed, more = len(graph.changes), len(graph.affected()) - len(graph.changes)
+    rest = f", {more} more if their inputs change" if more else ""
+    print(f"{changed} of {len(graph.stages)} stages would run{rest}" if changed else "nothing would run")
+    raise SystemExit(check and bool(changed))
 
 
 @app.command()

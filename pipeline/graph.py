@@ -10,6 +10,8 @@ from typing import Any
 from config.params import read_yaml
 from jobs.dvc_lock import is_code, stage_entries
 from pipeline.slots import CPU
+from pipeline.worktree import cache_of
+from shards.files import md5_of, read_json
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Graph:
     """The stages of the repository at `root` that `targets` need (all by default), upstream first.
 
     changes: stage -> what DVC finds changed, for stages that would run for a reason of their own. digests: path -> current
-    MD5 of changed inputs and outs. wait: wait for a lock of another DVC. Raises ValueError for an unknown target, a dvc.yaml
-    that DVC refuses, and, unless it waits, when another DVC is at work.
+    MD5 of changed inputs and outs. entries: those of dvc.lock. wait: wait for a lock of another DVC. Raises ValueError for an
+    unknown target, a dvc.yaml that DVC refuses, and, unless it waits, when another DVC is at work.
     """
 
     def __init__(self, root: str | Path = ".", targets: Sequence[str] = (), *, wait: bool = False) -> None:
@@ -46,7 +48,7 @@ class Graph:
         from dvc.repo import Repo
         from networkx import dfs_postorder_nodes
 
-        stage_entries(Path(root) / "dvc.lock")
+        self.root, self.entries = Path(root), stage_entries(Path(root) / "dvc.lock")
         try:
             with Repo(str(root), _wait_for_lock=wait) as repo:
                 graph = repo.index.graph
@@ -72,6 +74,10 @@ class Graph:
             if name in self.changes or affected & set(stage.upstream):
                 affected.add(name)
         return [name for name in self.stages if name in affected]
+
+    def explain(self, name: str) -> Iterator[str]:
+        """Lines that say which inputs of a stage changed, from what to what."""
+        return explain(name, self.changes.get(name, []), self.entries.get(name), self.root, self.digests)
 
 
 def _name_of(stage: Any) -> str:
@@ -126,6 +132,10 @@ def explain(
                     yield from (f"{name}: {line}" for line in _parameters(path, state, entry, root))
                     continue
                 old, new = recorded.get(path), (digests or {}).get(path)
+                if old and new and "outs" not in place:
+                    for file, was, became in changed_inputs(path, old, new, root):
+                        yield f"{name}: {kind_of(file)} {file} modified: {was} -> {became}"
+                    continue
                 became = state if new is None else f"modified: {old[:12]} -> {new[:12]}" if old else f"new: {new[:12]}"
                 yield f"{name}: {'output' if 'outs' in place else kind_of(path)} {path} {became}"
 
@@ -133,6 +143,27 @@ def explain(
 def kind_of(path: str) -> str:
     """What a dependency is called."""
     return "code" if is_code(path) else "input"
+
+
+def changed_inputs(path: str, old: str, new: str, root: Path = Path()) -> Iterator[tuple[str, str, str]]:
+    """(path, old, new), 12 digits of each: of a dependency, or of the files that changed in a `code/STAGE.json`.
+
+    old, new: MD5 of the dependency. The files are known if the tree or DVC's cache has both versions.
+    """
+    before, after = _digests_in(path, old, root), _digests_in(path, new, root)
+    if not before or not after:
+        before, after = {path: old}, {path: new}
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            yield name, before.get(name, "absent")[:12], after.get(name, "absent")[:12]
+
+
+def _digests_in(path: str, md5: str, root: Path) -> dict[str, str]:
+    if path.startswith("code/"):
+        for copy in (root / path, Path(cache_of(root.resolve()), "files", "md5", md5[:2], md5[2:])):
+            if copy.is_file() and md5_of(copy) == md5:
+                return read_json(copy)
+    return {}
 
 
 def _parameters(path: str, keys: Iterable[str], entry: Mapping[str, Any], root: Path) -> Iterator[str]:

@@ -9,6 +9,8 @@ from rich.table import Table
 from ruamel.yaml import YAML
 
 from jobs.dvc_lock import is_code
+from pipeline.graph import changed_inputs
+from pipeline.tracking.keys import DIGEST_STAGE
 from pipeline.tracking.stage_runs import flatten
 
 METRICS, LOCK, WORKSPACE = "report/metrics.json", "dvc.lock", "workspace"
@@ -25,7 +27,7 @@ class Change(NamedTuple):
 
 
 class Revision(NamedTuple):
-    """params: leaf -> value. inputs: path of an out of prepare_data, or `code FILE` -> hash. metrics: name -> number."""
+    """params: leaf -> value. inputs: path of the prepared data, or of a stage's code -> MD5. metrics: name -> number."""
 
     params: Mapping[str, Any]
     inputs: Mapping[str, str]
@@ -56,8 +58,8 @@ def read_revision(rev: str) -> Revision:
 def _inputs(stages: Mapping[str, Any]) -> dict[str, str]:
     """Hashes of the prepared data, and of all code dependencies of the stages."""
     inputs = {out["path"]: out["md5"] for out in stages.get("prepare_data", {}).get("outs", [])}
-    for stage in stages.values():
-        inputs |= {f"code {dep['path']}": dep["md5"] for dep in stage.get("deps", []) if is_code(dep["path"])}
+    for stage in (stage for name, stage in stages.items() if name != DIGEST_STAGE):
+        inputs |= {dep["path"]: dep["md5"] for dep in stage.get("deps", []) if is_code(dep["path"])}
     return inputs
 
 
@@ -78,7 +80,7 @@ def print_changes(before: str, after: str, console: Console | None = None) -> No
     one, other = read_revision(before), read_revision(after)
     for title, rows in (
         ("parameters", changes(one.params, other.params)),
-        ("data and code", changes(_short(one.inputs), _short(other.inputs))),
+        ("data and code", _changed_inputs(one.inputs, other.inputs)),
         ("results", changes(shown_metrics(one.metrics), shown_metrics(other.metrics))),
     ):
         if rows:
@@ -87,8 +89,10 @@ def print_changes(before: str, after: str, console: Console | None = None) -> No
             console.print(f"{title}: the same in {before} and {after}")
 
 
-def _short(hashes: Mapping[str, str]) -> dict[str, str]:
-    return {name: value[:12] for name, value in hashes.items()}
+def _changed_inputs(before: Mapping[str, str], after: Mapping[str, str]) -> list[Change]:
+    pairs = [(path, old or "absent", new or "absent") for path, old, new in changes(before, after)]
+    rows = {row for pair in pairs for row in changed_inputs(*pair)}
+    return sorted(Change(f"code {path}" if is_code(path) else path, old, new) for path, old, new in rows)
 
 
 def _table(title: str, rows: list[Change], before: str, after: str) -> Table:

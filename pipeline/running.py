@@ -5,7 +5,8 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,7 @@ from pipeline import experiments
 from pipeline.execution import CANCELLED, FAILED, Outcome
 from pipeline.graph import Graph
 from pipeline.parameters import is_as_here
-from pipeline.tracking.client import FAILED as FAILED_RUN
-from pipeline.tracking.client import FINISHED as FINISHED_RUN
-from pipeline.tracking.client import KILLED as KILLED_RUN
+from pipeline.tracking import client
 from pipeline.tracking.keys import EXPERIMENT_VARIABLE
 from pipeline.tracking.replay import replay
 from pipeline.walk import Walk
@@ -56,8 +55,8 @@ def terminable() -> Iterator[None]:
 def status_of(outcomes: Sequence[Outcome]) -> str:
     """The status in MLflow of a walk with these outcomes."""
     if any(outcome.status == CANCELLED for outcome in outcomes):
-        return KILLED_RUN
-    return FINISHED_RUN if all(outcome.is_done for outcome in outcomes) else FAILED_RUN
+        return client.KILLED
+    return client.FINISHED if all(outcome.is_done for outcome in outcomes) else client.FAILED
 
 
 def repeat(stage: str, root: Path) -> str:
@@ -94,7 +93,7 @@ def run_plainly(
         try:
             outcomes = walk.run_all(lambda stage, line: print(f"[{stage}] {line}", flush=True))
         finally:
-            replay(status=status_of(outcomes) if outcomes or not walk.stages else KILLED_RUN)
+            replay(status=status_of(outcomes) if outcomes or not walk.stages else client.KILLED)
         if all(outcome.is_done for outcome in outcomes):
             walk.verify()
             if name:
@@ -118,10 +117,7 @@ def nothing_to_run(root: Path = Path(), *, targets: Sequence[str], force: bool, 
 
 def report(outcomes: Sequence[Outcome], root: Path, seconds: float, name: str) -> None:
     """Print a summary, and for each failed stage its last lines and the command that repeats it."""
-    counts: Mapping[str, int] = {
-        status: sum(outcome.status == status for outcome in outcomes)
-        for status in dict.fromkeys(outcome.status for outcome in outcomes)
-    }
+    counts = Counter(outcome.status for outcome in outcomes)
     summary = ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing to run"
     print(f"{len(outcomes)} stages in {seconds:.0f} s: {summary}", flush=True)
     for outcome in outcomes:

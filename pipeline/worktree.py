@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def make(folder: Path, document: Any, preset: str) -> None:
     if (here / "dvc.lock").is_file():
         shutil.copyfile(here / "dvc.lock", folder / "dvc.lock")
     write_params(document, folder / "params.yaml", preset=preset)
-    write_text(folder / ".dvc" / "config.local", f'[cache]\n    dir = "{_cache_of(here)}"\n')
+    write_text(folder / ".dvc" / "config.local", f'[cache]\n    dir = "{cache_of(here)}"\n')
     _link_inputs(folder, here, str(document["data"]["path"]))
 
 
@@ -77,7 +78,9 @@ def _uncommitted(root: Path) -> str:
     return answer.stdout.strip()
 
 
-def _cache_of(root: Path) -> str:
+@cache
+def cache_of(root: Path) -> str:
+    """The folder of DVC's cache for the tree at `root`, an absolute path."""
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
@@ -100,4 +103,4 @@ def _link_inputs(folder: Path, here: Path, images: str) -> None:
             raise ValueError(f"{dep}: leads out of the repository, to another place from a worktree; use {path}")
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target) if path.suffix == ".py" else target.symlink_to(path)
+            target.symlink_to(path)

@@ -1,17 +1,90 @@
 """Flow runs that Prefect shows as running and whose process is gone; only where the address of a server is known."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
+from jobs.state import STATE_FOLDER
+from pipeline.doctor.processes import RUN_VARIABLE, with_variable
 from pipeline.doctor.trees import trees
-from pipeline.scheduling import flow_runs
-from pipeline.scheduling.services import api_url
+from pipeline.experiments import is_walked
+from pipeline.scheduling.services import api_url, worker_name
+
+FLOW = "semmae"
+# The process of a run may start this much later than the run enters its state.
+SETTLED_SECONDS = 30.0
 
 
 def dead_flow_runs(*, repair: bool) -> Iterator[str]:
     """Flow runs of this machine without a process."""
     if not api_url():
         return
-    with flow_runs.client() as client:
-        for run in flow_runs.dead_runs(client, trees()):
-            done = f"set to {flow_runs.end(client, run)}" if repair else "repair ends it"
+    with client() as server:
+        for run in dead_runs(server, trees()):
+            done = f"set to {end(server, run)}" if repair else "repair ends it"
             yield f"{api_url()}: flow run {run.name} ({run.id}) says {run.state.name} and its process is gone; {done}"
+
+
+def client() -> Any:
+    """A client of the API that PREFECT_API_URL names."""
+    from prefect.client.orchestration import get_client
+
+    return get_client(sync_client=True)
+
+
+def dead_runs(client: Any, trees: Collection[Path]) -> list[Any]:
+    """The flow runs of this machine that Prefect shows as pending, running or cancelling and whose process is gone.
+
+    A run belongs to this machine if its worker took it, or if it left its name in a walk lock or among the logs of `trees`;
+    one that left nothing may be another machine's. It lives while it holds a walk lock or has a process.
+    """
+    from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+
+    here, living = set[str](), {value for _, value in with_variable(RUN_VARIABLE)}
+    for tree in trees:
+        name = _walk_of(tree)
+        here |= {name, *(path.name for path in (tree / STATE_FOLDER / "logs").glob("*"))}
+        if is_walked(tree):
+            living.add(name)
+    shown = client.read_flow_runs(
+        flow_filter=FlowFilter.model_validate({"name": {"any_": [FLOW]}}),
+        flow_run_filter=FlowRunFilter.model_validate(
+            {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}
+        ),
+    )
+    now = datetime.now(UTC)
+    return [
+        run
+        for run in shown
+        if (str(run.id) in here or run.labels.get("prefect.worker.name") == worker_name())
+        and str(run.id) not in living
+        and (now - run.state.timestamp).total_seconds() > SETTLED_SECONDS
+    ]
+
+
+def _walk_of(tree: Path) -> str:
+    """The flow run that holds a tree, or held it last; empty if there was none."""
+    path = tree / STATE_FOLDER / "walk" / "lock"
+    return path.read_text(encoding="utf-8").partition("\n")[0] if path.is_file() else ""
+
+
+def end(client: Any, run: Any) -> str:
+    """Give a dead run and its tasks a final state, and return its name: Cancelled if it was being cancelled, else Crashed.
+
+    Not forced: the server keeps the state of a run that ended meanwhile.
+    """
+    from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+    from prefect.client.schemas.objects import State
+    from prefect.states import Cancelled, Crashed
+
+    final = Cancelled if run.state.is_cancelling() else Crashed
+    state: State = final(message="its process is gone; ended by `semmae doctor`")
+    client.set_flow_run_state(run.id, state)
+    tasks = client.read_task_runs(
+        flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run.id]}}),
+        task_run_filter=TaskRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}),
+    )
+    for task in tasks:
+        client.set_task_run_state(task.id, state)
+    return str(state.name)

@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobs.notes import damaged_notes
+from jobs.notes import PLACES, is_sound
+from jobs.state import STATE_FOLDER
 from pipeline.experiments import damaged_experiments
 
 
 def damaged_state(tree: Path, *, repair: bool) -> Iterator[str]:
     """Notes of a tree that differ from what was written."""
-    for path in damaged_notes(tree):
+    for path in sorted(path for place in PLACES for path in (tree / STATE_FOLDER).glob(place)):
+        if is_sound(path):
+            continue
         if repair:
             path.unlink(missing_ok=True)
         yield f"{path}: damaged, or of another version; {'removed' if repair else 'repair removes it'}"

@@ -1,11 +1,11 @@
 """Resume state that no job will continue from."""
 
 import contextlib
+import shutil
 import time
 from collections.abc import Iterator
 
 from jobs.state import state_folder
-from pipeline.doctor.trees import remove
 from pipeline.experiments import FINISHED, experiments
 from shards.locks import lock
 
@@ -31,7 +31,7 @@ def old_scratch(*, repair: bool) -> Iterator[str]:
             continue
         with held:
             if repair:
-                remove(folder)
+                shutil.rmtree(folder)
                 with contextlib.suppress(OSError):  # folders of other jobs are beside it
                     folder.parent.rmdir()
         yield f"{folder}: resume state that nobody used for {days:.0f} days; {'removed' if repair else 'repair removes it'}"

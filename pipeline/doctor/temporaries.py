@@ -2,13 +2,13 @@
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from config.params import read_yaml
 from jobs.state import STATE_FOLDER
 from pipeline.doctor.processes import was_made_by
-from pipeline.doctor.trees import remove
 from shards.locks import lock
 
 # .NAME.PID.tmp
@@ -26,8 +26,10 @@ def half_written_files(tree: Path, *, repair: bool) -> Iterator[str]:
         except FileNotFoundError:
             continue  # its writer has just finished
         if match and not was_made_by(int(match[1]), moment) and not _is_worked_in(path.parent):
-            if repair:
-                remove(path)
+            if repair and path.is_dir():
+                shutil.rmtree(path)
+            elif repair:
+                path.unlink(missing_ok=True)
             yield f"{path}: half-written by a process that is gone; {'removed' if repair else 'repair removes it'}"
 
 

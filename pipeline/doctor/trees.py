@@ -1,6 +1,5 @@
 """The folders in which pipelines run."""
 
-import shutil
 from pathlib import Path
 
 from jobs.state import main_worktree
@@ -12,11 +11,3 @@ def trees() -> dict[Path, str]:
     names = {main_worktree().resolve(): "", Path.cwd(): ""}
     names |= {folder.resolve(): folder.name for folder in worktrees()}
     return {tree: name for tree, name in names.items() if (tree / ".dvc").is_dir()}
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -100,9 +100,8 @@ def up(*, prefect_port: int, mlflow_port: int, host: str = LOOPBACK) -> None:
         if own_mlflow:
             url = f"http://{_own_address(host)}:{mlflow_port}"
             with client() as tracking:
-                tracking.search_experiments(
-                    max_results=1
-                )  # creates the database before the server's processes race for it
+                # Creates the database before the server's processes race for it.
+                tracking.search_experiments(max_results=1)
             words = ["mlflow", "server", "--host", host, "--port", str(mlflow_port), "--workers", "1"]
             words += ["--default-artifact-root", (main_worktree() / "tracking" / "artifacts").as_uri()]
             settings = _mlflow_server_settings(names, mlflow_port)

@@ -1,6 +1,6 @@
 """Records of executions, which stages leave for MLflow: those that a replay writes, and what is noted of them afterwards."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ def pending(entries: Mapping[str, Mapping[str, Any]]) -> Pending:
 
 
 def note_replayed(state: State, done: Mapping[str, Record]) -> None:
-    """Note the last execution of each stage, for `semmae why`.
+    """Note the last execution of each stage, for `semmae explain`.
 
     `entry` is what that execution recorded, `state` what dvc.lock has now, which may have been restored, and `previous` the
     `state` before the execution.
@@ -50,12 +50,6 @@ def note_replayed(state: State, done: Mapping[str, Record]) -> None:
             write_note(path, {**done[name], "key": key, "entry": entry, "state": entry, "previous": previous})
         elif noted and key_of(name, noted.get("state", {})) != state.keys[name]:
             write_note(path, {**noted, "state": entry})
-
-
-def remove_records(names: Iterable[str]) -> None:
-    """Remove the records of these stages, which MLflow has now."""
-    for name in names:
-        (records_folder() / f"{name}.json").unlink(missing_ok=True)
 
 
 def executions() -> Path:

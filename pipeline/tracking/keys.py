@@ -12,6 +12,8 @@ from jobs.dvc_lock import stage_entries
 
 # The stage that replays: its own entry in dvc.lock is written after the replay.
 REPLAY_STAGE = "track_runs"
+# Its entry also changes with comments; what changes results is in the entries of the stages that read its outs.
+DIGEST_STAGE = "digest_code"
 EXPERIMENT_VARIABLE = "SEMMAE_EXPERIMENT"
 
 
@@ -25,8 +27,9 @@ class State:
 
 
 def state_of(lock_file: str | Path = "dvc.lock") -> State:
-    """The state that dvc.lock records, as the experiment of this environment."""
-    entries = {name: entry for name, entry in stage_entries(Path(lock_file)).items() if name != REPLAY_STAGE}
+    """The state that dvc.lock records, as the experiment of this environment: results, and what determines them."""
+    left_out = (REPLAY_STAGE, DIGEST_STAGE)
+    entries = {name: entry for name, entry in stage_entries(Path(lock_file)).items() if name not in left_out}
     keys = {name: key_of(name, entry) for name, entry in entries.items()}
     return State(entries, keys, key_of(os.environ.get(EXPERIMENT_VARIABLE, ""), keys))
 

@@ -78,9 +78,9 @@ def check_recorded(choice: Choice) -> None:
     The run in MLflow is that of dvc.lock, and the card reads the files in this folder: both must be about the same weights.
     Code may have changed since.
     """
-    entries = stage_entries(LOCK_FILE)
-    for name, changes in Graph(targets=[f"probe@{choice.arm}-{seed}" for seed in choice.among]).changes.items():
-        for line in explain(name, list(_apart_from_code(changes)), entries.get(name)):
+    graph = Graph(targets=[f"probe@{choice.arm}-{seed}" for seed in choice.among])
+    for name, changes in graph.changes.items():
+        for line in explain(name, list(_apart_from_code(changes)), graph.entries.get(name)):
             raise ValueError(f"{line}; `{_command(choice.arm, choice.among)}` brings it up to date")
 
 

@@ -6,21 +6,19 @@ and not for what has just happened. A stage that was restored from the cache get
 computed it, so that a comparison of arms has no gaps.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from config.redaction import one_line, redacted
 from jobs.notes import read_note, write_note
 from jobs.state import own_state
 from pipeline.tracking.client import FAILED, FINISHED, KILLED, client, database, is_local, tracking_uri
-from pipeline.tracking.executions import note_replayed, pending, remove_records
+from pipeline.tracking.executions import note_replayed, pending, records_folder
 from pipeline.tracking.keys import state_of
 from pipeline.tracking.writer import Replayed, Writer
 
 
-def replay(lock_file: str | Path = "dvc.lock", *, status: str = FINISHED, ask: bool = True) -> Replayed:
+def replay(*, status: str = FINISHED, ask: bool = True) -> Replayed:
     """Write the state in dvc.lock where MLflow does not have it yet, and the executions that failed or were killed.
 
     status: FAILED or KILLED for a walk that did not reach its end; then only what it executed is written. ask: False trusts
@@ -28,15 +26,15 @@ def replay(lock_file: str | Path = "dvc.lock", *, status: str = FINISHED, ask: b
     tracking server is one printed warning: nothing is lost, because the next call misses the same runs.
     """
     try:
-        return _replay(Path(lock_file), status, ask)
+        return _replay(status, ask)
     except Exception as error:
         reason = f"{redacted(tracking_uri())}: {one_line(error)[:300]}"
         print(f"warning: tracking: {reason}; nothing is lost, `semmae track` replays it later", flush=True)
         return Replayed()
 
 
-def _replay(lock_file: Path, status: str, ask: bool) -> Replayed:
-    state = state_of(lock_file)
+def _replay(status: str, ask: bool) -> Replayed:
+    state = state_of()
     done, broken = pending(state.entries)
     is_finished = status == FINISHED
     if not ask and is_finished and not done and not broken and (noted := last_written(state.key)):
@@ -46,18 +44,16 @@ def _replay(lock_file: Path, status: str, ask: bool) -> Replayed:
         if is_finished and state.entries:
             written = writer.find(state.key) or writer.write(FINISHED, state, state.entries, done, {})
         if broken or (done and not is_finished):
-            ended = status if not is_finished else KILLED if _is_killed(broken) else FAILED
+            is_killed = any(record["status"] == KILLED for record in broken.values())
+            ended = status if not is_finished else KILLED if is_killed else FAILED
             of_walk = writer.write(ended, state, () if is_finished else done, done, broken)
             written = written if written.pipeline else of_walk
     if is_finished and written.pipeline:
         write_note(_note(), {"state": state.key, "uri": tracking_uri(), "written": asdict(written)})
     note_replayed(state, done)
-    remove_records((*done, *broken))
+    for name in (*done, *broken):
+        (records_folder() / f"{name}.json").unlink(missing_ok=True)
     return written
-
-
-def _is_killed(broken: Mapping[str, Mapping[str, Any]]) -> bool:
-    return any(record["status"] == KILLED for record in broken.values())
 
 
 def last_written(state: str) -> Replayed | None:

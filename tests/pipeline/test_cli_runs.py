@@ -203,6 +203,10 @@ def test_status__says_why_and_check_ends_with_1_where_anything_would_run(call, s
     assert not any("->" in line for line in said)
     code, said, _ = call("status")
     assert code == 0 and said[-2:] == ["scales: parameter seeds: [0, 1] -> [0, 1, 2]", "1 of 2 stages would run"]
+    with open(small / "stages" / "notes.py", "a") as code:
+        code.write("# changed\n")
+    (small / "params.yaml").write_text(text)
+    assert call("status")[1][-1] == "1 of 2 stages would run, 1 more if their inputs change"
     (small / "params.yaml").write_text(text.replace("val_share: 0.1", "val_share: 7"))
     code, _, erred = call("status", "--check")
     assert code == 1 and len(erred) == 1 and "data.val_share: got 7" in erred[0]

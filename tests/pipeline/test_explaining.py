@@ -69,13 +69,6 @@ def test_lines_about__a_parameter_from_what_to_what(small):
         assert lines_about("other") == ["other: would not run; why it ran the last time is not recorded here"]
 
 
-def test_lines_about__code_from_what_to_what(small):
-    with changed(small / "code.py", "before", "after"):
-        line = f"code code.py modified: {md5('before = True' + chr(10))} -> {md5('after = True' + chr(10))}"
-        assert lines_about("first") == [f"would run: first: {line}"]
-        assert lines_about("other") == [f"would run: other: {line}"]
-
-
 def test_lines_about__an_input_and_what_stands_downstream_of_it(small):
     recorded = next(dep["md5"] for dep in stage_entries(small / "dvc.lock")["first"]["deps"] if dep["path"] == "mine")
     with changed(small / "mine" / "image.txt", "an image", "another"):

@@ -280,7 +280,7 @@ stages:
   digest_code:
     cmd: mkdir -p code; cp mine/one code/one.json; cp mine/other code/other.json
     deps: [mine]
-    outs: [code/one.json, code/other.json]
+    outs: [code]
   one:
     cmd: cp code/one.json out
     deps: [code/one.json]
