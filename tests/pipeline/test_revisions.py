@@ -64,7 +64,7 @@ def told(*revisions):
 def test_print_changes__names_what_differs_and_nothing_else(history):
     rows = [row for row in map(str.split, told("HEAD~1", "HEAD").splitlines()) if len(row) == 4 and row[0] != "name"]
     assert rows == [
-        ["compare.mask_images", "20", "7", "-13"],
+        ["compare.mask_images", "1000", "7", "-993"],
         ["code", "a.py", "1" * 12, "3" * 12],
         ["code", "c.py", "absent", "4" * 12],
         ["accuracy", "0.5", "0.25", "-0.25"],
@@ -85,7 +85,7 @@ def test_print_changes__an_unknown_revision_is_one_line(history):
 
 def test_explain__names_the_files_of_code_whose_digests_the_cache_has(history):
     before, after, reasons = history
-    parameter = "parameter compare.mask_images: 20 -> 7"
+    parameter = "parameter compare.mask_images: 1000 -> 7"
     a, c = f"{'1' * 12} -> {'3' * 12}", f"absent -> {'4' * 12}"
     assert sorted(reasons) == [
         f"would run: one: {line}" for line in (f"code a.py modified: {a}", f"code c.py modified: {c}", parameter)
