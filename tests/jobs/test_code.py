@@ -134,6 +134,11 @@ def test_bare_code__any_change_of_code_changes_it(tmp_path, old, new):
     assert bare_code(one) != bare_code(other)
 
 
+def test_bare_code__ends_lines_where_python_does(tmp_path):
+    (tmp_path / "a.py").write_text('text = "\u2028"\nx = 1  # why\n')
+    assert bare_code(tmp_path / "a.py") == 'text = "\u2028"\nx = 1'
+
+
 def without_docstrings(tree):
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
