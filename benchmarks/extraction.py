@@ -5,22 +5,14 @@ whatever else the machine does falls on both; the ratio is that of neighbours.
 """
 
 import statistics
-import time
-from collections.abc import Callable
 
 import timm
 import torch
 
+from benchmarks.pretraining_step import seconds
 from parts.attention import extract_all
 
 BATCH, PAIRS, THREADS = 8, 6, (1, 2)
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 @torch.no_grad()
@@ -34,12 +26,7 @@ def main() -> None:
     print("threads   plain   extraction   ratio: median    least     most")
     for threads in THREADS:
         torch.set_num_threads(threads)
-        times: dict[str, list[float]] = {name: [] for name in work}
-        for call in work.values():
-            call()
-        for pair in range(PAIRS):
-            for name in sorted(work, reverse=pair % 2 == 0):
-                times[name].append(seconds(work[name]))
+        times = seconds(work, PAIRS)
         plain, extraction = (BATCH / statistics.median(times[name]) for name in ("plain", "extraction"))
         ratios = sorted(one / other for one, other in zip(times["plain"], times["extraction"], strict=True))
         shown = f"{statistics.median(ratios):14.3f} {ratios[0]:8.3f} {ratios[-1]:8.3f}"

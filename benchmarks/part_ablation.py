@@ -91,9 +91,8 @@ class World:
             shards, rows = (self.train, self.train_rows) if split == "train" else (self.test, self.test_rows)
             batches = []
             for start in range(0, len(rows), BATCH):
-                pixels = [decode_square(shards.bytes(row), self.teacher.image_size[0]) for row in rows[start:][:BATCH]]
-                images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
-                batches.append(extract_all(self.teacher.vit, self.teacher.normalise(images), token_layer=layer))
+                images = self.teacher.inputs([shards.bytes(row) for row in rows[start : start + BATCH]])
+                batches.append(extract_all(self.teacher.vit, images, token_layer=layer))
             whole = Extraction(*(torch.cat(values) for values in zip(*batches, strict=True)))
             self._extracted[split, layer] = whole._replace(patch_tokens=whole.patch_tokens.half())
         return self._extracted[split, layer]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.random_images import write_random_images
 from config.presets import check, compose, write_params
+from shards.arrays import VERSION
 from shards.seals import write_sealed
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +51,7 @@ def main() -> None:
 def make_repository(folder: Path) -> None:
     """Random pictures of two classes as image shards, an arm without masks, and parameters."""
     write_random_images(folder / "data" / "shards", IMAGES, SIZE, test_count=TEST_IMAGES, classes="ab")
-    write_sealed(folder / "arms" / "mae" / "manifest.json", {"header": {"kind": "none"}})
+    write_sealed(folder / "arms" / "mae" / "manifest.json", {"version": VERSION, "header": {"kind": "none"}})
     (folder / "runtime.yaml").write_text((ROOT / "runtime.yaml").read_text())
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
 

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from config.groups import Arm
+from config.arms import Arm
 from images.stream import ShuffledOrder
 from jobs.record import peak_mib
 from shards.arrays import PAGE_ROWS
-from shards.files import write_json
 from shards.folders import is_intact, join_shards
 from shards.mask_cache import MaskCache, MaskCacheWriter
 from shards.seals import MANIFEST
@@ -194,7 +193,6 @@ def main() -> None:
     """Print every figure as a line, one number of rows after the other; with --step one step's facts as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=lambda text: int(float(text)), nargs="+", default=[10**6, 10**7])
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--disk", help="folder for the cache; the default is the system's temporary folder")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
@@ -203,9 +201,8 @@ def main() -> None:
         facts = STEPS[chosen.step](chosen.cache, chosen.rows[0])
         print(json.dumps({**facts, "peak": peak_mib()}))
         return
-    measured = {str(count): measure(count, chosen.disk) for count in chosen.rows}
-    if chosen.json:
-        write_json(chosen.json, measured)
+    for count in chosen.rows:
+        measure(count, chosen.disk)
 
 
 if __name__ == "__main__":

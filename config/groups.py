@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from config.names import NAME, check_name, check_text
+from config.names import NAME, check_text
 from config.redaction import refuse_secrets
 from shards.urls import check_url, is_url
 
@@ -205,74 +205,6 @@ class CacheParams(Group):
     """The labelling of every image."""
 
     batch_size: Count
-
-
-# The kinds of masks, and the maps that each follows: part labels, attention ranks or none. `parts.masking.MASKS` draws them.
-MASK_KINDS = {
-    "random": "none",
-    "block": "none",
-    "parts": "labels",
-    "attmask_high": "ranks",
-    "attmask_hint": "ranks",
-    "none": "none",
-}
-
-
-class Arm(Group):
-    """One way to mask. The method and its baselines differ only in this."""
-
-    mask: str = Field(
-        description="none: no pretraining at all, the floor for frozen features and training from scratch for fine-tuning"
-    )
-    parts: Literal["none", "raw", "learned"] = Field(description="which part maps the masks follow")
-    schedule: Literal["intra_to_inter", "intra", "inter", "inter_to_intra", "cosine"]
-    gamma: Positive = Field(description="exponent of the schedule (SemMAE equation 6: 2)")
-    background: Literal["part", "random"] = Field(description="background patches: hidden like a part, or at random")
-
-    @field_validator("mask")
-    @classmethod
-    def _check_mask(cls, mask: str) -> str:
-        if mask not in MASK_KINDS:
-            raise ValueError(f"expected one of {', '.join(MASK_KINDS)}")
-        return mask
-
-    @model_validator(mode="after")
-    def _check(self) -> "Arm":
-        if (self.maps == "labels") != (self.parts != "none"):
-            raise ValueError(
-                f"mask {self.mask} with parts {self.parts}: mask parts needs parts raw or learned, others none"
-            )
-        return self
-
-    @property
-    def maps(self) -> str:
-        """What its masks follow: `labels`, `ranks` or `none`."""
-        return MASK_KINDS[self.mask]
-
-
-class ArmsParams(BaseModel):
-    """The names of the arms to run, and the definition of each arm under its name."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    __pydantic_extra__: dict[str, Arm]
-
-    names: list[Name] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> "ArmsParams":
-        if len(set(self.names)) != len(self.names):
-            raise ValueError(f"names {self.names} holds a name twice")
-        for name in self.definitions:
-            check_name(name, "name of an arm")
-        missing = [name for name in self.names if name not in self.definitions]
-        if missing:
-            raise ValueError(f"arm {missing[0]} is not defined; expected one of {sorted(self.definitions)}")
-        return self
-
-    @property
-    def definitions(self) -> dict[str, Arm]:
-        """Every defined arm by name."""
-        return dict(self.__pydantic_extra__ or {})
 
 
 class PretrainParams(Group):

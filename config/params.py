@@ -13,6 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 from config import evaluation_groups as evaluation
 from config import groups
+from config.arms import ArmsParams
 from config.groups import Count, Group, NonNegative, Positive, Seed
 from config.names import shown
 from config.redaction import redacted
@@ -30,7 +31,7 @@ class Params(Group):
     extract: groups.ExtractParams
     refine: groups.RefineParams
     cache: groups.CacheParams
-    arms: groups.ArmsParams
+    arms: ArmsParams
     seeds: list[Seed] = Field(min_length=1)
     pretrain: groups.PretrainParams
     probe: evaluation.ProbeParams
@@ -106,6 +107,11 @@ class Runtime(Group):
     )
     join_seconds: Count = Field(description="seconds that nodes wait for a missing one")
     slurm: SlurmRuntime
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How `images.stream.TrainingImages` reads: its arguments of these names."""
+        return self.model_dump(include={"ram_gib", "workers", "prefetch"})
 
     @model_validator(mode="after")
     def _check(self) -> "Runtime":

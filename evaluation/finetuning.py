@@ -14,7 +14,8 @@ from config.evaluation_groups import FinetuneParams
 from config.groups import PretrainParams
 from config.params import Runtime
 from evaluation.predictions import Predictions
-from images.augmentation import crop_images, normalise, random_crops, random_flips
+from evaluation.supervised import Supervised
+from images.augmentation import normalise
 from images.dataset import WholeImages
 from images.stream import TrainingImages
 from jobs.cluster.distributed import ALONE, Processes
@@ -24,16 +25,15 @@ from models.vit import initialise
 from shards.image_shards import ImageShards
 from training.compute import Compute
 from training.encoders import ENCODER_KEYS, load_encoder, load_weights
-from training.loop import Stateful, train, update
-from training.optimiser import AdamW, set_lr, warmup_cosine
-from training.randomness import generator, seed_of, steps_of
-
-# Parameters that fine-tuning shares with pretraining.
-CROP = {"decode_size", "shuffle_images", "crop_ratio"}
+from training.loop import train
+from training.optimiser import AdamW
+from training.randomness import generator, seed_of
 
 
-class Finetuning:
-    """Classifier, optimiser and one step; a step is a pure function of its number and of their state."""
+class Finetuning(Supervised):
+    """Classifier, optimiser and one step."""
+
+    model: Classifier
 
     def __init__(
         self,
@@ -47,52 +47,38 @@ class Finetuning:
         compute: Compute,
         processes: Processes = ALONE,
     ) -> None:
-        self.images, self.group, self.seed, self.crop_ratio = images, group, seed, crop_ratio
-        self.label, self.batch_size = label, group.batch_size
-        self.compute, self.processes = compute, processes
-        self.rows = rows_of(processes, group)
-        classes = len(images.shards.classes)
+        self.group, rows, classes = group, rows_of(processes, group), len(images.shards.classes)
         _, config = load_weights(folder)
         self.config = {name: config[name] for name in ENCODER_KEYS} | {"num_classes": classes}
-        self.model = Classifier(**self.config, drop_path=group.drop_path)
-        initialise(self.model, generator(seed, "finetune weights"))
-        self.model.start_from(load_encoder(folder))
-        self.model.to(compute.device)
-        self.model.take_share(self.rows.to(compute.device), batch=group.batch_size)
-        self.forward: Callable[[torch.Tensor], torch.Tensor] = (
-            torch.compile(self.model) if compute.compile else self.model
+        model = Classifier(**self.config, drop_path=group.drop_path)
+        initialise(model, generator(seed, "finetune weights"))
+        model.start_from(load_encoder(folder))
+        model.to(compute.device)
+        model.take_share(rows.to(compute.device), batch=group.batch_size)
+        self.forward: Callable[[torch.Tensor], torch.Tensor] = torch.compile(model) if compute.compile else model
+        peak = group.base_lr * group.batch_size / 256
+        groups = layer_decay_groups(model, weight_decay=group.weight_decay, layer_decay=group.layer_decay)
+        super().__init__(
+            images,
+            group,
+            model,
+            AdamW(groups, lr=peak),
+            label=label,
+            purpose="finetune",
+            size=model.image_size,
+            peak=peak,
+            clip=group.clip,
+            crop_ratio=crop_ratio,
+            seed=seed,
+            compute=compute,
+            processes=processes,
+            rows=rows,
         )
-        self.steps = steps_of(group.epochs, len(images), group.batch_size)
-        self.warmup = round(self.steps * group.warmup_epochs / group.epochs)
-        self.peak = group.base_lr * group.batch_size / 256
-        groups = layer_decay_groups(self.model, weight_decay=group.weight_decay, layer_decay=group.layer_decay)
-        self.optimizer = AdamW(groups, lr=self.peak)
-        self.scaler = compute.scaler()
-        self.order = images.order(seed, "finetune order")
-        self.inputs = images.ahead(self.prepare, steps=self.steps)
         self.mixup = _mixup(group, classes) if group.mixes else None
         self.eraser = _random_erasing(group.random_erasing) if group.random_erasing else None
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(group.ema)) if group.ema else None
-
-    def prepare(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """This process's views (n, 3, h, w), normalised, and classes (n,) of step `number`.
-
-        Crops and flips are drawn for the whole batch, so they do not depend on the number of processes; only this
-        process's images are read and decoded.
-        """
-        group, count = self.group, self.group.batch_size
-        batch = self.images.batch(self.order.rows(number * count, count)[self.rows.numpy()])
-        draw = generator(self.seed, "finetune crops", number)
-        boxes = random_crops(
-            count,
-            scale=group.crop_scale,
-            ratio=self.crop_ratio,
-            aspect=torch.from_numpy(batch.aspect),
-            generator=draw,
-            rows=self.rows,
-        )
-        views = crop_images(batch.pixels, boxes, random_flips(count, draw)[self.rows], self.model.image_size)
-        return normalise(views), torch.from_numpy(self.images.labels[batch.rows])
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(group.ema)) if group.ema else None
+        if self.average is not None:
+            self.state["average"] = self.average
 
     def augment(self, number: int, views: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Views (n, 3, h, w), erased and mixed in place, and their targets (n, N); the same for any number of processes."""
@@ -106,26 +92,16 @@ class Finetuning:
 
     def step(self, number: int) -> dict[str, float | torch.Tensor]:
         """One update on a batch of random crops."""
-        group = self.group
         views, targets = self.augment(number, *self.inputs(number))
-        rate = warmup_cosine(number, steps=self.steps, warmup_steps=self.warmup, peak=self.peak)
-        set_lr(self.optimizer, rate)
         self.model.train()
         with self.compute.autocast():
             scores = self.forward(views.to(self.compute.device))
-        smoothing = group.label_smoothing if self.mixup is None else 0.0
+        smoothing = self.group.label_smoothing if self.mixup is None else 0.0
         loss = F.cross_entropy(scores.float(), targets.to(self.compute.device), label_smoothing=smoothing)
-        share = loss * (len(views) / group.batch_size)
-        loss, norm = update([share], self.optimizer, clip=group.clip, scaler=self.scaler, processes=self.processes)
+        metrics = self.descend(number, loss * (len(views) / self.batch_size))
         if self.average is not None:
             self.average.update_parameters(self.model)
-        return {"loss": loss, "lr": rate, "gradient_norm": norm}
-
-    @property
-    def state(self) -> dict[str, Stateful]:
-        """What a checkpoint holds."""
-        parts: dict[str, Stateful] = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
-        return parts if self.average is None else {**parts, "average": self.average}
+        return metrics
 
     @property
     def tested(self) -> Classifier:
@@ -206,14 +182,7 @@ def finetune(
     The processes of `scratch` share the work, and each of them returns the whole result.
     """
     shards = ImageShards(shards_folder, "train")
-    images = TrainingImages(
-        shards,
-        crop.decode_size,
-        window=crop.shuffle_images,
-        ram_gib=runtime.ram_gib,
-        workers=runtime.workers,
-        prefetch=runtime.prefetch,
-    )
+    images = TrainingImages(shards, crop.decode_size, window=crop.shuffle_images, **runtime.reading)
     task = Finetuning(
         images,
         pretrained,

@@ -85,6 +85,10 @@ class Source:
         return STAGES[self.stage].predictions
 
 
+# Of every comparison.
+ALWAYS = tuple(Source(name, name) for name, stage in STAGES.items() if stage.items is None)
+
+
 def sources(params: Any) -> Iterator[Source]:
     """The folders of all evaluations that params.yaml asks for."""
     for name, stage in STAGES.items():

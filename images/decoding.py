@@ -80,16 +80,8 @@ class Geometry(NamedTuple):
         return (self.height, self.width) if self.turn >= 5 else (self.width, self.height)
 
 
-def decode(data: bytes, *, max_pixels: int) -> Image.Image:
-    """The whole picture as upright RGB. data: an encoded file. Raises `Refused`."""
-    image = _open(data, max_pixels)
-    geometry = _geometry(image)
-    _load(image)
-    return _turned(_to_rgb(image), geometry.turn, image.format)
-
-
 def inspect(data: bytes, *, max_pixels: int) -> Geometry:
-    """Geometry of a picture that `decode` accepts; raises what `decode` would raise.
+    """Geometry of a picture that can be decoded; raises `Refused` for any other.
 
     Every byte of the picture is decoded, but a JPEG at an eighth of its size: its whole stream is still read,
     which is what shows a truncated file, at half the time.

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+from models.vit import resized_positions
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -47,6 +48,8 @@ RENAMES = (
 
 # Most nested wrappers; the limit stops at a wrapper that holds itself.
 MOST_WRAPPERS = 8
+# Names of keys that an error lists.
+MOST_NAMED = 5
 ZIP = b"PK\x03\x04"
 # Tensors may claim this multiple of their file's size, since tied weights count twice, plus some slack for small files.
 MOST_CLAIMED, SLACK = 2, 1 << 20
@@ -158,8 +161,8 @@ def refuse_misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
 def fit_positions(state: Mapping[str, Tensor], vit: "VisionTransformer") -> dict[str, Tensor]:
     """The state with `pos_embed` for the grid of `vit`: (1, prefix + gh * gw, D).
 
-    Resamples a square source grid bicubically, without antialiasing, as iBOT, DINO and DINOv2 do at inference. If the model
-    has no position for the class token, the checkpoint's is added to the token itself.
+    Resamples a square source grid by `resized_positions`. If the model has no position for the class token,
+    the checkpoint's is added to the token itself.
     Raises ValueError if the source grid is not square.
     Differs: timm antialiases, which changes the attention of a ViT trained without it.
     """
@@ -172,12 +175,10 @@ def fit_positions(state: Mapping[str, Tensor], vit: "VisionTransformer") -> dict
     prefix = _prefix_of(positions.shape[1], grid[0] * grid[1], own_prefix)
     if prefix is None:
         raise ValueError(f"mis-shaped: pos_embed has {positions.shape[1]} rows, which are not a square grid of patches")
+    count = positions.shape[1] - prefix
+    if count != grid[0] * grid[1]:
+        positions = resized_positions(positions, (math.isqrt(count), math.isqrt(count)), grid)
     first, patches = positions[:, :prefix], positions[:, prefix:]
-    if patches.shape[1] != grid[0] * grid[1]:
-        side = math.isqrt(patches.shape[1])
-        image = patches.transpose(1, 2).reshape(1, -1, side, side)
-        image = F.interpolate(image, size=grid, mode="bicubic", align_corners=False)
-        patches = image.flatten(2).transpose(1, 2)
     if own_prefix == 0 and prefix == 1 and "cls_token" in fitted:
         fitted["cls_token"] = fitted["cls_token"] + first
         first = first[:, :0]
@@ -185,11 +186,11 @@ def fit_positions(state: Mapping[str, Tensor], vit: "VisionTransformer") -> dict
     return fitted
 
 
-def some(names: Any, most: int = 5) -> str:
-    """The first `most` names, and the number of the others."""
+def some(names: Any) -> str:
+    """The first `MOST_NAMED` names, and the number of the others."""
     names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _refuse_inflation(path: Path) -> None:

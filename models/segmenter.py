@@ -107,15 +107,6 @@ class Segmenter(nn.Module):
         return _resized(self.head(levels), images.shape[2:])
 
 
-def resized_positions(positions: torch.Tensor, old: tuple[int, int], new: tuple[int, int]) -> torch.Tensor:
-    """Positions (1, 1 + L, D) of grid `old`, resampled bicubically to grid `new`; the class token keeps its own."""
-    if old == new:
-        return positions
-    table = positions[:, 1:].transpose(1, 2).unflatten(2, old)
-    table = F.interpolate(table, new, mode="bicubic", align_corners=False)
-    return torch.cat([positions[:, :1], table.flatten(2).transpose(1, 2)], dim=1)
-
-
 def _conv(inputs: int, outputs: int, size: int) -> nn.Sequential:
     groups = GROUPS if outputs % GROUPS == 0 else 1
     return nn.Sequential(

@@ -51,6 +51,18 @@ def sincos_positions(grid: tuple[int, int], width: int) -> torch.Tensor:
     return torch.cat([torch.zeros(1, width), table])[None]
 
 
+def resized_positions(positions: torch.Tensor, old: tuple[int, int], new: tuple[int, int]) -> torch.Tensor:
+    """Positions (1, prefix + L, D) of grid `old`, resampled bicubically to grid `new`; the prefix tokens keep theirs.
+
+    Without antialiasing, as iBOT, DINO and DINOv2 do at inference.
+    """
+    if old == new:
+        return positions
+    first, patches = positions.tensor_split([positions.shape[1] - old[0] * old[1]], dim=1)
+    table = F.interpolate(patches.transpose(1, 2).unflatten(2, old), new, mode="bicubic", align_corners=False)
+    return torch.cat([first, table.flatten(2).transpose(1, 2)], dim=1)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention (B, N, D) -> (B, N, D) through the fused kernel.
 

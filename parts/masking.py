@@ -306,7 +306,7 @@ def _attention(draw: Draw, mode: str) -> Tensor:
     return attention_mask(scores, ratio=draw.ratio, mode=mode, hint_share=hints, generator=draw.generator)
 
 
-# How each kind of `config.groups.MASK_KINDS` that hides anything is drawn: (B, L) bool, True is hidden.
+# How each kind of `config.arms.MASK_KINDS` that hides anything is drawn: (B, L) bool, True is hidden.
 MASKS: dict[str, Callable[[Draw], Tensor]] = {
     "random": lambda draw: random_mask(draw.batch, math.prod(draw.grid), ratio=draw.ratio, generator=draw.generator),
     "block": lambda draw: block_mask(draw.batch, draw.grid, ratio=draw.ratio, generator=draw.generator),

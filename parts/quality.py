@@ -12,7 +12,9 @@ from scipy.stats import entropy
 from sklearn.metrics import adjusted_rand_score, mutual_info_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
-UNLABELLED = 255
+from parts.labelling import UNLABELLED
+
+LEVELS = 4
 
 
 def part_quality(labels: np.ndarray, truth: np.ndarray, *, num_parts: int, background: int | None) -> dict[str, float]:
@@ -72,13 +74,13 @@ def position_information(labels: np.ndarray) -> float:
     return _explained(labels.reshape(len(labels), -1).ravel(), places.ravel())
 
 
-def colour_information(labels: np.ndarray, colours: np.ndarray, levels: int = 4) -> float:
+def colour_information(labels: np.ndarray, colours: np.ndarray) -> float:
     """Share of the labels' (N, gh, gw) entropy that the patch's mean colour (N, gh, gw, 3) in [0, 1] explains.
 
-    Colours are cut into `levels` steps a channel.
+    Colours are cut into `LEVELS` steps a channel.
     """
-    steps = np.clip((colours * levels).astype(int), 0, levels - 1)
-    return _explained(labels.ravel(), (steps @ np.array([levels * levels, levels, 1])).ravel())
+    steps = np.clip((colours * LEVELS).astype(int), 0, LEVELS - 1)
+    return _explained(labels.ravel(), (steps @ np.array([LEVELS * LEVELS, LEVELS, 1])).ravel())
 
 
 def _explained(labels: np.ndarray, causes: np.ndarray) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from config.params import Params
+from evaluation.protocols import ALWAYS
 from jobs.fingerprint import digest_of
 from jobs.recorded import check_recorded
 from shards.files import read_json
@@ -16,7 +17,6 @@ LOADING = {
     "hf": 'from transformers import ViTMAEModel\n\nmodel = ViTMAEModel.from_pretrained("FOLDER")',
     "mae": 'from safetensors.torch import load_file\n\nstate = load_file("FOLDER/model.safetensors")',
 }
-MEASURES = ("pretrain", "probe", "finetune")
 
 
 def card(job: str, layout: str, params: Params, root: Path = Path()) -> str:
@@ -29,7 +29,8 @@ def card(job: str, layout: str, params: Params, root: Path = Path()) -> str:
     if arm.parts == "learned":
         origin["part learner"] = digest_of(root / "part_learner")
     origin["weights"] = digest_of(root / "pretrained" / job)
-    measured = {stage: Path("metrics", stage, f"{job}.json") for stage in MEASURES}
+    stages = ("pretrain", *(source.stage for source in ALWAYS))
+    measured = {stage: Path("metrics", stage, f"{job}.json") for stage in stages}
     measured = {stage: path for stage, path in measured.items() if (root / path).is_file()}
     check_recorded(*measured.values(), root=root)
     metrics = {

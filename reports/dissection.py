@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from images.decoding import decode_square
 from models.part_decoder import PartDecoder
 from models.part_losses import memberships
 from parts.attention import extract_all
@@ -36,9 +35,9 @@ class Dissection:
 
 @torch.no_grad()
 def dissect(
-    images: torch.Tensor, teacher: FrozenTeacher, parts: FrozenParts, decoder: PartDecoder | None
+    encoded: Sequence[bytes], teacher: FrozenTeacher, parts: FrozenParts, decoder: PartDecoder | None
 ) -> Dissection:
-    """Run images (n, 3, h, w) in [0, 1], at the teacher's size, through teacher, part learner and decoder.
+    """Run n encoded images through teacher, part learner and decoder.
 
     Raises ValueError if the part learner belongs to another teacher.
     """
@@ -47,7 +46,7 @@ def dissect(
             f"part learner takes tokens {parts.width} wide, the teacher's are {teacher.vit.embed_dim}; "
             "run `dvc repro refine_parts`"
         )
-    extracted = extract_all(teacher.vit, teacher.normalise(images), token_layer=parts.token_layer)
+    extracted = extract_all(teacher.vit, teacher.inputs(encoded), token_layer=parts.token_layer)
     maps = parts.maps(extracted)
     rebuilt = None
     if decoder is not None:
@@ -70,11 +69,3 @@ def load_decoder(folder: Path, device: torch.device) -> PartDecoder | None:
     decoder = PartDecoder(**config)
     decoder.load_state_dict(state)
     return decoder.to(device).eval()
-
-
-def inputs_of(encoded: Sequence[bytes], teacher: FrozenTeacher) -> torch.Tensor:
-    """Whole images at the teacher's size: (n, 3, h, w) in [0, 1]. encoded: files that can be decoded."""
-    height, width = teacher.image_size
-    assert height == width, "whole images are decoded to squares"
-    pixels = np.stack([decode_square(data, height) for data in encoded])
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255

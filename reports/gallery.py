@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from images.decoding import IGNORED_LABEL
 from reports.map_tiles import MapTile, head_tiles, map_tiles
 from reports.pictures import enlarge, hide, only_part, paint_parts, strip
 from reports.samples import TILE, Samples
 from training.snapshots import MOMENTS
 
-IGNORED_LABEL = 255
 MOST_PARTS = 12
 SNAPSHOT_HEADS = ["target", "masked", *(f"{100 * moment:.0f} %" for moment in MOMENTS)]
 

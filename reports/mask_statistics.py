@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from config.groups import Arm
+from config.arms import Arm
 from images.augmentation import crop_labels, whole_images
 from parts.masking import hidden_ratio_std
 from reports.gallery import PartMaps, Strip, mask_strips
@@ -22,11 +22,6 @@ from training.randomness import generator
 
 POINTS = tuple(point / 10 for point in range(11))
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-
-def open_masks(folder: Path, *, arm: Arm, ids: np.ndarray, ratio: float, hint_share: float) -> ArmMasks:
-    """The masks of an arm for the images `ids` (N,)."""
-    return ArmMasks(folder, arm, ids=ids, ratio=ratio, hint_share=hint_share)
 
 
 def draw(
@@ -99,7 +94,7 @@ def masks_over_training(
     spreads, heads, strips = {}, {}, {}
     for name, arm in arms.items():
         counted, shown = (
-            open_masks(folder / name, arm=arm, ids=some, ratio=ratio, hint_share=hint) for some in (ids, samples.ids)
+            ArmMasks(folder / name, arm, ids=some, ratio=ratio, hint_share=hint) for some in (ids, samples.ids)
         )
         spreads[name] = hidden_spread(counted, labels.labels, num_parts=labels.num_parts, grid=grid, seeds=seeds)
         drawn = [draw(shown, len(samples.ids), grid=grid, progress=at, seed=seeds[0]) for at in moments]

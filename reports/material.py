@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from config.groups import Arm
+from config.arms import Arm
 from reports import figures
 from reports.comparison import headline
-from reports.dissection import Dissection, dissect, inputs_of, load_decoder
+from reports.dissection import Dissection, dissect, load_decoder
 from reports.figures import Chart
 from reports.gallery import (
     SNAPSHOT_HEADS,
@@ -25,6 +25,7 @@ from reports.gallery import (
     single_part_strips,
     snapshot_strips,
 )
+from reports.layout import sheet
 from reports.map_tiles import part_colours
 from reports.mask_statistics import Masks, masks_over_training
 from reports.part_summary import DRAWN_MEASURES, Parts, part_measures, part_usage
@@ -171,7 +172,7 @@ def _part_maps(samples: Samples, learned: MaskCache, folder: Path, arms: Mapping
 def _dissect(samples: Samples, root: Path, device: torch.device) -> Dissection:
     """The shown images through teacher, part learner and decoder: no tokens of test images are stored."""
     teacher, learner = FrozenTeacher(root / "teacher", device), FrozenParts(root / "part_learner", device)
-    return dissect(inputs_of(samples.encoded, teacher), teacher, learner, load_decoder(root / "part_learner", device))
+    return dissect(samples.encoded, teacher, learner, load_decoder(root / "part_learner", device))
 
 
 def _part_pictures(samples: Samples, seen: Dissection) -> dict[str, list[Strip]]:
@@ -221,9 +222,9 @@ def sheets(material: Material) -> dict[str, bytes]:
     files = {name: chart.light for name, chart in material.charts.items()}
     for name, rows in material.pictures.items():
         legend = colours if name in ("parts", "single_parts", "part_maps") else None
-        files[name] = figures.sheet(rows, legend=legend, legend_of=LEARNED)
+        files[name] = sheet(rows, legend=legend, legend_of=LEARNED)
     files |= {f"image_{place}": picture for place, picture in enumerate(material.portraits)}
-    files |= {f"masks_{arm}": figures.sheet(rows, heads=masks.heads[arm]) for arm, rows in masks.strips.items()}
+    files |= {f"masks_{arm}": sheet(rows, heads=masks.heads[arm]) for arm, rows in masks.strips.items()}
     for arm, rows in material.snapshots.items():
-        files[f"snapshots_{arm}"] = figures.sheet(rows, heads=SNAPSHOT_HEADS)
+        files[f"snapshots_{arm}"] = sheet(rows, heads=SNAPSHOT_HEADS)
     return files

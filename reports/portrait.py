@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from reports import figures
+from reports import figures, layout
 from reports.dissection import Dissection
 from reports.map_tiles import MapTile, colour_of, head_tiles, map_tiles, name_of
 from reports.pictures import enlarge, paint_parts
@@ -85,7 +85,7 @@ def _draw(
     height = MARGIN * 2 + HEADING + TITLE + large * tall / wide + 0.1 + legend_rows * LEGEND_ROW
     height += sum(HEADING + 0.1 + -(-len(tiles) // columns) * (TITLE + tall + GAP) for tiles in groups.values())
     with rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.color": figures.LIGHT["ink"]}):
-        figure = Figure(figsize=(inner + 2 * MARGIN, height), dpi=figures.SHEET_DPI, facecolor="white")
+        figure = Figure(figsize=(inner + 2 * MARGIN, height), dpi=layout.DPI, facecolor="white")
         FigureCanvasAgg(figure)
         page = _Page(figure)
         page.heading(_shortened(title, int(inner / 0.1)), 11)
@@ -109,7 +109,7 @@ class _Page:
         self.boxes: list = []
 
     def named(self, left: float, down: float, text: str, colour: tuple[int, int, int] | None = None) -> None:
-        figures.named(self.figure, left, self.height - self.top - down, text, colour)
+        layout.named(self.figure, left, self.height - self.top - down, text, colour)
 
     def heading(self, text: str, size: float) -> None:
         where = (MARGIN / self.width, 1 - (self.top + HEADING / 2) / self.height)

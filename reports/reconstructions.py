@@ -38,12 +38,7 @@ def reconstruct(model: MaskedAutoencoder, images: torch.Tensor, mask: torch.Tens
     images: (n, 3, h, w) normalised; mask: (n, L) bool, True is hidden. With `norm_pix_loss` the predictions take mean
     and variance of the true patch, so a picture shows structure, not brightness.
     """
-    return to_pixels(model.reconstruct(images, mask))
-
-
-def to_pixels(images: torch.Tensor) -> list[np.ndarray]:
-    """Normalised images (n, 3, h, w) as n arrays (h, w, 3) uint8."""
-    return list(to_bytes(images.cpu()).permute(0, 2, 3, 1).numpy())
+    return list(to_bytes(model.reconstruct(images, mask).cpu()).permute(0, 2, 3, 1).numpy())
 
 
 def reconstructions(

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from evaluation.protocols import CLASS_IOU, FACTS, HEADLINE, Source, find
+from evaluation.protocols import ALWAYS, CLASS_IOU, FACTS, HEADLINE, Source, find
 from shards.files import md5_of, read_json
 
 if TYPE_CHECKING:
     from evaluation.predictions import Predictions
 
-ALWAYS = (Source("probe", "probe"), Source("finetune", "finetune"))
 CURVES = ("loss", "alpha", "hidden_ratio_std")
 Job = tuple[str, int]
 Numbers = Mapping[str, float]

@@ -9,8 +9,8 @@ import torch
 
 from config.redaction import CONTROL
 from images.decoding import decode_square, inspect
-from reports import figures
-from reports.dissection import Dissection, dissect, inputs_of, load_decoder
+from reports import layout
+from reports.dissection import Dissection, dissect, load_decoder
 from reports.gallery import PartMaps, Strip, painted_strip, rebuilt_strip, single_part_strips
 from reports.map_tiles import part_colours
 from reports.pictures import strip
@@ -73,7 +73,7 @@ def show(
                 yield Shown(path, None, " ".join(str(error).split()))
         if not files:
             continue
-        seen = dissect(inputs_of([file.encoded for file in files], teacher), teacher, parts, decoder)
+        seen = dissect([file.encoded for file in files], teacher, parts, decoder)
         for place, file in enumerate(files):
             picture = portrait(
                 decode_square(file.encoded, PORTRAIT_TILE), seen, place, title=file.source.name, aspect=file.aspect
@@ -131,4 +131,4 @@ def draw_sheet(sheet: Sequence[tuple[Read, Dissection, int]]) -> bytes:
     heads = [
         name if len(name) < 16 else f"{name[:7]}…{name[-7:]}" for name in (file.source.name for file, _, _ in sheet)
     ]
-    return figures.sheet(rows, heads=heads, legend=part_colours(maps.num_parts))
+    return layout.sheet(rows, heads=heads, legend=part_colours(maps.num_parts))

@@ -52,10 +52,10 @@ class Shard(NamedTuple):
         return opened(self.path, size=self.bytes, footer=self.footer)
 
 
-def list_shards(folder: str | Path, splits: Sequence[str] = SPLITS) -> list[Shard]:
-    """Every shard of `splits` in written order; a missing or truncated one is a ValueError. Opens no shard."""
+def list_shards(folder: str | Path) -> list[Shard]:
+    """Every shard of every split in written order; a missing or truncated one is a ValueError. Opens no shard."""
     listed = read_manifest(Path(folder), VERSION)["splits"]
-    return _shards(Path(folder), [shard for split in splits for shard in listed[split]["shards"]])
+    return _shards(Path(folder), [shard for split in SPLITS for shard in listed[split]["shards"]])
 
 
 def _shards(folder: Path, entries: Sequence[Mapping[str, Any]]) -> list[Shard]:
@@ -155,12 +155,6 @@ class ImageShards:
         return {
             shard.path: self.ids[np.sort(some[some < count])] for shard, some in zip(self._shards, rows, strict=True)
         }
-
-    def iter_batches(self, size: int) -> Iterator[tuple[np.ndarray, list[Encoded]]]:
-        """Batches of row numbers (at most `size`) and their encoded images: every row once, in file order."""
-        for start in range(0, len(self), size):
-            rows = self.storage[start : start + size]
-            yield rows, [self.bytes(row) for row in rows]
 
     def _locate(self, row: int) -> tuple[int, int]:
         """Row group and place in it."""

@@ -1,7 +1,6 @@
 """Part quality against true part labels, beside trivial methods on the same patches."""
 
 import numpy as np
-import torch
 
 from config.params import load_params
 from images.dataset import decoded_masks
@@ -88,9 +87,7 @@ def patch_tokens(shards: ImageShards, rows: np.ndarray, teacher: FrozenTeacher, 
     """The teacher's tokens of the patches of `rows`: (n, gh, gw, D) float32."""
     batches = []
     for start in range(0, len(rows), BATCH):
-        batch = rows[start : start + BATCH]
-        pixels = np.stack([decode_square(shards.bytes(row), teacher.image_size[0]) for row in batch])
-        images = teacher.normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
+        images = teacher.inputs([shards.bytes(row) for row in rows[start : start + BATCH]])
         batches.append(extract_all(teacher.vit, images, token_layer=layer).patch_tokens.cpu().numpy())
     tokens = np.concatenate(batches)
     return tokens.reshape(len(tokens), *teacher.grid, -1)

@@ -5,9 +5,10 @@ from pathlib import Path
 from config.names import arguments
 from config.params import load_params, load_runtime
 from evaluation.accuracy import class_accuracy
-from evaluation.finetuning import CROP, finetune
+from evaluation.finetuning import finetune
 from evaluation.predictions import write_predictions
 from evaluation.probing import metrics_of
+from evaluation.supervised import CROP
 from jobs.cluster.distributed import join
 from jobs.cluster.launching import launched
 from jobs.fingerprint import fingerprint

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from config.names import arguments
 from config.params import load_params, load_runtime
-from evaluation.finetuning import CROP
 from evaluation.linear_mae import LinearMae
 from evaluation.predictions import Predictions, write_predictions
 from evaluation.probing import metrics_of
+from evaluation.supervised import CROP
 from images.dataset import WholeImages
 from images.stream import TrainingImages
 from jobs.fingerprint import fingerprint
@@ -23,7 +23,8 @@ from training.loop import train
 
 def main() -> None:
     """`python -m stages.linear_mae OPTIMIZER ARM SEED`."""
-    params, runtime, group = load_params(), load_runtime(), load_params().linear_mae
+    params, runtime = load_params(), load_runtime()
+    group = params.linear_mae
     name, arm, seed = arguments("OPTIMIZER", "ARM", "SEED")
     job = f"{arm}-{seed}"
     folder = Path("pretrained") / job
@@ -36,14 +37,8 @@ def main() -> None:
     )
     with Scratch(f"linear_mae-{name}-{job}", identity) as scratch:
         compute = set_up(**params.compute.model_dump())
-        images = TrainingImages(
-            ImageShards("data/shards", "train"),
-            crop["decode_size"],
-            window=crop["shuffle_images"],
-            ram_gib=runtime.ram_gib,
-            workers=runtime.workers,
-            prefetch=runtime.prefetch,
-        )
+        shards, window = ImageShards("data/shards", "train"), crop["shuffle_images"]
+        images = TrainingImages(shards, crop["decode_size"], window=window, **runtime.reading)
         task = LinearMae(
             images,
             load_encoder(folder).to(compute.device),

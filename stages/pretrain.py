@@ -35,14 +35,8 @@ def main() -> None:
         join(compute.world_size, compute.device) as processes,
         Scratch(f"pretrain-{job}", identity(params, name, seed), processes) as scratch,
     ):
-        images = TrainingImages(
-            ImageShards("data/shards", "train"),
-            group.decode_size,
-            window=group.shuffle_images,
-            ram_gib=runtime.ram_gib,
-            workers=runtime.workers,
-            prefetch=runtime.prefetch,
-        )
+        shards = ImageShards("data/shards", "train")
+        images = TrainingImages(shards, group.decode_size, window=group.shuffle_images, **runtime.reading)
         masks = ArmMasks(folder, arm, ids=images.ids, ratio=group.mask_ratio, hint_share=group.hint_share)
         label = f"pretrain {job}"
         task = Pretraining(images, masks, group, label=label, seed=seed, compute=compute, processes=processes)

@@ -49,14 +49,8 @@ def segment(
     )
     with Scratch(f"segment-{name}-{job}-{head}", identity) as scratch:
         shards = ImageShards(prepared, "train")
-        images = TrainingImages(
-            shards,
-            group.image_size,
-            window=params.pretrain.shuffle_images,
-            ram_gib=runtime.ram_gib,
-            workers=runtime.workers,
-            prefetch=runtime.prefetch,
-        )
+        window = params.pretrain.shuffle_images
+        images = TrainingImages(shards, group.image_size, window=window, **runtime.reading)
         task = Segmentation(
             images,
             encoder_at(load_encoder(folder), group.image_size),

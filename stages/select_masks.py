@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config.groups import Arm
+from config.arms import Arm
 from config.names import arguments
 from config.params import load_params
 from jobs.stage import run

@@ -41,13 +41,8 @@ def main() -> None:
         mean: tuple[float, ...] = IMAGENET_MEAN
         std: tuple[float, ...] = IMAGENET_STD
         if group.source == "train":
-            images = TrainingImages(
-                ImageShards("data/shards", "train"),
-                group.image_size,
-                ram_gib=runtime.ram_gib,
-                workers=runtime.workers,
-                decode=squeezed,
-            )
+            shards = ImageShards("data/shards", "train")
+            images = TrainingImages(shards, group.image_size, **runtime.reading, decode=squeezed)
             images.hold_all()
             task = Distillation(images, group, compute=compute)
             history = train(task, scratch=scratch, runtime=runtime)

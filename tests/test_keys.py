@@ -14,7 +14,7 @@ STAGES = {name: module_of(stage["cmd"]) for name, stage in read_yaml(ROOT / "dvc
 # Module -> the stages whose result it determines. Whoever adds an import sees here which results it makes older.
 TABLE = """
 evaluation/accuracy.py: probe finetune linear_mae transfer
-evaluation/finetuning.py: finetune linear_mae transfer
+evaluation/finetuning.py: finetune transfer
 evaluation/knn.py: train_teacher probe finetune linear_mae transfer
 evaluation/linear.py: probe finetune linear_mae transfer
 evaluation/linear_mae.py: linear_mae
@@ -22,6 +22,7 @@ evaluation/predictions.py: probe finetune linear_mae transfer compare
 evaluation/probing.py: probe finetune linear_mae transfer
 evaluation/protocols.py: compare
 evaluation/segmenting.py: segment
+evaluation/supervised.py: finetune linear_mae transfer segment
 evaluation/teacher_quality.py: train_teacher
 images/augmentation.py: train_teacher extract_attention refine_parts cache_masks pretrain probe finetune linear_mae
     transfer segment evaluate_parts compare
@@ -43,7 +44,7 @@ images/sources/tree.py: prepare_data prepare_transfer prepare_segment
 images/stream.py: prepare_data train_teacher extract_attention refine_parts cache_masks pretrain probe finetune
     linear_mae prepare_transfer transfer prepare_segment segment evaluate_parts compare
 models/checkpoints.py: train_teacher extract_attention refine_parts cache_masks pretrain evaluate_parts compare
-models/classifier.py: finetune linear_mae transfer segment
+models/classifier.py: finetune transfer segment
 models/ibot.py: train_teacher
 models/layouts.py: -
 models/mae.py: pretrain compare
@@ -67,6 +68,7 @@ reports/comparison.py: compare
 reports/dissection.py: compare
 reports/figures.py: compare
 reports/gallery.py: compare
+reports/layout.py: compare
 reports/map_tiles.py: compare
 reports/mask_statistics.py: compare
 reports/material.py: compare

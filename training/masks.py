@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from config.groups import Arm
+from config.arms import Arm
 from images.augmentation import crop_labels
 from parts.masking import MASKS, Draw, hidden_ratio_std
 from parts.schedules import alpha_at

@@ -79,12 +79,12 @@ class AdamW:
                     target.copy_(source)
 
 
-def warmup_cosine(step: int, *, steps: int, warmup_steps: int, peak: float, final: float = 0.0) -> float:
-    """Linear rise to `peak` over `warmup_steps`, then half a cosine to `final` at the last step."""
+def warmup_cosine(step: int, *, steps: int, warmup_steps: int, peak: float) -> float:
+    """Linear rise to `peak` over `warmup_steps`, then half a cosine to 0 at the last step."""
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def cosine_between(progress: float, start: float, end: float) -> float:

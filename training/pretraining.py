@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from config.groups import PretrainParams
-from images.augmentation import crop_images, normalise, random_crops, random_flips, snapped
+from images.augmentation import crop_images, normalise, random_crops, random_flips, snapped, whole_images
 from images.stream import TrainingImages
 from jobs.cluster.distributed import ALONE, Processes
 from models.checkpoints import read_checkpoint
@@ -23,7 +23,6 @@ from training.randomness import generator, steps_of
 from training.snapshots import Snapshots
 
 SHOWN = 4
-
 ARCHITECTURE = (
     "image_size",
     "patch_size",
@@ -90,8 +89,7 @@ class Pretraining:
         """Snapshots of the first training images, whole, under masks that are the same for every arm."""
         batch = self.images.batch(np.arange(min(SHOWN, len(self.images))))
         count = len(batch.rows)
-        whole, upright = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(count, 4), torch.zeros(count, dtype=torch.bool)
-        views = normalise(crop_images(batch.pixels, whole, upright, self.model.image_size))
+        views = normalise(crop_images(batch.pixels, *whole_images(count), self.model.image_size))
         draw = generator("snapshots")
         mask = random_mask(count, self.model.num_patches, ratio=self.group.mask_ratio, generator=draw)
         snapshots = Snapshots(views, mask, steps=self.steps)
@@ -107,7 +105,7 @@ class Pretraining:
             f"starts from {path}" + ("" if has_decoder else ", which has no decoder: that starts from random weights")
         )
 
-    def prepare(self, number: int) -> "Inputs":
+    def prepare(self, number: int) -> Inputs:
         """Images and masks of step `number`. Order, crops and masks have their own streams: arms of a seed see the same crops.
 
         Each of several processes draws crops and masks for the whole batch and keeps its part, so the draws do not depend on

@@ -13,9 +13,9 @@ def seed_of(*key: int | str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+def generator(*key: int | str) -> torch.Generator:
     """A fresh generator for a key; it holds no state that would have to be saved."""
-    return torch.Generator(device).manual_seed(seed_of(*key))
+    return torch.Generator().manual_seed(seed_of(*key))
 
 
 def batch_indices(count: int, batch_size: int, step: int, *key: int | str) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The teacher's folder: written, read as the frozen teacher of the streaming stages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,17 @@ class FrozenTeacher:
         """Images (B, 3, h, w) in [0, 1] -> the teacher's input, on its device."""
         return (images.to(self.device) - self._mean) / self._std
 
+    def pixels(self, encoded: Sequence[bytes]) -> torch.Tensor:
+        """Whole images at the teacher's size: (n, 3, h, w) uint8. encoded: files that can be decoded."""
+        height, width = self.image_size
+        assert height == width, "whole images are decoded to squares"
+        squares = np.stack([decode_square(image, height) for image in encoded])
+        return torch.from_numpy(squares).permute(0, 3, 1, 2)
+
+    def inputs(self, encoded: Sequence[bytes]) -> torch.Tensor:
+        """The teacher's input (n, 3, h, w) of whole images."""
+        return self.normalise(self.pixels(encoded).float() / 255)
+
     def tokens(self, images: torch.Tensor, *, token_layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Class token (B, D) and patch tokens (B, L, D) of images (B, 3, h, w) in [0, 1] of any size, with gradients to
         the images.
@@ -64,15 +75,13 @@ class FrozenTeacher:
         `workers` threads decode up to `prefetch` batches ahead of the device; neither changes the batches. No batch holds
         images of two shards, so results depend on this shard alone.
         """
-        height, width = self.image_size
-        assert height == width, "whole images are decoded to squares"
 
-        def decode(batch: tuple[np.ndarray, list[bytes]]) -> tuple[np.ndarray, np.ndarray]:
-            return batch[0], np.stack([decode_square(image, height) for image in batch[1]])
+        def decode(batch: tuple[np.ndarray, list[bytes]]) -> tuple[np.ndarray, torch.Tensor]:
+            return batch[0], self.pixels(batch[1])
 
         batches = read_shard(image_shard, batch_size)
         for ids, pixels in map_ahead(decode, batches, workers=workers, prefetch=prefetch):
-            yield ids, self.normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
+            yield ids, self.normalise(pixels.float() / 255)
 
 
 def write_teacher(

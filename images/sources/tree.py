@@ -76,12 +76,6 @@ def walk(root: str | bytes | Path) -> Iterator[Entry]:
                 yield Entry(path, 0, "0", "not a file", "a pipe, socket or device")
 
 
-def subfolders(root: str | bytes | Path) -> set[bytes]:
-    """Names of the folders in `root`, links to folders included and hidden ones left out."""
-    with os.scandir(os.fsencode(root)) as entries:
-        return {entry.name for entry in entries if not entry.name.startswith(b".") and _is_folder(entry)}
-
-
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:
     try:
         return entry.is_dir()
@@ -140,8 +134,9 @@ class FolderRoot:
         return walk(self._base)
 
     def subfolders(self, folder: bytes = b"") -> set[bytes]:
-        """See `images.sources.tree.subfolders`."""
-        return subfolders(os.path.join(self._base, folder))
+        """Links to folders count as well."""
+        with os.scandir(os.path.join(self._base, folder)) as entries:
+            return {entry.name for entry in entries if not entry.name.startswith(b".") and _is_folder(entry)}
 
     def open(self, path: bytes, *, ahead: int = AHEAD_BYTES) -> BinaryIO:
         """The file itself."""

@@ -13,6 +13,7 @@ from images.augmentation import (
     random_crops,
     random_flips,
     snapped,
+    to_bytes,
 )
 
 WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
@@ -191,6 +192,7 @@ def test_normalise__has_the_statistics_of_imagenet():
     image = (mean + 2 * std)[:, None, None].expand(3, 2, 2)
     assert torch.allclose(normalise(image), torch.full((3, 2, 2), 2.0), atol=1e-5)
     assert torch.allclose(normalise(image[None])[0], normalise(image))
+    assert to_bytes(normalise(noise(2, 5, 4) / 255)).equal(noise(2, 5, 4))
 
 
 def jittered(images, *, brightness=0.0, contrast=0.0, saturation=0.0, probability=1.0, grey_probability=0.0):

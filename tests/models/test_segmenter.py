@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from evaluation.segmenting import encoder_at
-from models.segmenter import Segmenter, levels_of, resized_positions
-from models.vit import VisionTransformer, sincos_positions
+from models.segmenter import Segmenter, levels_of
+from models.vit import VisionTransformer, resized_positions, sincos_positions
 
 SHAPE = {"image_size": 24, "patch_size": 4, "width": 16, "depth": 3, "num_heads": 2}
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from config.groups import MASK_KINDS
+from config.arms import MASK_KINDS
 from parts.masking import (
     BACKGROUNDS,
     MASKS,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from config.groups import Arm
+from config.arms import Arm
 from evaluation.predictions import Predictions, write_predictions
 from models.mae import MaskedAutoencoder
 from models.part_decoder import PartDecoder
@@ -17,7 +17,7 @@ from models.part_learner import PartLearner
 from models.teachers import build
 from models.vit import initialise
 from parts.masking import random_mask
-from reports import figures
+from reports import figures, layout
 from reports.comparison import compare
 from reports.material import gather, sheets
 from reports.page import render
@@ -181,7 +181,7 @@ def coarse_charts():
     """Charts of few pixels: drawing them is most of a report's time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "DPI", 40)
-        patch.setattr(figures, "SHEET_DPI", 40)
+        patch.setattr(layout, "DPI", 40)
         yield
 
 

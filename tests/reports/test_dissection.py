@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from reports.dissection import dissect, inputs_of, load_decoder
+from reports.dissection import dissect, load_decoder
 from shards.arrays import ArrayShards
 from shards.image_shards import ImageShards
 from shards.mask_cache import MaskCache
@@ -15,8 +15,7 @@ CPU = torch.device("cpu")
 
 def seen_by(root, shards, rows):
     teacher, parts = FrozenTeacher(root / "teacher", CPU), FrozenParts(root / "part_learner", CPU)
-    images = inputs_of([shards.bytes(row) for row in rows], teacher)
-    return dissect(images, teacher, parts, load_decoder(root / "part_learner", CPU))
+    return dissect([shards.bytes(row) for row in rows], teacher, parts, load_decoder(root / "part_learner", CPU))
 
 
 def test_dissect__maps_are_shares_and_labels_their_largest(outs):
@@ -49,4 +48,4 @@ def test_dissect__a_part_learner_of_another_teacher_is_refused(outs):
     teacher, parts = FrozenTeacher(outs / "teacher", CPU), FrozenParts(outs / "part_learner", CPU)
     parts.width = 99
     with pytest.raises(ValueError, match="99 wide, the teacher's are 24; run"):
-        dissect(torch.zeros(1, 3, 32, 32), teacher, parts, None)
+        dissect([], teacher, parts, None)

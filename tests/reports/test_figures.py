@@ -7,7 +7,6 @@ from PIL import Image
 
 from reports import figures
 from reports.comparison import compare
-from reports.gallery import Strip
 from tests.reports.conftest import results_of
 
 COLOURS = {"semmae": "#5b6cf0", "mae": "#8b93a1"}
@@ -57,30 +56,3 @@ def test_arm_colours__keep_the_baseline_grey_wherever_it_stands():
     first = figures.arm_colours(["mae", "a", "b"], "mae")
     assert first == {name: figures.arm_colours(["a", "b", "mae"], "mae")[name] for name in first}
     assert len(set(first.values())) == 3
-
-
-def test_sheet__shows_every_strip_below_its_heads():
-    red = np.full((10, 40, 4), (255, 0, 0, 255), np.uint8)
-    picture = Image.open(
-        io.BytesIO(figures.sheet([Strip("first", red, ""), Strip("second", red, "")], heads=["a", "b"]))
-    )
-    pixels = np.asarray(picture.convert("RGB")).astype(int)
-    is_red = (pixels[..., 0] > 200) & (pixels[..., 1] < 50)
-    rows = np.flatnonzero(is_red.any(axis=1))
-    assert np.sum(np.diff(rows) > 1) == 1
-    assert rows[0] > 0.02 * len(pixels)
-
-
-def test_sheet__a_legend_colours_the_strips_it_names_or_stands_below():
-    grey = np.full((10, 40, 4), 128, np.uint8)
-    plain, named, below = (
-        Image.open(io.BytesIO(figures.sheet([Strip(name, grey, "")], legend=legend)))
-        for name, legend in (("parts", {}), ("part 0", {"part 0": (255, 0, 0)}), ("parts", {"part 0": (255, 0, 0)}))
-    )
-
-    def has_red(picture):
-        pixels = np.asarray(picture.convert("RGB")).astype(int)
-        return bool(((pixels[..., 0] > 200) & (pixels[..., 1] < 80)).any())
-
-    assert (has_red(plain), has_red(named), has_red(below)) == (False, True, True)
-    assert plain.size == named.size and below.height > plain.height

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 
-from config.groups import Arm
+from config.arms import Arm
 from parts.schedules import alpha_at
-from reports.mask_statistics import ALPHAS, POINTS, draw, hidden_spread, open_masks, shown_progress
+from reports.mask_statistics import ALPHAS, POINTS, draw, hidden_spread, shown_progress
 from shards.mask_cache import MaskCacheWriter
 from tests.reports.conftest import write_no_masks
+from training.masks import ArmMasks
 
 IDS = np.arange(1, 61, dtype=np.uint64)
 GRID, PARTS = (8, 8), 4
@@ -26,7 +27,7 @@ def arms(tmp_path):
         writer.add(IDS, labels)
     write_no_masks(tmp_path / "mae")
     options = {"ids": IDS, "ratio": 0.75, "hint_share": 0.1}
-    opened = {name: open_masks(tmp_path / name, arm=arm, **options) for name, arm in (("semmae", SEMMAE), ("mae", MAE))}
+    opened = {name: ArmMasks(tmp_path / name, arm, **options) for name, arm in (("semmae", SEMMAE), ("mae", MAE))}
     return opened, labels
 
 

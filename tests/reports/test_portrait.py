@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reports import figures
+from reports import figures, layout
 from reports.dissection import Dissection
 from reports.portrait import columns_for, legend, portrait
 
@@ -43,7 +43,7 @@ def test_legend__names_every_part_used_and_no_other():
 @pytest.mark.parametrize(("heads", "parts"), [(6, 6), (12, 12), (3, 20), (1, 2)])
 @pytest.mark.parametrize("aspect", [0.3, 1.0, 4.0])
 def test_portrait__nothing_is_clipped_and_no_words_overlap(monkeypatch, heads, parts, aspect):
-    monkeypatch.setattr(figures, "SHEET_DPI", 100)
+    monkeypatch.setattr(layout, "DPI", 100)
     seen = dissection(heads, parts)
     title = "a file $name$ that goes on_and_on " * 9 + ".jpeg"
     figure = drawn(monkeypatch, seen, title=title, aspect=aspect)

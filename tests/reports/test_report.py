@@ -2,19 +2,16 @@ import io
 import re
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
 from config.presets import compose, write_params
 from reports import figures
-from reports.mask_statistics import open_masks
 from reports.page import render
 from reports.part_summary import part_measures, part_usage
 from reports.table import print_summary
 from shards.files import read_json
-from shards.seals import MANIFEST, read_sealed, write_sealed
 from tests.conftest import run_stage
 from tests.reports.conftest import (
     ARMS,
@@ -116,14 +113,6 @@ def test_sheets__cover_charts_pictures_and_masks(files):
         "part_quality",
     } <= names
     assert {"heads", "part_maps", "rebuilt", "teacher_losses", "part_losses", "image_0", "image_2"} <= names
-
-
-def test_open_masks__of_another_version_are_refused(outs, tmp_path):
-    folder = shutil.copytree(outs / "arms/semmae", tmp_path / "semmae")
-    manifest = read_sealed(folder / MANIFEST)
-    write_sealed(folder / MANIFEST, {**manifest, "version": manifest["version"] + 1})
-    with pytest.raises(ValueError, match=f"version {manifest['version'] + 1}, expected {manifest['version']}"):
-        open_masks(folder, arm=ARMS["semmae"], ids=np.array([1], dtype=np.uint64), ratio=0.75, hint_share=0.1)
 
 
 def test_part_usage__shares_sum_to_one(material):

@@ -2,8 +2,8 @@ import shutil
 
 import pytest
 
-from evaluation.protocols import Source
-from reports.results import ALWAYS, curves_csv, read_results
+from evaluation.protocols import ALWAYS, Source
+from reports.results import curves_csv, read_results
 from shards.files import read_json, write_json
 
 ARMS, SEEDS = ("semmae", "mae", "raw_attention"), (0, 1)

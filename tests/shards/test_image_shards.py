@@ -122,16 +122,6 @@ def test_writer__leaves_nothing_when_it_fails(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_batches__read_every_row_once(folder):
-    shards = ImageShards(folder, "train")
-    seen = []
-    for numbers, images in shards.iter_batches(7):
-        assert len(numbers) == len(images) <= 7
-        assert all(shards.bytes(row) == image for row, image in zip(numbers, images, strict=True))
-        seen += numbers.tolist()
-    assert sorted(seen) == list(range(300))
-
-
 def test_threads__read_at_once(folder):
     shards = ImageShards(folder, "train")
     expected = [shards.bytes(row) for row in range(300)]
@@ -161,7 +151,7 @@ def test_open__a_truncated_or_missing_shard_is_named(folder):
 
 def test_open__an_empty_split_has_no_rows(tmp_path):
     shards = ImageShards(write(tmp_path / "s", {"train": 3}), "test")
-    assert (len(shards), shards.ids.shape, list(shards.iter_batches(4))) == (0, (0,), [])
+    assert (len(shards), shards.ids.shape, shards.storage.shape) == (0, (0,), (0,))
 
 
 def test_files__pandas_and_duckdb_read_them_as_they_are(folder):

@@ -155,7 +155,7 @@ def test_reuse__ends_where_anything_else_changes(job, run, change):
 
 @pytest.mark.parametrize("count", [1, 7, 40, 1000])
 def test_smallest_ids__are_those_of_a_sort_of_all(job, count):
-    shards = list_shards(job / "data/shards", ["train"])
+    shards = [shard for shard in list_shards(job / "data/shards") if shard.name.startswith("train")]
     ids = [ids_of(shard) for shard in shards]
     assert len(ids) > 3
     smallest = np.sort(np.concatenate(ids))[:count]

@@ -30,9 +30,9 @@ def write_maps(folder, *, kind="labels", seed=0):
     return labels
 
 
-def write_none(folder):
+def write_none(folder, version=VERSION):
     folder.mkdir()
-    write_sealed(folder / MANIFEST, {"version": VERSION, "header": {"kind": "none"}, "shards": []})
+    write_sealed(folder / MANIFEST, {"version": version, "header": {"kind": "none"}, "shards": []})
 
 
 def make(folder, name, ids=IDS):
@@ -101,6 +101,12 @@ def test_arm_masks__maps_of_another_kind_are_refused(tmp_path):
     write_maps(tmp_path / "arm")
     with pytest.raises(ValueError, match="holds labels, mask attmask_high needs ranks"):
         make(tmp_path / "arm", "attmask_high")
+
+
+def test_arm_masks__maps_of_another_version_are_refused(tmp_path):
+    write_none(tmp_path / "arm", VERSION + 1)
+    with pytest.raises(ValueError, match=f"version {VERSION + 1}, expected {VERSION}"):
+        make(tmp_path / "arm", "mae")
 
 
 def test_draw__equal_generators_give_equal_masks(tmp_path):

@@ -78,11 +78,11 @@ def test_adamw__loads_no_compiler():
 
 
 def test_warmup_cosine__rises_linearly_then_falls_to_the_end():
-    rates = [warmup_cosine(step, steps=100, warmup_steps=10, peak=1.0, final=0.1) for step in range(101)]
+    rates = [warmup_cosine(step, steps=100, warmup_steps=10, peak=1.0) for step in range(101)]
     assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
     assert rates[10] == 1.0
-    assert rates[55] == pytest.approx(0.55)
-    assert rates[100] == pytest.approx(0.1)
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0.0)
     assert sorted(rates[10:], reverse=True) == rates[10:]
 
 

@@ -10,7 +10,6 @@ from images.sources.tree import (
     StoreRoot,
     root_of,
     shown,
-    subfolders,
     unhashable_entries,
     walk,
     write_listing,
@@ -62,7 +61,7 @@ def test_walk__follows_links_that_lead_elsewhere(tmp_path):
     (root / "folder").symlink_to(tmp_path / "elsewhere")
     (root / "file").symlink_to(tmp_path / "elsewhere" / "x")
     assert problems(root) == {b"folder/x": "", b"file": ""}
-    assert subfolders(root) == {b"folder"}
+    assert FolderRoot(root).subfolders() == {b"folder"}
 
 
 def test_walk__takes_names_that_are_not_utf8(tmp_path):
