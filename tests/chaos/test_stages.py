@@ -182,7 +182,7 @@ def test_checkpoint__when_both_are_damaged_training_begins_anew(case, points, te
         path.unlink(missing_ok=True)
         path.write_bytes(b"half")
     said, is_same = one.ends()
-    assert said.count("damaged") == 2 and "resumes" not in said
+    assert said.count("damaged") == 2 and "resumes at step" not in said
     tell("truncated", "both training checkpoints", "named, recomputed" if is_same else SILENT)
 
 

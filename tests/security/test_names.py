@@ -21,7 +21,7 @@ from config.params import load_params, read_yaml
 from config.presets import check, compose, write_params
 from pipeline import cli
 from pipeline.walk import Walk
-from tests.conftest import ROOT, make_world
+from tests.conftest import ROOT, make_world, run_stage
 
 LOOKALIKE = "s\u0435mmae"
 HOSTILE = [
@@ -262,6 +262,7 @@ def test_arguments__another_item_of_dvc_is_refused(monkeypatch, item):
 def test_repro__a_name_for_a_shell_is_none_for_dvc_itself(tmp_path, value):
     """A params.yaml of a stranger, and a plain `dvc repro` of a stage that nothing upstream would keep from running."""
     folder = make_world(tmp_path / "world")
+    run_stage(folder, "stages.digest_code")
     document = read_yaml(folder / "params.yaml")
     document["arms"].update({value: document["arms"]["mae"], "names": [value]})
     with open(folder / "params.yaml", "w", encoding="utf-8") as file:
