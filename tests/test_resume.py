@@ -16,8 +16,8 @@ import time
 
 import pytest
 
-from jobs.code import RESULT_ROOMS, ROOMS
 from jobs.fingerprint import digest_of
+from tests.test_keys import INFRASTRUCTURE
 
 STAGES = {
     "train_teacher": ["teacher", "history/train_teacher.json", "metrics/train_teacher.json"],
@@ -90,7 +90,7 @@ def test_kill__resumes_to_the_bits_of_the_unbroken_run(copied_world, stage, kill
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not any(out.exists() for out in outs)
-    for path in (path for room in set(ROOMS) - set(RESULT_ROOMS) for path in (copied_world / room).rglob("*.py")):
+    for path in (path for room in INFRASTRUCTURE for path in (copied_world / room).rglob("*.py")):
         path.write_text(path.read_text() + "\nCHANGED = True\n")
     text = finish(start(copied_world, stage))
     assert "resumes at step" in text
