@@ -1,4 +1,4 @@
-"""A split of the image shards as whole images, squares of one size: what networks are judged on."""
+"""A split of the image shards as whole images, squares of one size, and their masks: what networks are judged on."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,6 +8,7 @@ import torch
 from images.decoding import decode_mask_square, decode_square
 from images.stream import map_ahead
 from shards.image_shards import ImageShards
+from shards.mask_shards import MaskShards
 
 
 class WholeImages:
@@ -65,15 +66,19 @@ class WholeImages:
         return np.stack(squares).transpose(0, 3, 1, 2).copy()
 
 
-def decoded_masks(shards: ImageShards, rows: np.ndarray, size: int) -> np.ndarray:
-    """Part labels (len(rows), size, size) uint8 of the masks of `rows`, upright, nearest neighbour.
+def labelled_rows(shards: ImageShards, masks: MaskShards) -> np.ndarray:
+    """Rows (n,), ascending, of the images whose mask has a pixel with a label."""
+    return np.flatnonzero(np.isin(shards.ids, masks.labelled_ids))
 
-    A mask turns with the EXIF orientation of its image. Raises ValueError for a row without a mask.
+
+def decoded_masks(masks: MaskShards, shards: ImageShards, rows: np.ndarray, size: int) -> np.ndarray:
+    """Labels (len(rows), size, size) uint8 of the masks of `rows`, which have one: upright, nearest neighbour.
+
+    A mask turns with the EXIF orientation of its image; `masks` says which label a value stands for.
     """
-    masks = np.empty((len(rows), size, size), dtype=np.uint8)
+    values = np.empty((len(rows), size, size), dtype=np.uint8)
     for place, row in enumerate(rows):
-        mask = shards.mask_bytes(row)
-        if mask is None:
-            raise ValueError(f"{shards.path(row)} has no mask; leave it out, or add one")
-        masks[place] = decode_mask_square(mask, size, image=shards.bytes(row))
-    return masks
+        mask = masks.bytes(int(shards.ids[row]))
+        assert mask is not None, f"no mask of image {shards.ids[row]}"
+        values[place] = decode_mask_square(mask, size, image=shards.bytes(row))
+    return masks.labels[values]

@@ -5,10 +5,11 @@ Rules of conversion to 8-bit RGB, the same for every format:
   its range; floating-point and LAB pixels have no agreed conversion and are refused.
 - Transparent pixels are composited on white, the background that pictures of objects are mostly shown on.
 - The EXIF orientation is applied. A mask drawn on the stored, unturned picture is turned with it.
-- Of a photograph with a preview beside it (MPO, from phones) the first frame is the picture; every other file
-  of several frames is refused as animated, because which frame its label means is unknown.
+- Of a photograph with others beside it (MPO and HEIC, from phones) the first frame is the picture; every other
+  file of several frames is refused as animated, because which frame its label means is unknown.
 """
 
+import contextlib
 import io
 import warnings
 from typing import NamedTuple
@@ -16,8 +17,18 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFile
 
+with contextlib.suppress(ImportError):
+    import pi_heif
+
+    pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+
 # Pillow's list would also start Ghostscript for EPS and take text files for pictures.
-_WANTED = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+_WANTED = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "HEIF")
+# Endings of their names.
+SUFFIXES = (
+    b".jpg", b".jpeg", b".jpe", b".png", b".gif", b".bmp", b".tif", b".tiff", b".webp", b".ppm", b".pgm", b".pbm",
+    b".jp2", b".avif", b".heic", b".heif", b".jxl",
+)  # fmt: skip
 Image.init()
 FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
 # Pillow warns of damaged metadata and of half its own size limit; what matters here is refused with a reason.
@@ -27,6 +38,11 @@ _STARTS = (
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
     b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51",
 )  # fmt: skip
+# The first box of a container. Its brands mif1 and msf1 may mean either.
+_AVIF = (b"ftypavif", b"ftypavis", b"ftypmif1", b"ftypmsf1")
+_HEIC = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
+_JPEG_XL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+_CONTAINERS = (*(_AVIF if "AVIF" in FORMATS else ()), *(_HEIC if "HEIF" in FORMATS else ()))
 _WEAK_STARTS = (b"BM", *(b"P%d" % kind for kind in range(1, 7)))
 HEAD_BYTES = 32
 
@@ -40,7 +56,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
-_LABEL_MODES = ("L", "P", "1", "I;16", "I")
+_VALUE_MODES = ("L", "P", "1", "I;16", "I")
 IGNORED_LABEL = 255
 # A decoder holds a whole tile of a TIFF, and reads each pass of a JPEG over all pixels, however few bytes it has.
 _TILE_TAGS = (322, 323)
@@ -50,8 +66,8 @@ MOST_TILE_PIXELS, MOST_PASSES = 2**24, 100
 class Refused(ValueError):
     """A file that is not used. `reason` is one of a few fixed phrases, `detail` one line about this file.
 
-    Reasons given here: empty, not an image, truncated, damaged, animated, too large, unsupported pixels,
-    mask size, damaged mask.
+    Reasons given here: empty, not an image, unsupported format, truncated, damaged, animated, too large, unsupported
+    pixels; and of masks: damaged mask, mask colours, mask values, mask size.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -65,6 +81,19 @@ def may_be_image(head: bytes) -> bool:
     Lets a video or an archive be refused without reading it.
     """
     return _certain(head) or head.startswith(_WEAK_STARTS)
+
+
+def refusal_of(head: bytes, size: int) -> Refused:
+    """Why a file of `size` bytes that begins with `head` and cannot be opened is refused: a format not read here is named."""
+    if head[4:12] in _HEIC and "HEIF" not in FORMATS:
+        return Refused("unsupported format", "HEIC; it is read after: pip install 'semmae[formats]'")
+    if head.startswith(_JPEG_XL_STARTS):
+        return Refused("unsupported format", "JPEG XL; convert it to PNG or JPEG")
+    if head[4:12] in _AVIF and "AVIF" not in FORMATS:
+        return Refused("unsupported format", "AVIF; install a Pillow that reads it")
+    if _certain(head):
+        return Refused("truncated", f"incomplete or damaged header in {size} bytes")
+    return Refused("not an image", f"{size} bytes that are not {', '.join(FORMATS)}")
 
 
 class Geometry(NamedTuple):
@@ -138,39 +167,38 @@ def decode_at_least(data: bytes, size: int) -> Decoded:
     return Decoded((picture.height, picture.width), geometry.width / geometry.height, np.array(picture))
 
 
-def inspect_mask(mask: bytes, geometry: Geometry, *, max_pixels: int) -> int:
-    """Largest label of a mask that fits the picture of `geometry`; -1 where no pixel has one (all 255).
+def inspect_mask(mask: bytes, geometry: Geometry, *, max_pixels: int) -> np.ndarray:
+    """How many pixels of a mask that fits the picture of `geometry` have each value: (256,) int64.
 
-    A mask is a single-channel file whose values (palette indices in a palette file) are label ids, 255 for
-    pixels without one; it is as large as the stored or the upright picture. Raises `Refused`.
+    A mask is a file of one value a pixel, 0..255 (palette indices in a palette file; colours that are all grey count as one
+    channel); it is as large as the stored or the upright picture. Raises `Refused`.
     """
-    labels = _labels(mask, max_pixels)
-    size = labels.shape[::-1]
+    values = _mask_values(mask, max_pixels)
+    size = values.shape[::-1]
     if size not in (geometry.stored, (geometry.width, geometry.height)):
         picture = f"picture of {geometry.width} x {geometry.height} pixels"
         raise Refused("mask size", f"mask of {size[0]} x {size[1]}, {picture}")
-    named = labels[labels != IGNORED_LABEL]
-    return int(named.max()) if named.size else -1
+    return np.array(Image.fromarray(values).histogram(), dtype=np.int64)
 
 
 def decode_mask_square(mask: bytes, size: int, *, image: bytes | None = None) -> np.ndarray:
-    """Label ids (size, size) uint8 of the whole mask, nearest neighbour.
+    """The values (size, size) uint8 of the whole mask, nearest neighbour.
 
     image: the encoded picture, whose EXIF orientation turns a mask that was drawn on the stored picture; None
     where the picture is known to have none.
     """
-    labels = _labels(mask, None)
-    square = Image.fromarray(labels).resize((size, size), Image.Resampling.NEAREST)
+    values = _mask_values(mask, None)
+    square = Image.fromarray(values).resize((size, size), Image.Resampling.NEAREST)
     if image is not None:
         geometry = _geometry(_open(image, None))
-        if labels.shape[::-1] == geometry.stored:
+        if values.shape[::-1] == geometry.stored:
             square = _turned(square, geometry.turn, None)
     return np.asarray(square)
 
 
 def _certain(head: bytes) -> bool:
     riff = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-    return riff or head.startswith(_STARTS) or head[4:12] in (b"ftypavif", b"ftypavis")
+    return riff or head.startswith(_STARTS) or head[4:12] in _CONTAINERS
 
 
 def _open(data: bytes, max_pixels: int | None) -> ImageFile.ImageFile:
@@ -184,13 +212,11 @@ def _open(data: bytes, max_pixels: int | None) -> ImageFile.ImageFile:
     except MemoryError:  # Not the picture's fault: to refuse it would leave it out of the data.
         raise
     except Exception as error:  # A damaged header makes the format readers raise nearly anything.
-        if _certain(data[:HEAD_BYTES]):
-            raise Refused("truncated", f"incomplete or damaged header in {len(data)} bytes") from error
-        raise Refused("not an image", f"{len(data)} bytes that are not {', '.join(FORMATS)}") from None
+        raise refusal_of(data[:HEAD_BYTES], len(data)) from error
     if max_pixels is not None:
         if image.width * image.height > max_pixels:
             raise Refused("too large", f"{image.width} x {image.height} pixels, at most {max_pixels} are read")
-        if image.format != "MPO" and _frames(image) > 1:
+        if image.format not in ("MPO", "HEIF") and _frames(image) > 1:
             raise Refused("animated", f"{image.format} of several frames")
         _refuse_costly(image, data, max_pixels)
     return image
@@ -268,16 +294,20 @@ def _whole_numbers(image: Image.Image) -> np.ndarray:
     return values
 
 
-def _labels(data: bytes, max_pixels: int | None) -> np.ndarray:
-    """Label ids (height, width) uint8 of a mask file."""
+def _mask_values(data: bytes, max_pixels: int | None) -> np.ndarray:
+    """Values (height, width) uint8 of a mask file."""
     try:
         image = _open(data, max_pixels)
         _load(image)
     except Refused as refused:
         raise Refused("damaged mask", str(refused)) from refused
-    if image.mode not in _LABEL_MODES:
-        raise Refused("damaged mask", f"mode {image.mode}: a mask is a single-channel file of label ids")
-    labels = np.asarray(image)
-    if not 0 <= int(labels.min()) <= int(labels.max()) <= IGNORED_LABEL:
-        raise Refused("damaged mask", f"labels {labels.min()}..{labels.max()}, allowed are 0..255")
-    return labels.astype(np.uint8)
+    values = np.asarray(image)
+    if image.mode == "RGB" and (values == values[..., :1]).all():
+        values = values[..., 0]
+    elif image.mode not in _VALUE_MODES:
+        raise Refused(
+            "mask colours", f"mode {image.mode}; save masks as greyscale or palette PNG, one label id a pixel"
+        )
+    if not 0 <= int(values.min()) <= int(values.max()) <= IGNORED_LABEL:
+        raise Refused("mask values", f"values {values.min()}..{values.max()}, allowed are 0..{IGNORED_LABEL}")
+    return values.astype(np.uint8)

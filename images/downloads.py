@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from config.names import did_you_mean
 from shards.files import link_or_copy, whole_folder
 
 
@@ -55,7 +56,7 @@ def download(name: str, folder: str | Path) -> Path:
     Raises ValueError for an unknown name, a folder that is there already, and a failed download.
     """
     if name not in SETS:
-        raise ValueError(f"download {name}: unknown; there are {', '.join(names())}")
+        raise ValueError(f"download {name}: unknown{did_you_mean(name, names())}; there are {', '.join(names())}")
     folder = Path(folder)
     if folder.exists():
         raise ValueError(f"{folder}: is there already; remove it to fetch it again")

@@ -68,9 +68,10 @@ class TrainingImages:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def hold_all(self) -> None:
+    def hold_all(self, advance: Callable[[int], object] = lambda images: None) -> None:
         """Decode all images now, in the order of the files, for a reader that jumps: it would read each file many times.
 
+        advance: called with the number of images of each chunk that is decoded.
         Raises ValueError where squares of `size` pixels take more memory than `ram_gib`.
         """
         needed = len(self) * 3 * self.size * self.size / 2**30
@@ -81,8 +82,8 @@ class TrainingImages:
             )
         rows = self.shards.storage
         chunks = (rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK))
-        for _ in map_ahead(self.batch, chunks, workers=self._workers, prefetch=2 * self._workers):
-            pass
+        for batch in map_ahead(self.batch, chunks, workers=self._workers, prefetch=2 * self._workers):
+            advance(len(batch.rows))
 
     def order(self, *key: int | str) -> "ShuffledOrder":
         """The shuffled order named by `key`; the shards keep as much as a reader in that order comes back to."""
@@ -223,4 +224,5 @@ def map_ahead(make: Callable[[Item], Made], items: Iterable[Item], *, workers: i
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        # Without waiting: the garbage collector may end this, in any thread and under any lock.
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -10,38 +10,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from images.decoding import Refused, inspect, inspect_mask
+from images.decoding import Refused, inspect
+from images.sources.class_coverage import WITHOUT
+from images.sources.container_source import ContainerSource
 from images.sources.folder import FolderSource
-from images.sources.items import Encoded, Item, Rejection, Source
-from images.sources.parquet import ParquetSource, is_shard
-from images.sources.tree import Entry, Root, root_of, shown
+from images.sources.items import NO_LABEL, Encoded, Item, Rejection, Source
+from images.sources.kinds import kind_of, packed_among
+from images.sources.masks import is_of_mask, mask_pixels
+from images.sources.tree import LITTER, is_litter, root_of, shown
 from images.stream import map_ahead
 from shards.files import whole_file
 from shards.image_shard_writer import ImageShardWriter
+from shards.mask_shards import MaskShardWriter
 from shards.row_index import SPLITS
 
 # Where the same bytes lie in several splits, the first of these keeps them.
 PRECEDENCE = ("test", "val", "train")
 # Entries of these kinds were never images of the class in whose folder they lie.
-_NEVER_IMAGES = ("not an image", "not a file", "empty folder", "link loop", "hidden folder", "outside of the layout")
-
-
-# Of image files, as far as names tell: a folder of Parquet files without one can only be shards.
-SUFFIXES = (
-    b".jpg", b".jpeg", b".jpe", b".png", b".gif", b".bmp", b".tif", b".tiff", b".webp", b".ppm", b".pgm", b".pbm",
-    b".jp2", b".avif",
-)  # fmt: skip
+_NEVER_IMAGES = ("not an image", "not a file", "empty folder", "link loop")
 
 
 class Examined(NamedTuple):
-    """An accepted image: its bytes, their SHA-256, and the largest label of its mask (-1: none)."""
+    """An accepted image: its bytes, their SHA-256, and the pixels of each value of its mask (256,), or why that is refused."""
 
     encoded: Encoded
     sha256: bytes
-    max_part_label: int
+    mask: np.ndarray | Refused | None
 
 
 @dataclass
@@ -61,9 +59,9 @@ class Outcome:
         return len(self.order)
 
     @property
-    def seen(self) -> int:
-        """Number of entries kept or rejected."""
-        return self.images + len(self.rejected)
+    def rejected_files(self) -> list[Rejection]:
+        """What is not used and should be: all but masks and litter."""
+        return [row for row in self.rejected if row.reason != LITTER and not is_of_mask(row.reason)]
 
     def metrics(self) -> dict[str, float]:
         """Counts in all, by split and by reason."""
@@ -71,42 +69,63 @@ class Outcome:
         reasons = Counter(row.reason for row in self.rejected)
         for (split, _), count in self.kept.items():
             by_split[split] += count
-        in_train = {name for split, name in self.kept if split == "train"}
+        in_train = {name for split, name in self.kept if split == "train" and name}
         return {
-            "seen": self.seen,
+            "seen": self.images + len(self.rejected),
             "images": self.images,
             **{f"{split}_images": by_split[split] for split in SPLITS},
+            "unlabelled_images": sum(count for (_, name), count in self.kept.items() if not name),
             "classes": len(self.classes),
             "classes_without_train_images": len(set(self.classes) - in_train),
             "masks": self.masks,
             "mebibytes": self.bytes / 2**20,
             "rejected": len(self.rejected),
-            "rejected_share": len(self.rejected) / self.seen,
+            "rejected_share": len(self.rejected_files) / (self.images + len(self.rejected_files)),
             **{f"rejected/{reason.replace(' ', '_')}": count for reason, count in sorted(reasons.items())},
         }
 
 
 def open_source(place: str | Path, *, image_column: str, label_column: str) -> Source:
-    """List a folder or a URL as image files, or as Parquet shards where a Parquet file has the column `image_column`.
+    """List a folder or a URL as image files, or as files of many images: see `images.sources.kinds`.
 
     Raises ValueError where there is no such place or nothing that can be an image, and for two paths of one id.
     """
     root = root_of(place)
-    entries = sorted(root.walk(), key=lambda entry: entry.path)
-    shards = [entry for entry in entries if is_shard(entry)]
-    has_files = any(entry.path.lower().endswith(SUFFIXES) for entry in entries)
-    if shards and (not has_files or any(_has_column(root, shard, image_column) for shard in shards)):
-        source: Source = ParquetSource(root, entries, image_column=image_column, label_column=label_column)
+    every = sorted(root.walk(), key=lambda entry: entry.path)
+    entries = [entry for entry in every if not is_litter(entry.path)]
+    kind, notes = kind_of(root, entries, image_column=image_column)
+    if kind is None:
+        source: Source = FolderSource(root, entries)
     else:
-        source = FolderSource(root, entries)
+        source = ContainerSource(root, entries, kind, image_column=image_column, label_column=label_column)
     if not source.items:
-        raise ValueError(f"data.path: no image among the {len(entries)} entries of {place}")
+        packed = packed_among(entries)
+        advice = f"unpack {packed}" if packed else "put the images there"
+        raise ValueError(f"data.path: no image below {place}, {_content(source.rejected)}; {advice}")
+    unlabelled = sum(item.label == NO_LABEL for item in source.items)
+    if source.classes and unlabelled:
+        notes.append(f"{unlabelled} of {len(source.items)} images have no label")
+    source.notes += notes
+    litter = (shown(entry.path) for entry in every if is_litter(entry.path))
+    source.rejected += [Rejection(path, "", "", LITTER, "hidden, or left by a file manager") for path in litter]
+    source.rejected.sort()
     _check_ids(source)
     return source
 
 
+def use_labels(source: Source, place: str, wanted: bool) -> None:
+    """Hold a source against `data.labels`: forget labels that are not wanted; ValueError where wanted ones are missing."""
+    if not wanted:
+        source.classes = []
+        for item in source.items:
+            item.label = NO_LABEL
+    elif not source.classes:
+        raise ValueError(f"{place}: no image has a class label; {WITHOUT}")
+
+
 def fill_shards(
-    writer: ImageShardWriter,
+    images: ImageShardWriter,
+    masks: MaskShardWriter,
     source: Source,
     *,
     previous: Iterable[int],
@@ -114,7 +133,9 @@ def fill_shards(
     workers: int,
     advance: Callable[[int], None] = lambda images: None,
 ) -> Outcome:
-    """Examine every item of a source, whose splits are assigned, and add those that are kept to `writer`.
+    """Examine every item of a source, whose splits are assigned, and add those that are kept to `images`, masks to `masks`.
+
+    A refused mask is listed, and its image kept without one.
 
     previous: ids in the order of the last preparation; they come first, new ones behind them by path, so that full
     shards stay as they are. Of equal bytes the first is kept: in test rather than val, in val rather than train.
@@ -130,39 +151,44 @@ def fill_shards(
             if not isinstance(result, Refused):
                 other = first.setdefault(result.sha256, item)
                 if other is not item:
-                    result = _duplicate(other, item, source.classes)
+                    result = _duplicate(other, item, outcome)
             if isinstance(result, Refused):
-                row = (shown(item.path), split, source.classes[item.label], result.reason, result.detail)
+                row = (shown(item.path), split, _class(outcome, item), result.reason, result.detail)
                 outcome.rejected.append(Rejection(*row))
             else:
-                _add(writer, item, result)
-                _count(outcome, item, result.encoded)
+                _keep(images, masks, item, result, outcome)
             advance(1)
     outcome.rejected.sort()
     return outcome
 
 
 def check_outcome(outcome: Outcome, *, max_rejected_share: float, listing: str | Path) -> None:
-    """Raise ValueError where too much was rejected, a class has lost all its images, or a split is empty."""
-    reasons = Counter(row.reason for row in outcome.rejected)
-    counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    share = len(outcome.rejected) / outcome.seen
-    if share > max_rejected_share:
+    """Raise ValueError where too much was rejected, a class has lost all its images, or a split is empty.
+
+    Litter counts nowhere, and masks count apart: see `images.sources.masks.check_masks`.
+    """
+    files = outcome.rejected_files
+    if len(files) / (len(files) + outcome.images) > max_rejected_share:
         raise ValueError(
-            f"{len(outcome.rejected)} of {outcome.seen} files are refused ({counts}), more than the share "
+            f"{len(files)} of {len(files) + outcome.images} files are refused ({by_reason(files)}), more than the share "
             f"{max_rejected_share} that data.max_rejected_share allows; {listing} lists them"
         )
-    lost = {row.class_name for row in outcome.rejected if row.class_name and row.reason not in _NEVER_IMAGES}
-    emptied = sorted(lost - {name for _, name in outcome.kept})
-    if emptied:
-        of_class = Counter(row.reason for row in outcome.rejected if row.class_name == emptied[0])
-        counts = ", ".join(f"{count} {reason}" for reason, count in of_class.most_common())
+    lost = {row.class_name for row in files if row.class_name and row.reason not in _NEVER_IMAGES}
+    # Where no labels are used, a folder is no class.
+    if outcome.classes and (emptied := sorted(lost - {name for _, name in outcome.kept})):
+        counts = by_reason(row for row in files if row.class_name == emptied[0])
         raise ValueError(
             f"class {emptied[0]}: no image is left ({counts}); add images to it or remove it; {listing} lists them"
         )
     for split in SPLITS:
         if not any(kept_split == split for kept_split, _ in outcome.kept):
-            raise ValueError(f"no image is left in {split} ({counts or 'none was there'}); {listing} lists the refused")
+            counts = by_reason(files) or "none was there"
+            raise ValueError(f"no image is left in {split} ({counts}); {listing} lists the refused")
+
+
+def by_reason(rows: Iterable[Rejection]) -> str:
+    """Number of rejections for each reason, the most frequent first."""
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(row.reason for row in rows).most_common())
 
 
 def write_rejected(path: str | Path, rejected: list[Rejection]) -> None:
@@ -200,44 +226,47 @@ def _read(source: Source, item: Item) -> Encoded | Refused:
 
 def _examined(encoded: Encoded, max_pixels: int) -> Examined:
     geometry = inspect(encoded.image, max_pixels=max_pixels)
-    largest = -1 if encoded.mask is None else inspect_mask(encoded.mask, geometry, max_pixels=max_pixels)
-    return Examined(encoded, hashlib.sha256(encoded.image).digest(), largest)
+    mask = mask_pixels(encoded, geometry, max_pixels=max_pixels)
+    return Examined(encoded, hashlib.sha256(encoded.image).digest(), mask)
 
 
-def _duplicate(other: Item, item: Item, classes: list[str]) -> Refused:
-    where = "" if other.split == item.split else f" in {other.split}"
-    label = "" if other.label == item.label else f", there of class {classes[other.label]}"
-    reason = "duplicate" if other.split == item.split else "duplicate across splits"
-    return Refused(reason, f"same bytes as {shown(other.path)}{where}{label}")
+def _duplicate(other: Item, item: Item, outcome: Outcome) -> Refused:
+    reason, where = "duplicate", f"same bytes as {shown(other.path)}"
+    if other.split != item.split:
+        reason, where = "duplicate across splits", f"{where} in {other.split}"
+    if other.label != item.label:
+        name = _class(outcome, other)
+        where += f", there of class {name}" if name else ", there without a label"
+    return Refused(reason, where)
 
 
-def _add(writer: ImageShardWriter, item: Item, result: Examined) -> None:
-    writer.add(
-        item.split,
-        image_id=item.id,
-        label=item.label,
-        sha256=result.sha256,
-        image=result.encoded.image,
-        path=shown(item.path),
-        mask=result.encoded.mask,
-        mask_path=result.encoded.mask_path,
-        max_part_label=result.max_part_label,
-    )
-
-
-def _count(outcome: Outcome, item: Item, encoded: Encoded) -> None:
+def _keep(images: ImageShardWriter, masks: MaskShardWriter, item: Item, result: Examined, outcome: Outcome) -> None:
+    (image, mask, mask_path), path = result.encoded, shown(item.path)
+    images.add(item.split, image_id=item.id, label=item.label, sha256=result.sha256, image=image, path=path)
     outcome.order.append(item.id)
-    outcome.kept[item.split, outcome.classes[item.label]] += 1
-    outcome.masks += encoded.mask is not None
-    outcome.bytes += len(encoded.image)
+    outcome.kept[item.split, _class(outcome, item)] += 1
+    outcome.bytes += len(image)
+    if isinstance(result.mask, Refused):
+        row = Rejection(mask_path or path, item.split, "", result.mask.reason, result.mask.detail)
+        outcome.rejected.append(row)
+    elif isinstance(mask, bytes) and result.mask is not None:
+        masks.add(item.split, image_id=item.id, mask=mask, path=mask_path, pixels=result.mask)
+        outcome.masks += 1
 
 
-def _has_column(root: Root, entry: Entry, column: str) -> bool:
-    try:
-        with root.open(entry.path) as file:
-            return column in pq.read_schema(file).names
-    except (OSError, pa.ArrowException):
-        return False  # Among image files it is one more thing that is not an image.
+def _class(outcome: Outcome, item: Item) -> str:
+    """Name of an item's class, empty where it has none."""
+    return "" if item.label == NO_LABEL else outcome.classes[item.label]
+
+
+def _content(rejected: list[Rejection]) -> str:
+    """What a place without images holds instead."""
+    files = [row for row in rejected if row.reason not in (LITTER, "empty folder")]
+    if not files:
+        return "which is empty"
+    reason, count = Counter(row.reason for row in files).most_common(1)[0]
+    example = next(row for row in files if row.reason == reason)
+    return f"where {count} of {len(files)} entries are refused as {reason} ({example.path}: {example.detail})"
 
 
 def _check_ids(source: Source) -> None:

@@ -5,6 +5,7 @@ An entry is a file, or anything else with the reason why it cannot be read: noth
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,14 @@ from urllib.parse import quote_from_bytes
 from shards.files import whole_file
 from shards.storage import AHEAD_BYTES, ObjectFile, list_objects
 from shards.urls import is_url
+
+# The reason of what systems and programs leave among images: listed, and counted for nothing.
+LITTER = "litter"
+_LITTER = re.compile(
+    rb"(?:^|/)(?:\.|__MACOSX(?:/|$)|@eaDir(?:/|$)|(?:Thumbs\.db|ehthumbs\.db|desktop\.ini|Icon\r)$)", re.IGNORECASE
+)
+# The first line of a listing, before the place that it lists.
+_HEAD = "listing of "
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,11 @@ def shown(path: bytes) -> str:
         return path.decode()
     except UnicodeDecodeError:
         return quote_from_bytes(path, safe="/")
+
+
+def is_litter(path: bytes) -> bool:
+    """Whether a file or folder is hidden, lies in a hidden folder, or was left by a file manager."""
+    return _LITTER.search(path) is not None
 
 
 def walk(root: str | bytes | Path) -> Iterator[Entry]:
@@ -76,13 +90,6 @@ def walk(root: str | bytes | Path) -> Iterator[Entry]:
                 yield Entry(path, 0, "0", "not a file", "a pipe, socket or device")
 
 
-def _is_folder(entry: os.DirEntry[bytes]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False  # A link that leads to itself; `walk` reports it.
-
-
 def _broken(base: bytes, path: bytes, error: OSError) -> Entry:
     try:
         status = os.lstat(os.path.join(base, path))
@@ -110,10 +117,6 @@ class Root(Protocol):
         """Everything below, files and faults."""
         ...
 
-    def subfolders(self, folder: bytes = b"") -> set[bytes]:
-        """Names of the folders in a folder, hidden ones left out."""
-        ...
-
     def open(self, path: bytes, *, ahead: int = AHEAD_BYTES) -> BinaryIO:
         """A file to read from; raises OSError where it cannot be had.
 
@@ -132,11 +135,6 @@ class FolderRoot:
     def walk(self) -> Iterator[Entry]:
         """See `images.sources.tree.walk`."""
         return walk(self._base)
-
-    def subfolders(self, folder: bytes = b"") -> set[bytes]:
-        """Links to folders count as well."""
-        with os.scandir(os.path.join(self._base, folder)) as entries:
-            return {entry.name for entry in entries if not entry.name.startswith(b".") and _is_folder(entry)}
 
     def open(self, path: bytes, *, ahead: int = AHEAD_BYTES) -> BinaryIO:
         """The file itself."""
@@ -159,12 +157,6 @@ class StoreRoot:
         """Every object."""
         return iter(self._entries.values())
 
-    def subfolders(self, folder: bytes = b"") -> set[bytes]:
-        """Names that begin at `folder` and go on behind a `/`."""
-        start = folder + b"/" if folder else b""
-        below = (path[len(start) :].split(b"/", 1) for path in self._entries if path.startswith(start))
-        return {parts[0] for parts in below if len(parts) == 2 and not parts[0].startswith(b".")}
-
     def open(self, path: bytes, *, ahead: int = AHEAD_BYTES) -> BinaryIO:
         """The object; the first read sends the first request."""
         return ObjectFile(f"{self.name}/{path.decode()}", self._entries[path].size, ahead=ahead)
@@ -185,11 +177,29 @@ def root_of(place: str | Path) -> Root:
 def write_listing(root: Root, out: str | Path) -> None:
     """Write a text file that changes when an entry below `root` does, for DVC to watch.
 
-    One line an entry, sorted: percent-encoded path, size, and modification time in ns or ETag, between tabs.
+    A line with the root's name, then one an entry, sorted: percent-encoded path, size, and modification time in ns or ETag,
+    between tabs.
     """
     with whole_file(out, "w") as file:
+        file.write(_listing_head(root.name))
         for entry in sorted(root.walk(), key=lambda entry: (entry.path, entry.size, entry.version)):
             file.write(f"{quote_from_bytes(entry.path, safe='/')}\t{entry.size}\t{entry.version}\n")
+
+
+def check_listing(listing: str | Path, place: str) -> None:
+    """ValueError where a file is not the listing of the folder or URL `place`."""
+    try:
+        with open(listing, encoding="utf-8", errors="replace") as file:
+            head = file.readline(10_000)
+    except FileNotFoundError:
+        head = "no listing"
+    if head != _listing_head(place):
+        what = head.strip()[:200] if head.startswith((_HEAD, "no ")) else "a listing of nothing that it names"
+        raise ValueError(f"{listing}: got {what}, expected the listing of {place}; run `semmae use {place}`")
+
+
+def _listing_head(place: str) -> str:
+    return f"{_HEAD}{quote_from_bytes(os.fsencode(place.rstrip('/')), safe='/:')}\n"
 
 
 def unhashable_entries(root: str | Path) -> list[tuple[str, str]]:
@@ -201,7 +211,7 @@ def unhashable_entries(root: str | Path) -> list[tuple[str, str]]:
     base = os.fsencode(root)
     odd = {shown(path): "a link to a folder, which DVC does not follow" for path in _linked_folders(base)}
     for entry in walk(root):
-        if not _is_utf8(entry.path):
+        if shown(entry.path).encode() != entry.path:
             odd[shown(entry.path)] = "its name is not UTF-8"
         elif entry.problem and entry.problem != "empty folder":
             odd[shown(entry.path)] = entry.problem
@@ -216,11 +226,3 @@ def _linked_folders(base: bytes) -> Iterator[bytes]:
             path = os.path.join(folder, name)
             if os.path.islink(path):
                 yield os.path.relpath(path, base)
-
-
-def _is_utf8(path: bytes) -> bool:
-    try:
-        path.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

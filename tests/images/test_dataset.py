@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from images.dataset import WholeImages, decoded_masks
+from images.dataset import WholeImages, decoded_masks, labelled_rows
 from images.decoding import decode_square
 from images.sources.items import id_of
 from shards.image_shard_writer import ImageShardWriter
 from shards.image_shards import ImageShards
+from shards.mask_shards import MaskShards, MaskShardWriter
+from tests.shards.paths import paths_of
 
 
 def encoded(array, **options):
@@ -18,21 +20,30 @@ def encoded(array, **options):
     return buffer.getvalue()
 
 
+LABELS = {1: 255, 2: 0, 3: 7}
+
+
 @pytest.fixture
 def shards(tmp_path):
     rng = np.random.default_rng(0)
     exif = Image.Exif()
     exif[0x0112] = 6
-    with ImageShardWriter(tmp_path / "s", classes=["a", "b"], has_masks=True, shard_bytes=20_000) as writer:
+    with (
+        ImageShardWriter(tmp_path / "s", classes=["a", "b"], shard_bytes=20_000) as writer,
+        MaskShardWriter(tmp_path / "m", shard_bytes=5_000) as masks,
+    ):
+        masks.labels = LABELS
         for number in range(150):
             height, width = int(rng.integers(5, 15)), int(rng.integers(5, 15))
             image = encoded(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), exif=exif if number % 2 else None)
-            mask = encoded(rng.integers(0, 4, (height, width), dtype=np.uint8)) if number % 3 else None
             path = f"{number}.png"
-            writer.add(
-                "train", image_id=id_of(path.encode()), label=number % 2, sha256=hashlib.sha256(image).digest(),
-                image=image, path=path, mask=mask, mask_path=path, max_part_label=3,
-            )  # fmt: skip
+            image_id = id_of(path.encode())
+            digest = hashlib.sha256(image).digest()
+            writer.add("train", image_id=image_id, label=number % 2, sha256=digest, image=image, path=path)
+            if number % 3:
+                values = rng.integers(0, 3 if number % 5 else 1, (height, width), dtype=np.uint8) + np.uint8(1)
+                counts = np.bincount(values.ravel(), minlength=256)
+                masks.add("train", image_id=image_id, mask=encoded(values), path=path, pixels=counts)
     return ImageShards(tmp_path / "s", "train")
 
 
@@ -70,13 +81,13 @@ def test_batches__the_parts_of_all_are_the_batches_of_one(shards):
         assert np.array_equal(rows, theirs) and np.array_equal(pixels, same)
 
 
-def test_decoded_masks__turn_with_their_images(shards):
-    rows = np.array([row for row in range(len(shards)) if shards.mask_bytes(row) is not None])[:20]
-    masks = decoded_masks(shards, rows, 5)
-    for mask, row in zip(masks, rows, strict=True):
-        image = Image.open(io.BytesIO(shards.mask_bytes(row))).resize((5, 5), Image.Resampling.NEAREST)
-        turned = int(shards.path(row).removesuffix(".png")) % 2
-        assert np.array_equal(mask, np.asarray(image.transpose(Image.Transpose.ROTATE_270) if turned else image))
-    missing = next(row for row in range(len(shards)) if shards.mask_bytes(row) is None)
-    with pytest.raises(ValueError, match="has no mask"):
-        decoded_masks(shards, np.array([missing]), 5)
+def test_decoded_masks__turn_with_their_images_and_hold_labels(shards):
+    masks = MaskShards(shards.folder.parent / "m", "train")
+    rows = labelled_rows(shards, masks)
+    numbers = [int(path.removesuffix(".png")) for path in paths_of(shards)]
+    # Every third image has no mask, and of every fifth the only value is ignored.
+    assert [numbers[row] for row in rows] == [number for number in numbers if number % 3 and number % 5]
+    for labels, row in zip(decoded_masks(masks, shards, rows, 5), rows, strict=True):
+        image = Image.open(io.BytesIO(masks.bytes(int(shards.ids[row])))).resize((5, 5), Image.Resampling.NEAREST)
+        values = np.asarray(image.transpose(Image.Transpose.ROTATE_270) if numbers[row] % 2 else image)
+        assert np.array_equal(labels, np.vectorize(LABELS.get)(values))

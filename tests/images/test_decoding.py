@@ -1,3 +1,4 @@
+import base64
 import io
 import zlib
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
+from images import decoding
 from images.decoding import (
     HEAD_BYTES,
     Geometry,
@@ -15,6 +17,7 @@ from images.decoding import (
     inspect,
     inspect_mask,
     may_be_image,
+    refusal_of,
     squeezed,
 )
 
@@ -23,6 +26,17 @@ FORMATS = [
     ("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("GIF", {}), ("WEBP", {"lossless": True}),
     ("TIFF", {}), ("TIFF", {"compression": "jpeg"}), ("BMP", {}), ("PPM", {}), ("JPEG2000", {}),
 ]  # fmt: skip
+
+# 64 x 32 pixels, red left of blue, with a second picture beside it. Nothing installed writes this format.
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAaxtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAADRpbG9jAAAAAERAAA"
+    "IAAQAAAAAB0AABAAAAAAAAACUAAgAAAAAB9QABAAAAAAAAACUAAAA4aWluZgAAAAAAAgAAABVpbmZlAgAAAAABAABodmMxAAAAABVpbmZlAgAAAAACAABo"
+    "dmMxAAAAAA5waXRtAAAAAAABAAABBWlwcnAAAADdaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAA"
+    "MAHroCQGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm5jbHgAAQANAAaAAAAAFGlz"
+    "cGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAAEAAAAABAAAAIAAAAAEAAAAAAAAAAv///+AAAAACAAAAEHBpeGkAAAAAAwgICAAAACBpcG1hAAAAAAAAAAIAAQ"
+    "WBAgMFhAACBYECAwWEAAAAUm1kYXQAAAAhKAGvGYDvSaW//+BmX/flr/l+yF//w08d9pen/Flg21vAAAAAISgBrxmA70mlv//u2mEfTRG/UsheF8NPn/aX"
+    "fnxZYNtbwA=="
+)  # fmt: skip
 
 
 def encoded(image, format="PNG", **options):
@@ -90,6 +104,35 @@ def test_inspect__what_is_no_image_is_told_apart():
         data = encoded(frames[0], format, save_all=True, append_images=frames[1:])
         assert reason_of(inspect, data, max_pixels=LIMIT) == "animated", format
     assert reason_of(inspect, encoded(Image.new("F", (4, 4)), "TIFF"), max_pixels=LIMIT) == "unsupported pixels"
+
+
+@pytest.mark.parametrize(
+    ("data", "absent", "detail"),
+    [
+        (HEIC, "HEIF", r"HEIC; .*pip install 'semmae\[formats\]'"),
+        (HEIC.replace(b"ftypheic", b"ftypmif1"), "HEIF", "HEIC"),
+        (b"\0\0\0\x20ftypavif" + bytes(20), "AVIF", "AVIF; install a Pillow that reads it"),
+        (b"\xff\x0a" + bytes(30), "", "JPEG XL; convert it"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(20), "", "JPEG XL"),
+    ],
+)
+def test_inspect__a_picture_of_a_format_that_is_not_read_is_named(monkeypatch, data, absent, detail):
+    monkeypatch.setattr("images.decoding.FORMATS", tuple(name for name in decoding.FORMATS if name != absent))
+    with pytest.raises(Refused, match=detail) as caught:
+        inspect(data, max_pixels=LIMIT)
+    assert caught.value.reason == refusal_of(data[:HEAD_BYTES], len(data)).reason == "unsupported format"
+
+
+@pytest.mark.skipif("HEIF" not in decoding.FORMATS, reason="pi-heif is not installed: HEIC was not decoded")
+def test_decode__heic_where_its_plugin_is_installed():
+    assert may_be_image(HEIC[:HEAD_BYTES])
+    assert inspect(HEIC, max_pixels=64 * 32) == Geometry(64, 32, 1)
+    pixels = np.asarray(decode(HEIC)).astype(int)
+    assert abs(pixels[:, :30] - (220, 20, 20)).max() < 8 and abs(pixels[:, 34:] - (20, 20, 220)).max() < 8
+    assert reason_of(inspect, HEIC, max_pixels=64 * 32 - 1) == "too large"
+    # Its end is the second picture.
+    for cut in range(12, 3 * len(HEIC) // 4, 7):
+        assert reason_of(inspect, HEIC[:cut], max_pixels=LIMIT) in ("truncated", "damaged"), cut
 
 
 def test_inspect__a_bomb_is_refused_by_its_header():
@@ -180,7 +223,8 @@ def test_mask__label_ids_survive_every_single_channel_mode(mode):
     else:
         image = Image.fromarray(labels.astype({"L": np.uint8, "1": bool, "I;16": np.uint16}[mode]))
     data = encoded(image)
-    assert inspect_mask(data, Geometry(30, 20, 1), max_pixels=LIMIT) == labels.max()
+    counts = np.bincount(labels.ravel(), minlength=256)
+    assert np.array_equal(inspect_mask(data, Geometry(30, 20, 1), max_pixels=LIMIT), counts)
     rows, columns = np.arange(10) * 2 + 1, np.arange(10) * 3 + 1
     assert np.array_equal(decode_mask_square(data, 10), labels[np.ix_(rows, columns)])
 
@@ -188,12 +232,21 @@ def test_mask__label_ids_survive_every_single_channel_mode(mode):
 def test_mask__another_size_or_kind_is_refused():
     image = Geometry(30, 20, 1)
     mask = encoded(Image.new("L", (30, 20), 3))
-    assert inspect_mask(mask, image, max_pixels=LIMIT) == 3
-    assert inspect_mask(encoded(Image.new("L", (30, 20), 255)), image, max_pixels=LIMIT) == -1
+    assert inspect_mask(mask, image, max_pixels=LIMIT)[3] == 600
     assert reason_of(inspect_mask, mask, Geometry(20, 30, 1), max_pixels=LIMIT) == "mask size"
-    colours, large = encoded(Image.new("RGB", (30, 20))), encoded(Image.new("I;16", (30, 20), 300))
-    for data in (b"", b"text", mask[:50], colours, large):
+    assert reason_of(inspect_mask, encoded(Image.new("I;16", (30, 20), 300)), image, max_pixels=LIMIT) == "mask values"
+    for data in (b"", b"text", mask[:50]):
         assert reason_of(inspect_mask, data, image, max_pixels=LIMIT) == "damaged mask"
+
+
+def test_mask__colours_are_refused_and_grey_ones_read_as_one_channel():
+    image, grey = Geometry(30, 20, 1), Image.fromarray((np.arange(600) % 7).astype(np.uint8).reshape(20, 30))
+    mask = encoded(Image.merge("RGB", [grey] * 3))
+    assert np.array_equal(inspect_mask(mask, image, max_pixels=LIMIT), np.bincount(np.arange(600) % 7, minlength=256))
+    assert np.array_equal(decode_mask_square(mask, 10), decode_mask_square(encoded(grey), 10))
+    for mode, colour in (("RGB", (255, 0, 0)), ("RGBA", (0, 0, 0, 255)), ("LA", (0, 255))):
+        coloured = encoded(Image.new(mode, (30, 20), colour))
+        assert reason_of(inspect_mask, coloured, image, max_pixels=LIMIT) == "mask colours"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

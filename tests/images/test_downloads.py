@@ -74,7 +74,7 @@ def test_download__files_keep_their_bytes(tmp_path, fakes):
 
 
 def test_download__faults_are_one_line(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="unknown; there are aircraft"):
+    with pytest.raises(ValueError, match="unknown; did you mean cifar10.; there are aircraft"):
         download("cfar", tmp_path / "x")
 
     def offline(public, root, arguments):

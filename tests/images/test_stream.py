@@ -11,6 +11,7 @@ from images.sources.items import id_of
 from images.stream import ReadAhead, ShuffledOrder, TrainingImages, map_ahead
 from shards.image_shard_writer import ImageShardWriter
 from shards.image_shards import ImageShards
+from tests.conftest import wait_until
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def shards(tmp_path):
     """Two hundred JPEG and PNG files of many sizes, some turned, in several row groups."""
     draw, exif = np.random.default_rng(0), Image.Exif()
     exif[0x0112] = 6
-    with ImageShardWriter(tmp_path / "s", classes=["a"], has_masks=False, shard_bytes=20_000) as writer:
+    with ImageShardWriter(tmp_path / "s", classes=["a"], shard_bytes=20_000) as writer:
         for number in range(200):
             height, width = draw.integers(6, 70, 2)
             buffer = io.BytesIO()
@@ -162,10 +163,18 @@ def test_map_ahead__raises_where_the_error_is_and_leaves_no_thread(workers):
     assert [next(ahead), next(ahead)] == [0, 1]
     with pytest.raises(ValueError, match="no such image"):
         next(ahead)
-    begun = map_ahead(make, range(9), workers=workers, prefetch=1)
-    next(begun)
+    wait_until(lambda: threading.active_count() == before)
+
+
+def test_map_ahead__an_end_before_the_last_waits_for_no_thread():
+    """The garbage collector may end it, in a thread that holds what another thread waits for."""
+    before, goes_on = threading.active_count(), threading.Event()
+    begun = map_ahead(lambda number: number == 0 or goes_on.wait(), range(9), workers=1, prefetch=1)
+    assert next(begun)
     begun.close()
-    assert threading.active_count() == before
+    assert threading.active_count() == before + 1
+    goes_on.set()
+    wait_until(lambda: threading.active_count() == before)
 
 
 def order(group_sizes=(5, 3, 7, 1, 9, 4), window=10, key=(0, "order"), seed=0):

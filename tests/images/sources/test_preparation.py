@@ -13,6 +13,7 @@ from images.sources.items import Encoded, Item, Rejection, id_of
 from images.sources.preparation import Outcome, _check_ids, check_outcome, fill_shards, open_source, write_rejected
 from shards.image_shard_writer import ImageShardWriter
 from shards.image_shards import ImageShards
+from shards.mask_shards import MaskShards, MaskShardWriter
 from tests.images.sources.test_folder import draw
 from tests.images.sources.test_parquet import rows, write
 
@@ -48,8 +49,13 @@ class Memory:
 
 
 def prepare(folder, source, *, previous=(), shard_bytes=2000, workers=2):
-    with ImageShardWriter(folder, classes=source.classes, has_masks=False, shard_bytes=shard_bytes) as writer:
-        return fill_shards(writer, source, previous=previous, max_pixels=10_000, workers=workers)
+    with (
+        ImageShardWriter(folder, classes=source.classes, shard_bytes=shard_bytes) as images,
+        MaskShardWriter(f"{folder}-masks", shard_bytes=shard_bytes) as masks,
+    ):
+        outcome = fill_shards(images, masks, source, previous=previous, max_pixels=10_000, workers=workers)
+        masks.labels = {value: value for value in masks.values}
+        return outcome
 
 
 def numbered(numbers, split="train"):
@@ -66,7 +72,6 @@ def test_fill_shards__keeps_and_rejects_every_item_once(tmp_path, read_in_order)
     files = {**numbered(range(40)), "a/x.png": ("train", "a", b"text"), "a/y.png": ("train", "a", "unreadable")}
     source = Memory(files, read_in_order)
     outcome = prepare(tmp_path / "out", source)
-    assert outcome.seen == len(files)
     assert {row.path: row.reason for row in outcome.rejected} == {"a/x.png": "not an image", "a/y.png": "unreadable"}
     assert paths_of(tmp_path / "out", "train") == sorted(numbered(range(40)))
     assert (source.threads == {threading.get_ident()}) == read_in_order
@@ -108,17 +113,10 @@ def test_fill_shards__added_images_leave_full_shards_as_they_are(tmp_path):
     for path in full:
         assert path.read_bytes() == (tmp_path / "after" / path.name).read_bytes()
     prepare(tmp_path / "fresh", Memory(files))
-    digests = {ImageShards(tmp_path / name, "train").manifest["data_digest"] for name in ("after", "fresh")}
-    assert len(digests) == 1
-
-
-def test_fill_shards__the_order_of_preparation_changes_no_row_number(tmp_path):
-    before = prepare(tmp_path / "before", Memory(numbered(range(0, 60, 2))))
-    prepare(tmp_path / "after", Memory(numbered(range(60))), previous=before.order)
-    prepare(tmp_path / "fresh", Memory(numbered(range(60))))
     after, fresh = (ImageShards(tmp_path / name, "train") for name in ("after", "fresh"))
+    assert after.manifest["data_digest"] == fresh.manifest["data_digest"]
     assert np.array_equal(after.ids, fresh.ids)
-    assert [after.path(row) for row in range(60)] == [fresh.path(row) for row in range(60)]
+    assert sorted(paths_of(tmp_path / "after", "train")) == sorted(paths_of(tmp_path / "fresh", "train"))
 
 
 def test_fill_shards__a_removed_image_is_forgotten(tmp_path):
@@ -133,7 +131,8 @@ def test_fill_shards__memory_does_not_grow_with_the_images(tmp_path):
             return Encoded(png(int(item.path), 100))
 
     peaks = []
-    for count in (2, 25, 100):
+    # Shards, and with them row groups, are the largest from the second size on.
+    for count in (2, 100, 300):
         source = Large({str(number): ("train", "a", b"") for number in range(count)})
         tracemalloc.start()
         prepare(tmp_path / str(count), source, shard_bytes=2**19, workers=1)
@@ -161,12 +160,34 @@ def test_check_outcome__stops_past_the_allowed_share_with_one_line():
         check_outcome(outcome, max_rejected_share=0.19, listing="r")
 
 
+def test_check_outcome__litter_is_never_counted():
+    check_outcome(outcome_of(FULL, [("a", "litter"), ("", "litter")] * 20), max_rejected_share=0.0, listing="r")
+    lost = outcome_of([key for key in FULL if key[1] == "a"], [("b", "litter")])
+    check_outcome(lost, max_rejected_share=0.0, listing="r")
+
+
+def test_check_outcome__refused_masks_are_no_refused_files():
+    check_outcome(outcome_of(FULL, [("a", "mask size"), ("b", "damaged mask")]), max_rejected_share=0.0, listing="r")
+    lost = outcome_of([key for key in FULL if key[1] == "a"], [("b", "mask size")])
+    check_outcome(lost, max_rejected_share=1.0, listing="r")
+    # Nor do they dilute the share of those.
+    outcome = outcome_of(FULL, [("a", "truncated"), *[("a", "mask size")] * 20])
+    with pytest.raises(ValueError, match=r"^1 of 5 files are refused \(1 truncated\)"):
+        check_outcome(outcome, max_rejected_share=0.19, listing="r")
+
+
 def test_check_outcome__stops_when_a_class_empties():
     lost = outcome_of([key for key in FULL if key[1] == "a"], [("b", "truncated"), ("b", "duplicate")])
     with pytest.raises(ValueError, match=r"class b: no image is left \(1 truncated, 1 duplicate\)"):
         check_outcome(lost, max_rejected_share=1.0, listing="r")
     never = outcome_of([key for key in FULL if key[1] == "a"], [("b", "empty folder"), ("b", "not an image")])
     check_outcome(never, max_rejected_share=1.0, listing="r")
+
+
+def test_check_outcome__a_refused_file_below_a_folder_that_is_no_class_empties_none():
+    outcome = outcome_of([(split, "") for split in ("train", "val", "test")], [("cat", "broken link")])
+    outcome.classes = []
+    check_outcome(outcome, max_rejected_share=0.5, listing="r")
 
 
 def test_check_outcome__stops_when_a_split_empties():
@@ -193,11 +214,21 @@ def test_outcome__sha256_in_the_shards_is_that_of_the_source_bytes(tmp_path):
 COLUMNS = {"image_column": "image", "label_column": "label"}
 
 
-def test_open_source__no_folder_or_no_image_is_one_line(tmp_path):
+def test_open_source__no_folder_or_no_image_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"data\.path: no folder"):
         open_source(tmp_path / "none", **COLUMNS)
+    (tmp_path / "a").mkdir()
+    (tmp_path / ".hidden").write_text("hello")
+    with pytest.raises(ValueError, match=r"data\.path: no image below .*, which is empty; put"):
+        open_source(tmp_path, **COLUMNS)
     (tmp_path / "a.txt").write_text("hello")
-    with pytest.raises(ValueError, match="no image among the 1 entries"):
+    (tmp_path / "b.heic").write_bytes(b"\0\0\0\x18ftypheix")
+    (tmp_path / "c.heic").write_bytes(b"\xff\x0a")
+    monkeypatch.setattr("images.decoding.FORMATS", ("PNG",))
+    monkeypatch.setattr("images.decoding._CONTAINERS", ())
+    with pytest.raises(
+        ValueError, match=r"2 of 3 entries are refused as unsupported format \(b\.heic: HEIC; .*\); put"
+    ):
         open_source(tmp_path, **COLUMNS)
 
 
@@ -223,3 +254,38 @@ def test_check_ids__two_paths_of_one_id_are_refused():
 
     with pytest.raises(ValueError, match="a and b have the same id 7"):
         _check_ids(Two())
+
+
+def with_masks(masks):
+    """A source of as many images, each with one of `masks`: bytes, a reason, or None."""
+    source = Memory(numbered(range(len(masks))))
+    by_path = dict(zip(source.files, masks, strict=True))
+
+    def read(item):
+        path = item.path.decode()
+        mask = by_path[path]
+        refused = Refused(mask, "as told") if isinstance(mask, str) else mask
+        return Encoded(source.files[path][2], refused, f"masks/{path}")
+
+    source.read = read
+    return source
+
+
+def mask_png(*values, size=8):
+    buffer = io.BytesIO()
+    Image.fromarray(np.resize(np.array(values, np.uint8), (size, size))).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_fill_shards__a_refused_mask_is_listed_and_its_image_kept(tmp_path):
+    masks = [mask_png(0, 1), b"text", mask_png(0, size=5), "damaged mask", None]
+    outcome = prepare(tmp_path / "out", with_masks(masks))
+    assert (outcome.images, outcome.masks, len(ImageShards(tmp_path / "out", "train"))) == (5, 1, 5)
+    assert [(row.path, row.split, row.class_name, row.reason) for row in outcome.rejected] == [
+        ("masks/a/0001.png", "train", "", "damaged mask"),
+        ("masks/a/0002.png", "train", "", "mask size"),
+        ("masks/a/0003.png", "train", "", "damaged mask"),
+    ]
+    found = MaskShards(tmp_path / "out-masks", "train")
+    assert found.ids.tolist() == [id_of(b"a/0000.png")]
+    assert found.bytes(id_of(b"a/0000.png")) == masks[0]

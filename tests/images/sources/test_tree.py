@@ -5,9 +5,10 @@ import pytest
 from images.decoding import Refused
 from images.sources.preparation import open_source
 from images.sources.tree import (
-    Entry,
     FolderRoot,
     StoreRoot,
+    check_listing,
+    is_litter,
     root_of,
     shown,
     unhashable_entries,
@@ -61,7 +62,6 @@ def test_walk__follows_links_that_lead_elsewhere(tmp_path):
     (root / "folder").symlink_to(tmp_path / "elsewhere")
     (root / "file").symlink_to(tmp_path / "elsewhere" / "x")
     assert problems(root) == {b"folder/x": "", b"file": ""}
-    assert FolderRoot(root).subfolders() == {b"folder"}
 
 
 def test_walk__takes_names_that_are_not_utf8(tmp_path):
@@ -90,7 +90,7 @@ COLUMNS = {"image_column": "image", "label_column": "label"}
 
 def same_source(here, there):
     assert (here.classes, here.has_masks, here.read_in_order) == (there.classes, there.has_masks, there.read_in_order)
-    assert sorted(here.rejected) == sorted(there.rejected)
+    assert here.rejected == there.rejected == sorted(here.rejected)
     assert here.items == there.items and here.items
     assert [read(here, item) for item in here.items] == [read(there, item) for item in there.items]
 
@@ -173,24 +173,14 @@ def test_listing__of_a_store_changes_when_an_object_does(bucket, tmp_path):
     bucket.put("photos/a.png", b"two")
     write_listing(StoreRoot(f"{bucket.url}/photos"), out)
     first = out.read_text()
-    assert [line.split("\t")[:2] for line in first.splitlines()] == [["a.png", "3"], ["b%201.png", "3"]]
+    head, *lines = first.splitlines()
+    assert head == f"listing of {bucket.url}/photos"
+    assert [line.split("\t")[:2] for line in lines] == [["a.png", "3"], ["b%201.png", "3"]]
     write_listing(StoreRoot(f"{bucket.url}/photos"), out)
     assert out.read_text() == first
     bucket.put("photos/a.png", b"owt")
     write_listing(StoreRoot(f"{bucket.url}/photos"), out)
     assert out.read_text() != first
-
-
-def test_roots__of_a_folder_is_what_lies_there(tmp_path):
-    draw(tmp_path, "cat/1.png")
-    (tmp_path / ".hidden").mkdir()
-    root = FolderRoot(tmp_path)
-    assert root.subfolders() == {b"cat"} and root.subfolders(b"cat") == set()
-    entries = {entry.path: entry for entry in root.walk()}
-    status = (tmp_path / "cat/1.png").stat()
-    assert entries[b"cat/1.png"] == Entry(b"cat/1.png", status.st_size, str(status.st_mtime_ns))
-    with root.open(b"cat/1.png") as file:
-        assert file.read() == (tmp_path / "cat/1.png").read_bytes()
 
 
 def test_listing__changes_when_an_entry_does(tmp_path):
@@ -201,7 +191,7 @@ def test_listing__changes_when_an_entry_does(tmp_path):
     (root / "broken").symlink_to("nowhere")
     write_listing(FolderRoot(root), out)
     first = out.read_text()
-    assert [line.split("\t")[0] for line in first.splitlines()] == [
+    assert [line.split("\t")[0] for line in first.splitlines()[1:]] == [
         "broken", "cat/1.png", "cat/caf%E9.png", "dog/2%203.png"
     ]  # fmt: skip
     write_listing(FolderRoot(root), out)
@@ -209,6 +199,26 @@ def test_listing__changes_when_an_entry_does(tmp_path):
     os.utime(root / "cat/1.png", ns=(1, 1))
     write_listing(FolderRoot(root), out)
     assert out.read_text() != first
+
+
+def test_check_listing__takes_the_listing_of_this_place_alone(tmp_path):
+    root, out = tmp_path / "Bilder für 2\tx", tmp_path / "listing.txt"
+    draw(root, "cat/1.png")
+    write_listing(FolderRoot(root), out)
+    check_listing(out, str(root))
+    check_listing(out, f"{root}/")
+    with pytest.raises(
+        ValueError, match=r"listing\.txt: got listing of .*Bilder.*expected the listing of other; run `semmae"
+    ):
+        check_listing(out, "other")
+    # One without a head, as the first form had none, and one cut in its head.
+    for text in ("cat/1.png\t3\t1\n", f"listing of {root}"[:-1], "", "\xff"):
+        out.write_text(text)
+        with pytest.raises(ValueError, match="expected the listing of"):
+            check_listing(out, str(root))
+    out.unlink()
+    with pytest.raises(ValueError, match="got no listing, expected the listing of"):
+        check_listing(out, str(root))
 
 
 def test_unhashable_entries__names_what_dvc_stops_at(tmp_path, monkeypatch):
@@ -231,3 +241,20 @@ def test_unhashable_entries__names_what_dvc_stops_at(tmp_path, monkeypatch):
         "cat/loop": "link loop",
         "cat/closed.png": "unreadable",
     }
+
+
+@pytest.mark.parametrize(
+    "path",
+    [".DS_Store", "a/._1.jpg", ".git/x/1.jpg", "a/.ipynb_checkpoints/1-checkpoint.jpg", "Thumbs.db", "a/thumbs.DB",
+     "Desktop.ini", "__MACOSX/a/1.jpg", "a/__MACOSX", "@eaDir/1.jpg", "a/Icon\r", ".", "a/.b/c.jpg"],
+)  # fmt: skip
+def test_is_litter__hidden_or_left_by_a_file_manager(path):
+    assert is_litter(path.encode())
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["a/1.jpg", "a.b/1", "Thumbs.db.jpg", "aThumbs.db", "x__MACOSX/1.jpg", "__MACOSX2/1.jpg", "Icon", "", "a/1..jpg"],
+)
+def test_is_litter__nothing_else(path):
+    assert not is_litter(path.encode())
