@@ -1,8 +1,8 @@
 """Parquet shards of encoded images in the Hugging Face convention, and a manifest that is written last.
 
-`<split>-NNNNN.parquet` with the columns image {bytes, path}, label, id, sha256 and, where the data has part labels,
-mask {bytes, path}. The bytes are those of the source files. pandas, pyarrow, duckdb and `datasets` read the files directly.
-With a store the shards lie there, each under its hash, and the folder holds only the manifest and the index.
+`<split>-NNNNN.parquet` with the columns image {bytes, path}, label, id and sha256. The bytes are those of the source files.
+pandas, pyarrow, duckdb and `datasets` read the files directly. With a store the shards lie there, each under its hash, and the
+folder holds only the manifest and the index. Masks lie in a folder of their own (`shards.mask_shards`).
 """
 
 import threading
@@ -11,22 +11,19 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from functools import cached_property, lru_cache
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.image_shard_writer import VERSION
 from shards.parquet_files import Place, faulty, find, opened, read_range
-from shards.row_index import LENGTH_BYTES, SPLITS, read_index
+from shards.row_index import LENGTH_BYTES, SPLITS, kept_rows, read_index
 from shards.seals import read_manifest
+from shards.shard_writer import VERSION
 
 HELD_GROUPS = 16
-# Footers kept for the paths and masks of images; each takes half a megabyte or more.
-HELD_FOOTERS = 64
 # Bytes that a pass through a shard reads at once: few requests to a store, little memory.
 SPAN_BYTES = 8 * 2**20
 # `ImageShards` has a method named `bytes`.
@@ -52,10 +49,13 @@ class Shard(NamedTuple):
         return opened(self.path, size=self.bytes, footer=self.footer)
 
 
-def list_shards(folder: str | Path) -> list[Shard]:
-    """Every shard of every split in written order; a missing or truncated one is a ValueError. Opens no shard."""
+def list_shards(folder: str | Path, *splits: str) -> list[Shard]:
+    """Every shard of these splits, by default of all, in written order; a missing or truncated one is a ValueError.
+
+    Opens no shard.
+    """
     listed = read_manifest(Path(folder), VERSION)["splits"]
-    return _shards(Path(folder), [shard for split in SPLITS for shard in listed[split]["shards"]])
+    return _shards(Path(folder), [shard for split in splits or SPLITS for shard in listed[split]["shards"]])
 
 
 def _shards(folder: Path, entries: Sequence[Mapping[str, Any]]) -> list[Shard]:
@@ -75,7 +75,7 @@ def read_shard(shard: Shard, batch_size: int) -> Iterator[tuple[np.ndarray, list
     with shard.open() as file:
         for groups in _spans(file.metadata):
             table = file.read_row_groups(groups, columns=["id", "image"], use_threads=False)
-            images = _fields(table["image"])["bytes"].to_pylist()
+            images = table["image"].combine_chunks().field("bytes").to_pylist()
             waiting.extend(zip(table["id"].to_pylist(), images, strict=True))
             del table
             while len(waiting) >= batch_size:
@@ -89,78 +89,62 @@ class ImageShards:
     """One split of a folder of image shards. Rows are numbered by ascending id, whatever shard holds them.
 
     So nothing computed from row numbers depends on the order of preparation or on where the shards lie.
-    ids: (N,) uint64 and labels: (N,) int64, by row. storage: (N,) int32, the row numbers in file order, for a pass that
-    reads each byte once. group_sizes: (G,) rows of each row group in file order; a group is the least that is read at once.
-    All but the labels are read-only and memory-mapped from the index.
+    ids: (N,) uint64 and labels: (N,) int64, by row; -1 is no label. storage: (N,) int32, the row numbers in file order, for a
+    pass that reads each byte once. group_sizes: (G,) rows of each row group in file order; a group is the least that is read
+    at once. All but the labels are read-only and memory-mapped from the index.
+    labelled: leave the images without a label out, as if the files did not hold them. only: ids of the images to keep.
 
     Opening checks the manifest's version, the presence and size of every shard of the split, and the index; a fault is a
     ValueError that names the file. Threads may share one `ImageShards`; each process opens its own.
     """
 
-    def __init__(self, folder: str | Path, split: str) -> None:
-        self.folder, self.split = Path(folder), split
+    def __init__(
+        self, folder: str | Path, split: str, *, labelled: bool = False, only: np.ndarray | None = None
+    ) -> None:
+        self.folder, self.split, self._is_labelled, self._only = Path(folder), split, labelled, only
         self.manifest: dict[str, Any] = read_manifest(self.folder, VERSION)
         if split not in self.manifest["splits"]:
             raise ValueError(f"{self.folder}: no split {split}; there are {', '.join(self.manifest['splits'])}")
         self.classes: list[str] = self.manifest["classes"]
-        self.has_masks: bool = self.manifest["has_masks"]
         # Row groups kept in memory: one a reading thread, or as many as a shuffling reader returns to.
         self.held_groups = HELD_GROUPS
         self._held: OrderedDict[int, Future[list[Encoded]]] = OrderedDict()
         self._lock = threading.Lock()
         self._shards = _shards(self.folder, self.manifest["splits"][split]["shards"])
         self._index = index = read_index(self.folder, self.manifest["index"], split)
+        self._group_ends = np.cumsum(index.group_rows, dtype=np.int64)
+        if labelled:
+            index = kept_rows(index, index.labels >= 0)
+        if only is not None:
+            index = kept_rows(index, np.isin(index.ids, only))
         self.ids, self.storage, self.group_sizes = index.ids, index.rows, index.group_rows
-        self._group_ends = np.cumsum(self.group_sizes, dtype=np.int64)
+        self._labels, self._positions = index.labels, index.positions
         self._shard_ends = np.cumsum([shard.rows for shard in self._shards], dtype=np.int64)
         # Number of each shard's first row group.
         self._first_groups = np.searchsorted(self._group_ends, [0, *self._shard_ends[:-1]], side="right")
-        self._footer = lru_cache(maxsize=HELD_FOOTERS)(self._read_footer)
-        self._described = lru_cache(maxsize=HELD_GROUPS)(self._read_described)
 
     @cached_property
     def labels(self) -> np.ndarray:
         """Class labels (N,) int64 by row."""
         # A copy, because torch refuses read-only memory.
-        return self._index.labels.copy()
+        return self._labels.copy()
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __reduce__(self) -> tuple[type["ImageShards"], tuple[Path, str]]:
-        return ImageShards, (self.folder, self.split)
+    def __reduce__(self) -> tuple["partial[ImageShards]", tuple[Path, str]]:
+        return partial(ImageShards, labelled=self._is_labelled, only=self._only), (self.folder, self.split)
 
     def bytes(self, row: int) -> Encoded:
         """The encoded image of one row."""
         group, place = self._locate(row)
         return self._group(group)[place]
 
-    def mask_bytes(self, row: int) -> Encoded | None:
-        """The encoded mask of one row; None where it has none."""
-        if not self.has_masks:
-            return None
-        group, place = self._locate(row)
-        mask: Encoded | None = self._described(group)["mask"]["bytes"][place].as_py()
-        return mask
-
-    def path(self, row: int) -> str:
-        """Path of the image in its source, percent-encoded where it is not UTF-8."""
-        group, place = self._locate(row)
-        path: str = self._described(group)["image"]["path"][place].as_py()
-        return path
-
-    def smallest_ids(self, count: int) -> dict[Place, np.ndarray]:
-        """Shard path -> its ids among the `count` smallest of all, ascending. Reads the index alone."""
-        rows = np.split(self.storage, self._shard_ends[:-1])
-        return {
-            shard.path: self.ids[np.sort(some[some < count])] for shard, some in zip(self._shards, rows, strict=True)
-        }
-
     def _locate(self, row: int) -> tuple[int, int]:
         """Row group and place in it."""
-        position = int(self._index.positions[row])
+        position = int(self._positions[row])
         group = int(np.searchsorted(self._group_ends, position, side="right"))
-        return group, position - int(self._group_ends[group]) + int(self.group_sizes[group])
+        return group, position - int(self._group_ends[group]) + int(self._index.group_rows[group])
 
     def _group(self, group: int) -> list[Encoded]:
         """The images of one row group, from those used last; a group that another thread reads is waited for."""
@@ -195,21 +179,8 @@ class ImageShards:
             images.append(data[start:at])
         return images
 
-    def _read_described(self, number: int) -> dict[str, dict[str, pa.Array]]:
-        """Paths, and masks where there are any, of a row group: column -> field -> values."""
-        shard = self._shard_of(number)
-        columns = ["image.path", "mask"] if self.has_masks else ["image.path"]
-        place, size = self._shards[shard].path, self._shards[shard].bytes
-        with opened(place, size=size, metadata=self._footer(shard)) as file:
-            table = file.read_row_group(number - int(self._first_groups[shard]), columns=columns, use_threads=False)
-        return {name: _fields(table[name].combine_chunks()) for name in table.column_names}
-
     def _shard_of(self, group: int) -> int:
         return int(np.searchsorted(self._first_groups, group, side="right")) - 1
-
-    def _read_footer(self, shard: int) -> pq.FileMetaData:
-        with self._shards[shard].open() as file:
-            return file.metadata
 
 
 def _spans(footer: pq.FileMetaData) -> Iterator[list[int]]:
@@ -229,9 +200,3 @@ def _spans(footer: pq.FileMetaData) -> Iterator[list[int]]:
 
 def _batch(rows: list[tuple[int, Encoded]]) -> tuple[np.ndarray, list[Encoded]]:
     return np.array([image_id for image_id, _ in rows], dtype=np.uint64), [image for _, image in rows]
-
-
-def _fields(column: pa.ChunkedArray | pa.StructArray) -> dict[str, pa.Array]:
-    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    # Unlike `field`, `flatten` passes the struct's nulls on to its fields.
-    return dict(zip((field.name for field in whole.type), whole.flatten(), strict=True))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.files import distrust, is_lack_of_memory, sha256_of
-from shards.storage import ObjectFile, fetch, send, size_of, sizes_of
+from shards.storage import ObjectFile, fetch, send, sizes_of
 from shards.urls import is_url
 
 # A path, or a URL as text.
@@ -46,38 +46,26 @@ def find(folder: Path, entries: Sequence[Mapping[str, Any]]) -> list[Place]:
 
 
 @contextlib.contextmanager
-def opened(
-    place: Place,
-    *,
-    size: int | None = None,
-    metadata: pq.FileMetaData | None = None,
-    footer: Mapping[str, Any] | None = None,
-) -> Iterator[pq.ParquetFile]:
+def opened(place: Place, *, size: int, footer: Mapping[str, Any]) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file for reading and verify its page checksums; damage is a ValueError that names it.
 
     A path is memory-mapped. From a URL only the footer and what is read are fetched, neighbouring columns and row groups
-    in one request. size: bytes of the file; None looks it up. metadata: the footer, if already read. footer: the footer's
-    manifest entry, which is checked, because page checksums do not cover it.
+    in one request. size: bytes of the file. footer: the footer's manifest entry, which is checked, because page checksums do
+    not cover it.
     """
     is_object = is_url(place)
-    with _naming(place):
-        if size is None:
-            size = size_of(str(place)) if is_object else Path(place).stat().st_size
-        if size is None:
-            raise FileNotFoundError(f"{place}: there is no such object")
-        if footer is not None:
-            metadata = _checked_footer(place, size, footer)
-        with (
-            ObjectFile(str(place), size) if is_object else contextlib.nullcontext(place) as source,
-            pq.ParquetFile(
-                source,
-                metadata=metadata,
-                memory_map=not is_object,
-                pre_buffer=is_object,
-                page_checksum_verification=True,
-            ) as file,
-        ):
-            yield file
+    with (
+        _naming(place),
+        ObjectFile(str(place), size) if is_object else contextlib.nullcontext(place) as source,
+        pq.ParquetFile(
+            source,
+            metadata=_checked_footer(place, size, footer),
+            memory_map=not is_object,
+            pre_buffer=is_object,
+            page_checksum_verification=True,
+        ) as file,
+    ):
+        yield file
 
 
 def read_range(place: Place, start: int, size: int) -> bytes:

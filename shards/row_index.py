@@ -54,8 +54,8 @@ GROUPS = np.dtype([("rows", "<i4"), ("start", "<i8"), ("bytes", "<i8"), ("crc32"
 class RowIndex(NamedTuple):
     """The index of one split, N rows in G row groups; read-only.
 
-    ids: (N,) uint64, ascending. labels: (N,) int64. positions: (N,) int32, each row's place in file order. rows: (N,) int32,
-    the row at each position. group_*: (G,), see `Group`.
+    ids: (N,) uint64, ascending. labels: (N,) int64, -1 is none. positions: (N,) int32, each row's place in file order. rows: (N,)
+    int32, the row at each position. group_*: (G,), see `Group`.
     """
 
     ids: np.ndarray
@@ -98,6 +98,26 @@ def read_index(folder: Path, entry: Mapping[str, Any], split: str) -> RowIndex:
         raise faulty(path, "missing or damaged")
     batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(SPLITS.index(split))
     return RowIndex(*(values_of(pa.chunked_array([batch.column(name).values])) for name in _TYPES))
+
+
+def kept_rows(index: RowIndex, keep: np.ndarray) -> RowIndex:
+    """The index as if only the rows `keep` (N,) bool were there; positions remain those in the files.
+
+    Of the groups only `group_rows` is meaningful in it, the kept rows of each group that has any.
+    """
+    if keep.all():
+        return index
+    numbers = np.cumsum(keep, dtype=np.int32) - 1
+    in_files = keep[index.rows]
+    groups = np.repeat(np.arange(len(index.group_rows)), index.group_rows)
+    counts = np.bincount(groups[in_files], minlength=len(index.group_rows)).astype(np.int32)
+    return index._replace(
+        ids=index.ids[keep],
+        labels=index.labels[keep],
+        positions=index.positions[keep],
+        rows=numbers[index.rows[in_files]],
+        group_rows=counts[counts > 0],
+    )
 
 
 def _list_of(kind: pa.DataType, values: np.ndarray) -> pa.Array:

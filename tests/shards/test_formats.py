@@ -1,6 +1,6 @@
-"""The formats of version 2: their code is in no stage's key, so a change of what is on disk needs another VERSION.
+"""The formats on disk: their code is in no stage's key, so a change of one needs another VERSION and another folder in `stored/`.
 
-`version_2/` was written at commit 147c3e2. What the writers write today has the same content; bytes may differ with pyarrow.
+What the writers write today has the same content; bytes may differ with pyarrow.
 """
 
 import hashlib
@@ -14,12 +14,15 @@ from shards.arrays import ArrayShards, ArrayShardWriter
 from shards.image_shard_writer import ImageShardWriter
 from shards.image_shards import ImageShards
 from shards.mask_cache import MaskCache, MaskCacheWriter
+from shards.mask_shards import MaskShards, MaskShardWriter
+from tests.shards.paths import paths_of
 
-STORED = Path(__file__).parent / "version_2"
+STORED = Path(__file__).parent / "stored"
 IDS = np.array([3, 8, 2**40, 2**40 + 1, 2**63], "u8")
 SPLITS = {"test": IDS[:1], "val": IDS[1:2], "train": IDS[2:]}
 COLUMNS = {"attention": ("<f2", (2, 4)), "token": ("<f4", (3,))}
 LABELS_HEADER = {"kind": "labels", "grid": [2, 3], "num_parts": 5, "background": 5, "part_learner": "x"}
+VALUES = {1: 255, 2: 2, 9: 0}
 LABELS = (np.arange(len(IDS) * 6) % 6).reshape(len(IDS), 2, 3).astype(np.uint8)
 
 
@@ -33,14 +36,21 @@ def values(name):
 
 
 def write_today(folder):
-    with ImageShardWriter(folder / "images", classes=["cat", "dog"], has_masks=True, shard_bytes=100) as images:
+    with (
+        ImageShardWriter(folder / "images", classes=["cat", "dog"], shard_bytes=100) as images,
+        MaskShardWriter(folder / "masks", shard_bytes=8) as masks,
+    ):
+        masks.labels = VALUES
         for split, ids in SPLITS.items():
             for number, image_id in enumerate(ids.tolist()):
-                mask = {"mask": b"mask", "mask_path": "m.png"} if number else {"mask": None, "mask_path": None}
+                image = content(image_id)
                 images.add(
-                    split, image_id=image_id, label=number % 2, sha256=hashlib.sha256(content(image_id)).digest(),
-                    image=content(image_id), path=f"{split}/{image_id}.png", max_part_label=4 if number else -1, **mask,
+                    split, image_id=image_id, label=number - 1, sha256=hashlib.sha256(image).digest(), image=image,
+                    path=f"{split}/{image_id}.png",
                 )  # fmt: skip
+                if number:
+                    pixels = np.bincount([number, 9, 9], minlength=256)
+                    masks.add(split, image_id=image_id, mask=b"mask%d" % number, path="m.png", pixels=pixels)
     header = {"num_heads": 2, "grid": [2, 2]}
     with ArrayShardWriter(folder / "arrays", columns=COLUMNS, header=header, shard_rows=3) as arrays:
         arrays.add(IDS, **{name: values(name) for name in COLUMNS})
@@ -59,12 +69,20 @@ def test_image_shards__read_the_same(folder):
         images = ImageShards(folder / "images", split)
         assert images.ids.tolist() == ids.tolist()
         assert images.classes == ["cat", "dog"]
+        assert paths_of(images) == [f"{split}/{image_id}.png" for image_id in ids.tolist()]
         for row, image_id in enumerate(ids.tolist()):
             assert bytes(images.bytes(row)) == content(image_id)
-            assert images.labels[row] == row % 2
-            assert images.path(row) == f"{split}/{image_id}.png"
-            mask = images.mask_bytes(row)
-            assert (None if mask is None else bytes(mask)) == (b"mask" if row else None)
+            assert images.labels[row] == row - 1
+
+
+def test_mask_shards__read_the_same(folder):
+    for split, ids in SPLITS.items():
+        masks = MaskShards(folder / "masks", split)
+        assert masks.ids.tolist() == ids[1:].tolist()
+        assert masks.labelled_ids.tolist() == ids[1:].tolist()
+        assert [masks.bytes(image_id) for image_id in ids.tolist()] == [None, b"mask1", b"mask2"][: len(ids)]
+        assert (masks.num_labels, masks.labels[[0, 1, 2, 9]].tolist()) == (3, [255, 255, 2, 0])
+        assert masks.pixels.tolist() == {"train": [4, 0, 1]}.get(split, [0, 0, 0])
 
 
 def test_array_shards__read_the_same(folder):

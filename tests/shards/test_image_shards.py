@@ -9,9 +9,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+import shards.shard_writer
 from shards.image_shard_writer import ImageShardWriter
 from shards.image_shards import ImageShards, list_shards, read_shard
 from shards.row_index import SPLITS
+from tests.shards.paths import paths_of
 
 # The smallest PNG: one white pixel.
 PIXEL = bytes.fromhex(
@@ -27,16 +29,13 @@ def rows(count, start=0):
         yield int.from_bytes(digest[:8], "big"), number % 3, PIXEL + digest * (number % 40)
 
 
-def write(folder, counts, *, shard_bytes=20_000, masks=False, start=0, store=""):
-    options = {"classes": ["a", "b", "c"], "has_masks": masks, "shard_bytes": shard_bytes, "store": store}
-    with ImageShardWriter(folder, **options) as writer:
+def write(folder, counts, *, shard_bytes=20_000, start=0, store=""):
+    with ImageShardWriter(folder, classes=["a", "b", "c"], shard_bytes=shard_bytes, store=store) as writer:
         for split, count in counts.items():
             for image_id, label, image in rows(count, start):
-                masked = masks and image_id % 2
                 writer.add(
                     split, image_id=image_id, label=label, sha256=hashlib.sha256(image).digest(), image=image,
-                    path=f"{split}/{image_id}.png", mask=PIXEL if masked else None,
-                    mask_path="m.png" if masked else None, max_part_label=5 if masked else -1,
+                    path=f"{split}/{image_id}.png",
                 )  # fmt: skip
             start += count
     return folder
@@ -47,7 +46,7 @@ COUNTS = {"test": 100, "val": 10, "train": 300}
 
 @pytest.fixture
 def folder(tmp_path):
-    return write(tmp_path / "shards", COUNTS, masks=True)
+    return write(tmp_path / "shards", COUNTS)
 
 
 def test_shards__give_back_what_was_written_in_order_of_the_ids(folder):
@@ -59,11 +58,30 @@ def test_shards__give_back_what_was_written_in_order_of_the_ids(folder):
         assert shards.ids.tolist() == [row[0] for row in expected]
         assert shards.labels.tolist() == [row[1] for row in expected]
         assert (shards.ids.dtype, shards.labels.dtype) == (np.uint64, np.int64)
-        for row, (image_id, _, image) in enumerate(expected):
-            assert shards.bytes(row) == image
-            assert shards.path(row) == f"{split}/{image_id}.png"
-            assert shards.mask_bytes(row) == (PIXEL if image_id % 2 else None)
+        assert [shards.bytes(row) for row in range(count)] == [image for _, _, image in expected]
+        assert paths_of(shards) == [f"{split}/{image_id}.png" for image_id, _, _ in expected]
         start += count
+
+
+@pytest.mark.parametrize("which", ["labelled", "only"])
+def test_shards__chosen_rows_are_those_of_shards_without_the_others(tmp_path, which):
+    kept = [row for row in rows(300) if row[1] != 1]
+    for name, some in (("all", [(number, label - 3 * (label == 1), image) for number, label, image in rows(300)]),
+                       ("kept", kept)):  # fmt: skip
+        with ImageShardWriter(tmp_path / name, classes=["a", "b", "c"], shard_bytes=20_000) as writer:
+            for image_id, label, image in some:
+                label, digest = max(label, -1), hashlib.sha256(image).digest()
+                writer.add("train", image_id=image_id, label=label, sha256=digest, image=image, path=f"{image_id}.png")
+    whole = ImageShards(tmp_path / "all", "train")
+    assert len(whole) == 300 and (whole.labels == -1).sum() == 100
+    choice = {"labelled": True, "only": np.array([image_id for image_id, _, _ in kept], np.uint64)}[which]
+    view = pickle.loads(pickle.dumps(ImageShards(tmp_path / "all", "train", **{which: choice})))
+    alone = ImageShards(tmp_path / "kept", "train")
+    for name in ("ids", "labels", "storage"):
+        np.testing.assert_array_equal(getattr(view, name), getattr(alone, name))
+    assert view.group_sizes.sum() == len(kept) and view.group_sizes.min() > 0
+    for row, (_, _, image) in enumerate(sorted(kept)):
+        assert view.bytes(row) == image
 
 
 def test_shards__are_bounded_and_hold_one_split_each(folder):
@@ -79,9 +97,8 @@ def test_shards__are_bounded_and_hold_one_split_each(folder):
             table = pq.read_table(folder / shard["file"])
             assert shard["rows"] == len(table)
             assert hashlib.sha256((folder / shard["file"]).read_bytes()).hexdigest() == shard["sha256"]
-            encoded = [row[name]["bytes"] for row in table.to_pylist() for name in ("image", "mask") if row[name]]
-            assert sum(map(len, encoded)) <= 20_000
-    assert (manifest["num_part_labels"], manifest["has_masks"], manifest["classes"]) == (6, True, ["a", "b", "c"])
+            assert sum(len(row["image"]["bytes"]) for row in table.to_pylist()) <= 20_000
+    assert manifest["classes"] == ["a", "b", "c"]
 
 
 def test_shards__an_image_larger_than_a_shard_has_one_of_its_own(tmp_path):
@@ -89,13 +106,44 @@ def test_shards__an_image_larger_than_a_shard_has_one_of_its_own(tmp_path):
     assert len(list((tmp_path / "s").glob("train-*.parquet"))) == 5
 
 
-def test_shards__appended_rows_leave_full_shards_byte_identical(tmp_path):
-    write(tmp_path / "few", {"train": 200})
-    write(tmp_path / "many", {"train": 260})
+@pytest.mark.parametrize("shard_bytes", [20_000, 2**26])
+def test_shards__appended_rows_leave_full_shards_byte_identical(tmp_path, monkeypatch, shard_bytes):
+    monkeypatch.setattr(shards.shard_writer, "FIRST_BYTES", 4000)
+    write(tmp_path / "few", {"train": 200}, shard_bytes=shard_bytes)
+    write(tmp_path / "many", {"train": 260}, shard_bytes=shard_bytes)
     full = sorted((tmp_path / "few").glob("*.parquet"))[:-1]
-    assert len(full) > 3
+    assert len(full) > 8
     for path in full:
         assert path.read_bytes() == (tmp_path / "many" / path.name).read_bytes()
+
+
+def bytes_by_shard(folder):
+    """Encoded bytes of every training shard, in their order."""
+    tables = [pq.read_table(path, columns=["image"]) for path in sorted(folder.glob("train-*.parquet"))]
+    return [sum(len(row["image"]["bytes"]) for row in table.to_pylist()) for table in tables]
+
+
+def test_shards__new_images_change_a_fifth_of_a_split_at_most_and_shards_are_few(tmp_path, monkeypatch):
+    first, largest = 4000, max(len(image) for _, _, image in rows(40))
+    monkeypatch.setattr(shards.shard_writer, "FIRST_BYTES", first)
+    numbers = []
+    for count in (100, 200, 400, 800):
+        sizes = bytes_by_shard(write(tmp_path / str(count), {"train": count}, shard_bytes=2**26))
+        for number, size in enumerate(sizes):
+            assert size <= max(first, sum(sizes[:number]) / 4)
+        for number, size in enumerate(sizes[:-1]):
+            assert size > max(first, sum(sizes[:number]) / 4) - largest, "no shard is closed early"
+        assert sizes[-1] <= sum(sizes) / 5
+        numbers.append(len(sizes))
+    steps = np.diff(numbers)
+    assert steps.max() <= np.ceil(np.log(2) / np.log(1 + 1 / 4)) + 1, "so many more for twice the images, at any size"
+
+
+def test_shards__shard_bytes_is_the_most_of_a_large_split(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards.shard_writer, "FIRST_BYTES", 4000)
+    sizes = bytes_by_shard(write(tmp_path / "s", {"train": 400}, shard_bytes=20_000))
+    assert max(sizes) <= 20_000
+    assert len([size for size in sizes if size > 19_000]) > 5
 
 
 def test_digest__is_of_the_data_and_not_of_the_shards(tmp_path):
@@ -115,7 +163,7 @@ def test_digest__is_of_the_data_and_not_of_the_shards(tmp_path):
 def test_writer__leaves_nothing_when_it_fails(tmp_path):
     with (
         pytest.raises(RuntimeError),
-        ImageShardWriter(tmp_path / "s", classes=["a"], has_masks=False, shard_bytes=100) as writer,
+        ImageShardWriter(tmp_path / "s", classes=["a"], shard_bytes=100) as writer,
     ):
         writer.add("train", image_id=1, label=0, sha256=b"\0" * 32, image=PIXEL, path="p")
         raise RuntimeError
@@ -156,7 +204,7 @@ def test_open__an_empty_split_has_no_rows(tmp_path):
 
 def test_files__pandas_and_duckdb_read_them_as_they_are(folder):
     frame = pd.concat(map(pd.read_parquet, sorted(folder.glob("train-*.parquet"))))
-    assert set(frame.columns) == {"image", "label", "id", "sha256", "mask"}
+    assert set(frame.columns) == {"image", "label", "id", "sha256"}
     expected = {image_id: (label, image) for image_id, label, image in rows(300, 110)}
     assert {row.id: (row.label, row.image["bytes"]) for row in frame.itertuples()} == expected
     query = f"select id, label, image.bytes, octet_length(sha256), image.path from '{folder}/train-*.parquet'"

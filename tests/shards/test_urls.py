@@ -40,7 +40,7 @@ def test_check_url__a_path_is_refused():
         ({"store": "s3://k:secret@b/p"}, "data.store: got 's3://***@b/p'; holds the credentials of an address"),
         ({"path": "s3://k:secret@b/p"}, "data.path: got 's3://***@b/p'; holds the credentials of an address"),
         ({"store": "shards"}, "data: store 'shards' is not a URL"),
-        ({"path": "s3://b/p", "watch": "s3://b/p"}, "data: watch: DVC cannot watch a URL"),
+        ({"path": "s3://b/p", "watch": "s3://b/p"}, "data: watch: DVC cannot watch a URL; run `semmae use s3://b/p`"),
     ],
 )
 def test_params__an_address_that_cannot_be_used_is_one_line(monkeypatch, changes, message):

@@ -6,6 +6,7 @@ from shards.folders import bind_folders, is_intact, join_shards
 from shards.image_shard_writer import ImageShardWriter
 from shards.image_shards import ImageShards, list_shards
 from shards.mask_cache import MaskCache
+from shards.mask_shards import MaskShards, MaskShardWriter
 from shards.seals import check_files, read_sealed, write_manifest, write_sealed
 
 
@@ -15,8 +16,14 @@ def write_arrays(folder):
 
 
 def write_images(folder):
-    with ImageShardWriter(folder, classes=["a"], has_masks=False, shard_bytes=100) as writer:
+    with ImageShardWriter(folder, classes=["a"], shard_bytes=100) as writer:
         writer.add("train", image_id=1, label=0, sha256=b"\0" * 32, image=b"x", path="p")
+
+
+def write_true_masks(folder):
+    with MaskShardWriter(folder, shard_bytes=100) as writer:
+        writer.add("train", image_id=1, mask=b"x", path="p", pixels=np.bincount([3], minlength=256))
+        writer.labels = {3: 0}
 
 
 def write_weights(folder):
@@ -30,6 +37,7 @@ READERS = {
     "masks": (write_arrays, MaskCache),
     "joined arrays": (write_arrays, lambda folder: join_shards([folder], folder.parent / "joined")),
     "images": (write_images, lambda folder: ImageShards(folder, "train")),
+    "masks of the data": (write_true_masks, lambda folder: MaskShards(folder, "train")),
     "streamed images": (write_images, list_shards),
     "weights": (write_weights, lambda folder: check_files(folder, "weights")),
 }
