@@ -4,7 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from config.groups import Count, Group, Name, NonNegative, OpenShare, Positive, Range, Seed, Share
+from config.groups import Count, Group, MaskValues, Name, NonNegative, OpenShare, Positive, Range, Seed, Share
+
+
+class MonitorParams(Group):
+    """The encoder while it pretrains: kNN accuracy, and RankMe (Garrido et al., ICML 2023), on a few training images."""
+
+    every: Annotated[int, Field(ge=0)] = Field(description="steps; 0 never looks")
+    images: Count = Field(description="the same at every look; RankMe is at most their number")
+    classes: Count = Field(description="they are of the first so many classes")
+    neighbours: Count = Field(description="k, each image among the others")
+    batch_size: Count
 
 
 class ProbeParams(Group):
@@ -81,6 +91,9 @@ class SegmentParams(Group):
     """Semantic segmentation of data sets whose `masks/` give each pixel a class, or 255 for no class."""
 
     sets: list[Name] = Field(description="names of data sets in data/segment/NAME; [] for none")
+    mask_values: dict[Name, MaskValues] = Field(
+        description="data set -> what values of its masks stand for, as in data.mask_values, for example {camvid: {11: ignored}}"
+    )
     heads: list[Literal["linear", "upernet"]] = Field(
         min_length=1,
         description="linear: on the frozen encoder; upernet: on four levels of an encoder that is trained too",
@@ -113,5 +126,5 @@ class CompareParams(Group):
     baseline: Name = Field(description="arm that the others are compared with, paired by seed")
     confidence: OpenShare = Field(description="of the Student-t interval over seeds")
     resamples: Count = Field(description="draws of the bootstrap over test images")
-    pictures: Count = Field(description="images in each figure")
+    pictures: Count = Field(le=100, description="images in each figure")
     mask_images: Count = Field(description="training images for the statistics of the masks")

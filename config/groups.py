@@ -5,9 +5,9 @@ There are no defaults: params.yaml is the only place for a value.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator, model_validator
 
-from config.names import NAME, check_text
+from config.names import NAME, check_text, shown
 from config.redaction import refuse_secrets
 from shards.urls import check_url, is_url
 
@@ -20,6 +20,17 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 Range = Annotated[tuple[Positive, Positive], Field(description="(low, high)")]
+# The list of files that DVC watches instead of images that it cannot hash.
+LISTING = "data/listing.txt"
+
+
+def _check_meaning(value: Any) -> Any:
+    if value in ("background", "ignored") or (type(value) is int and 0 <= value <= 254):
+        return value
+    raise ValueError("expected background, ignored, or a label from 0 to 254")
+
+
+MaskValues = dict[Annotated[int, Field(ge=0, le=255)], Annotated[str | int, PlainValidator(_check_meaning)]]
 
 
 class Group(BaseModel):
@@ -47,18 +58,29 @@ class DataParams(Group):
     generate: list[Literal["creatures"]] = Field(
         max_length=1, description="[creatures] draws the built-in data first, else []"
     )
+    labels: list[Literal["class"]] = Field(
+        max_length=1, description="[class] if images have class labels, which judge the encoders; else []"
+    )
     part_truth: list[Literal["masks"]] = Field(max_length=1, description="[masks] if the data has part labels, else []")
-    image_column: str = Field(description="image column of Parquet sources")
-    label_column: str = Field(description="label column of Parquet sources; empty gives all images one class")
+    mask_values: MaskValues = Field(
+        description="value in the masks -> background, ignored, or the label that it stands for; a value that is not named is "
+        "its own label, 0 the background and 255 ignored; {} reads masks of 0 and 255 alone as objects"
+    )
+    image_column: str = Field(description="column of images in Parquet and Arrow files")
+    label_column: str = Field(description="column of classes there, or key in a tar's JSON; empty for no labels")
     val_share: OpenShare = Field(description="share of train that becomes val if the source has no val")
     test_share: OpenShare = Field(description="share that becomes test if the source has no test")
     split_seed: Seed
-    shard_mib: Positive = Field(description="most encoded bytes of an image shard, MiB")
+    shard_mib: Positive = Field(
+        description="most encoded bytes of an image shard, MiB; the first ones of a split are smaller"
+    )
     store: str = Field(description="URL prefix for the shards of images and of attention; empty keeps them in the outs")
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = Field(
         description="larger images are rejected before decoding; the upper bound is Pillow's"
     )
-    max_rejected_share: Share = Field(description="the run stops if more than this share of the entries is rejected")
+    max_rejected_share: Share = Field(
+        description="the run stops if a larger share of the files, or of the masks, is rejected"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "DataParams":
@@ -66,8 +88,15 @@ class DataParams(Group):
             check_url(self.store, "store")
         if is_url(self.path):
             check_url(self.path, "path")
-            if self.watch == self.path:
-                raise ValueError("watch: DVC cannot watch a URL; run `semmae use URL`, which writes a listing to watch")
+            if self.watch != LISTING:
+                raise ValueError(
+                    f"watch: DVC cannot watch a URL; run `semmae use {self.path}`, which writes a listing to watch"
+                )
+        elif self.watch not in (self.path, LISTING):
+            raise ValueError(
+                f"watch: got {shown(self.watch)}, expected {shown(self.path)} as in path, or {LISTING}: DVC would miss changes "
+                f"of the images; run `semmae use {self.path}`"
+            )
         return self
 
 
@@ -120,7 +149,10 @@ class TeacherParams(Group):
     clip: Positive = Field(description="largest gradient norm")
     seed: Seed
     neighbours: Count = Field(description="k of the reported kNN accuracy")
-    knn_images: Count = Field(description="most training images and most test images used for it")
+    knn_images: Count = Field(
+        description="most training images and most test images used for it; by how much the teacher is above pixels is paired "
+        "over both, each training image judged by the other ones"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "TeacherParams":
@@ -142,7 +174,10 @@ class ExtractParams(Group):
     token_layer: Annotated[int, Field(ge=0)] = Field(
         description="0: patch tokens after the final norm; n: the input of the n-th block from the end"
     )
-    part_images: Count = Field(description="training images whose patch tokens are stored for part learning")
+    part_images: Count = Field(
+        description="training images for part learning, those of the smallest ids; patch tokens are stored of a quarter more at "
+        "most, so that added images leave stored ones as they are"
+    )
 
 
 class RefineParams(Group):
@@ -234,6 +269,7 @@ class PretrainParams(Group):
     crop_scale: Range = Field(description="(low, high) area share of the random crop")
     crop_ratio: Range = Field(description="(low, high) aspect ratio of the random crop")
     flip: bool
+    val_images: Count = Field(description="most images of val for the validation loss")
     hint_share: Share = Field(description="AttMask-Hint reveals this share of the hidden, most attended patches")
 
     @model_validator(mode="after")

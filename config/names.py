@@ -4,9 +4,11 @@ A name in params.yaml is a word of a shell command in dvc.yaml and a part of a p
 or leading hyphen, is ASCII, and is short enough for a file name with prefix and suffix.
 """
 
+import difflib
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ KINDS = {
     "SEED": "0|[1-9][0-9]{0,9}",
     "KIND": "transfer|segment",
 }
+LABELS = "class"
 STAGE = "[a-z][a-z0-9_]*(@[a-z0-9_-]+)?"
 LONGEST_TEXT = 4096
 
@@ -37,7 +40,9 @@ def arguments(*kinds: str) -> list[Any]:
     stage, given = Path(sys.argv[0]).stem, sys.argv[1:]
     _, _, item = os.environ.get("DVC_STAGE", "").partition("@")
     if item and len(given) < len(kinds):
-        given += item.split("-")
+        words = item.split("-")
+        # The stages that judge by labels have them first in their matrix, to be switched off without.
+        given += words[1:] if words[0] == LABELS and len(given) + len(words) == len(kinds) + 1 else words
     if len(given) != len(kinds):
         raise ValueError(f"{stage}: got {len(given)} arguments, expected {' '.join(kinds)}")
     for kind, word in zip(kinds, given, strict=True):
@@ -65,6 +70,12 @@ def check_text(text: str) -> None:
         raise ValueError("holds a control character, a line break or half of a surrogate pair; remove it")
     if len(text) > LONGEST_TEXT:
         raise ValueError(f"holds {len(text)} characters, expected at most {LONGEST_TEXT}")
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """`; did you mean X?` for the choice most like a word that is none of them; empty if none is like it."""
+    near = difflib.get_close_matches(word, list(choices), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def shown(text: object, most: int = 80) -> str:

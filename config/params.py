@@ -4,6 +4,8 @@ params.yaml holds every number that changes a result. runtime.yaml holds what on
 """
 
 import json
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -34,6 +36,7 @@ class Params(Group):
     arms: ArmsParams
     seeds: list[Seed] = Field(min_length=1)
     pretrain: groups.PretrainParams
+    monitor: evaluation.MonitorParams
     probe: evaluation.ProbeParams
     finetune: evaluation.FinetuneParams
     linear_mae: evaluation.LinearMaeParams
@@ -52,6 +55,9 @@ class Params(Group):
         ):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} {values} holds a value twice")
+        unknown = sorted(self.segment.mask_values.keys() - set(self.segment.sets))
+        if unknown:
+            raise ValueError(f"segment.mask_values: {unknown[0]} is not one of segment.sets {self.segment.sets}")
         if self.segment.sets and self.segment.image_size % self.pretrain.patch_size:
             raise ValueError(
                 f"segment.image_size {self.segment.image_size} must be divisible by pretrain.patch_size "
@@ -91,6 +97,7 @@ class Runtime(Group):
     ram_gib: Positive = Field(description="most memory for decoded images")
     log_seconds: Positive = Field(description="seconds between progress lines without a terminal")
     checkpoint_seconds: NonNegative = Field(description="seconds between checkpoints; 0 saves every step")
+    live: bool = Field(description="whether MLflow shows a training while it runs")
     watchdog_seconds: Positive = Field(description="a walk stops a stage that prints nothing for so many seconds")
     engine: Literal["local", "ray"] = Field(description="where the streaming stages compute their shards")
     ray_address: str = Field(
@@ -140,11 +147,17 @@ def load_runtime(path: str | Path = "runtime.yaml") -> Runtime:
 def read_yaml(path: str | Path) -> Any:
     """Read YAML 1.2, where `1e-4` is a number; PyYAML reads it as text."""
     try:
-        return YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+        return deepcopy(_parsed(Path(path).read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ValueError(f"{path}: not found; `semmae preset quickstart` writes it") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str) -> Any:
+    """Kept, because a dvc.lock takes a third of a second, and a command reads it several times."""
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def _load(path: str | Path, model: type[Model]) -> Model:

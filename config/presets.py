@@ -5,13 +5,14 @@ Presets combine: the first gives the images and the models, the following ones a
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from config.names import did_you_mean
 from config.params import Params, explain
 from shards.files import write_text
 
@@ -29,7 +30,8 @@ def compose(*names: str) -> Any:
     """The parameter document of one or more presets, with comments; ValueError for an unknown name or a bad value."""
     for name in names:
         if name not in preset_names():
-            raise ValueError(f"preset {name}: unknown; there are {', '.join(preset_names())}")
+            near = did_you_mean(name, preset_names())
+            raise ValueError(f"preset {name}: unknown{near}; there are {', '.join(preset_names())}")
     whole = _composed(names[0])
     for name in names[1:]:
         changes = _read(name)
@@ -53,11 +55,16 @@ def _read(name: str) -> Any:
 
 def check(document: Any, label: str) -> Any:
     """Return the document if it is valid, else raise a one-line ValueError."""
+    validated(document, label)
+    return document
+
+
+def validated(document: Any, label: str) -> Params:
+    """The parameters of a document; a one-line ValueError if it is not valid."""
     try:
-        Params.model_validate_json(json.dumps(document), strict=True)
+        return Params.model_validate_json(json.dumps(document), strict=True)
     except ValidationError as error:
         raise ValueError(f"{label}: {explain(error)}") from None
-    return document
 
 
 def write_params(document: Any, path: str | Path = "params.yaml", *, preset: str = "") -> None:
@@ -77,6 +84,25 @@ def preset_of(path: str | Path) -> str:
     """The preset or presets noted in params.yaml, even if edited since; empty if there is no note."""
     lines = Path(path).read_text(encoding="utf-8").splitlines() if Path(path).is_file() else []
     return next((line.removeprefix(ORIGIN) for line in lines if line.startswith(ORIGIN)), "")
+
+
+def changes_to_preset(path: str | Path = "params.yaml") -> tuple[str, dict[str, tuple[Any, Any]]]:
+    """(preset noted in params.yaml, dotted name -> (value there, value here) of the parameters that differ).
+
+    Without a note the preset is `BASE`. ValueError for one that is gone.
+    """
+    name = preset_of(path) or BASE
+    there, here = (dict(flatten(document)) for document in (compose(*name.split()), read_document(path)))
+    return name, {key: (there.get(key), value) for key, value in here.items() if there.get(key) != value}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf of nested mappings."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def read_document(path: str | Path = "params.yaml") -> Any:

@@ -36,8 +36,9 @@ def redacted(text: str, values: Sequence[str] | None = None) -> str:
 
 
 def one_line(message: object) -> str:
-    """An error or a text as one line for a terminal, without secrets and control characters."""
-    return redacted(CONTROL.sub("?", " ".join(str(message).split())))
+    """A text, or an error (by its name if it has no text), as one line for a terminal, without secrets and control characters."""
+    words = " ".join(str(message).split())
+    return redacted(CONTROL.sub("?", words or (type(message).__name__ if isinstance(message, BaseException) else "")))
 
 
 def without_user(address: str) -> str:

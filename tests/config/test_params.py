@@ -28,6 +28,8 @@ def load_changed(tmp_path, changes):
         ({"pretrain.mask_ratio": 7}, "pretrain.mask_ratio: got 7"),
         ({"pretrain.epochs": "ten"}, "pretrain.epochs: got 'ten'"),
         ({"seeds": [0, 0]}, "holds a value twice"),
+        ({"data.path": "mine"}, "data: watch: got 'data/creatures', expected 'mine' as in path, or data/listing.txt"),
+        ({"data.watch": "mine"}, "data: watch: got 'mine', expected 'data/creatures' as in path, or data/listing.txt"),
         ({"arms.names": ["mae", "nonesuch"]}, "arm nonesuch is not defined"),
         ({"arms.mae.parts": "learned"}, "arms.mae: mask random with parts learned"),
         (
