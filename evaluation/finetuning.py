@@ -19,13 +19,14 @@ from images.augmentation import normalise
 from images.dataset import WholeImages
 from images.stream import TrainingImages
 from jobs.cluster.distributed import ALONE, Processes
+from jobs.progress import Meter
 from jobs.scratch import Scratch
 from models.classifier import Classifier, layer_decay_groups
 from models.vit import initialise
 from shards.image_shards import ImageShards
 from training.compute import Compute
 from training.encoders import ENCODER_KEYS, load_encoder, load_weights
-from training.loop import train
+from training.loop import fitted, train
 from training.optimiser import AdamW
 from training.randomness import generator, seed_of
 
@@ -116,11 +117,15 @@ class Finetuning(Supervised):
         model = self.tested.eval()
         return model(normalise(pixels.to(self.compute.device).float() / 255)).argmax(dim=1)
 
-    def predict_all(self, images: WholeImages) -> np.ndarray:
-        """Predicted classes (N,) int64 of all images; the processes share the batches and all return the whole."""
+    def predict_all(self, images: WholeImages, advance: Callable[[int], object] = lambda images: None) -> np.ndarray:
+        """Predicted classes (N,) int64 of all images; the processes share the batches and all return the whole.
+
+        advance: called with the number of images of each batch that this process has done.
+        """
         predicted = torch.zeros(len(images), dtype=torch.int64, device=self.compute.device)
         for rows, pixels in images.batches(self.group.batch_size, self.processes.part):
             predicted[torch.from_numpy(rows)] = self.predict(pixels)
+            advance(len(rows))
         return self.processes.sum(predicted).cpu().numpy()
 
 
@@ -181,12 +186,12 @@ def finetune(
 
     The processes of `scratch` share the work, and each of them returns the whole result.
     """
-    shards = ImageShards(shards_folder, "train")
+    shards = ImageShards(shards_folder, "train", labelled=True)
     images = TrainingImages(shards, crop.decode_size, window=crop.shuffle_images, **runtime.reading)
     task = Finetuning(
         images,
         pretrained,
-        group,
+        fitted(group, len(images), label=label, processes=scratch.processes),
         label=label,
         crop_ratio=crop.crop_ratio,
         seed=seed,
@@ -194,5 +199,10 @@ def finetune(
         processes=scratch.processes,
     )
     history = train(task, scratch=scratch, runtime=runtime)
-    test = WholeImages(ImageShards(shards_folder, "test"), task.model.image_size[0], workers=runtime.workers)
-    return task, history, Predictions(test.shards.ids, test.labels, {"finetune_accuracy": task.predict_all(test)})
+    test_shards = ImageShards(shards_folder, "test", labelled=True)
+    test = WholeImages(test_shards, task.model.image_size[0], workers=runtime.workers)
+    with Meter(
+        len(test) // scratch.processes.world_size, label=f"{label}: test images", seconds=runtime.log_seconds
+    ) as meter:
+        predicted = task.predict_all(test, meter.advance)
+    return task, history, Predictions(test.shards.ids, test.labels, {"finetune_accuracy": predicted})

@@ -3,11 +3,15 @@
 N training images, M test images, F features, C classes.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 1024
+# Of that source.
+TEMPERATURE = 0.07
 
 
 @torch.no_grad()
@@ -20,12 +24,14 @@ def knn_predict(
     temperature: float,
     num_classes: int,
     leave_one_out: bool = False,
+    advance: Callable[[int], object] = lambda images: None,
 ) -> Tensor:
     """Predicted classes (M,) int64: the k most similar training images vote with weight exp(cosine / temperature).
 
     train_features: (N, F) float; train_labels: (N,) int64 in 0..C-1; test_features: (M, F). Of equal votes the lower
     class wins. With fewer than k training images all of them vote. leave_one_out: the test images are the training
-    images, and none votes for itself. Memory grows with 1,024 rows of the test set.
+    images, and none votes for itself. advance: called with the number of test images of each chunk that is done. Memory grows
+    with 1,024 rows of the test set.
     Source: Wu et al., "Unsupervised feature learning via non-parametric instance discrimination", CVPR 2018, sec. 3.4.
     """
     assert len(train_features) == len(train_labels) > 0, (train_features.shape, train_labels.shape)
@@ -43,4 +49,5 @@ def knn_predict(
         weights = ((similarity - similarity[:, :1]) / temperature).exp()
         votes = torch.zeros(len(queries), num_classes, device=gallery.device)
         predicted.append(votes.scatter_add_(1, labels[neighbours], weights).argmax(dim=1))
+        advance(len(queries))
     return torch.cat(predicted) if predicted else torch.empty(0, dtype=torch.int64)

@@ -6,7 +6,6 @@ N images of a split, D features, L patches.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -41,41 +40,52 @@ class Features:
 def features_of_splits(
     shards_folder: str, encoder: VisionTransformer, *, batch_size: int, runtime: Runtime, label: str
 ) -> Features:
-    """Features of every whole image at the encoder's size, computed once for all protocols."""
+    """Features of every whole image with a label at the encoder's size, computed once for all protocols."""
     inputs, labels = {}, {}
     for split in SPLITS:
-        shards = ImageShards(shards_folder, split)
+        shards = ImageShards(shards_folder, split, labelled=True)
         images = WholeImages(shards, encoder.image_size[0], workers=runtime.workers)
-        meter = Meter(len(images), label=f"{label}: {split} features", seconds=runtime.log_seconds)
-        inputs[split] = images.gather(partial(features, encoder), batch_size, meter.advance).numpy()
-        meter.close()
+        with Meter(len(images), label=f"{label}: {split} features", seconds=runtime.log_seconds) as meter:
+            inputs[split] = images.gather(partial(features, encoder), batch_size, meter.advance).numpy()
         labels[split] = images.labels
     return Features(inputs, labels, shards.ids, len(shards.classes))
 
 
-def probe(frozen: Features, group: ProbeParams, *, seed: int) -> tuple[Predictions, LinearProbe]:
+def probe(
+    frozen: Features, group: ProbeParams, *, seed: int, runtime: Runtime, label: str
+) -> tuple[Predictions, LinearProbe]:
     """Predictions for the test images by protocol, and the linear probe from all labels; its penalty is chosen on val.
 
     seed: draws the few labelled images, the same for every arm.
     """
     inputs, labels = frozen.inputs, frozen.labels
     classes: Arrays = {}
-    for k in group.neighbours:
-        classes["knn_accuracy" if k == group.neighbours[0] else f"knn_accuracy_k{k}"] = knn_predict(
-            torch.from_numpy(inputs["train"]),
-            torch.from_numpy(labels["train"]),
-            torch.from_numpy(inputs["test"]),
-            k=k,
-            temperature=group.knn_temperature,
-            num_classes=frozen.num_classes,
-        ).numpy()
-    options: dict[str, Any] = {"penalties": group.penalties, "max_iterations": group.max_iterations}
-    whole = fit_linear_probe(inputs, labels, **options)
-    classes["linear_accuracy"] = whole(inputs["test"])
-    for share in group.low_shot:
-        rows = few_of_each(labels["train"], share, generator(seed, "low shot", str(share)))
-        few, few_labels = ({**values, "train": values["train"][rows]} for values in (inputs, labels))
-        classes[f"low_shot_{100 * share:g}_accuracy"] = fit_linear_probe(few, few_labels, **options)(inputs["test"])
+    meter = partial(Meter, seconds=runtime.log_seconds)
+    with meter(len(group.neighbours) * len(frozen.ids), label=f"{label}: kNN", unit="queries") as queries:
+        for k in group.neighbours:
+            classes["knn_accuracy" if k == group.neighbours[0] else f"knn_accuracy_k{k}"] = knn_predict(
+                torch.from_numpy(inputs["train"]),
+                torch.from_numpy(labels["train"]),
+                torch.from_numpy(inputs["test"]),
+                k=k,
+                temperature=group.knn_temperature,
+                num_classes=frozen.num_classes,
+                advance=queries.advance,
+            ).numpy()
+    count = len(group.penalties) * (1 + len(group.low_shot))
+    with meter(count, label=f"{label}: linear probes", unit="fits") as fits:
+        fit = partial(
+            fit_linear_probe,
+            penalties=group.penalties,
+            max_iterations=group.max_iterations,
+            advance=fits.advance,
+        )
+        whole = fit(inputs, labels)
+        classes["linear_accuracy"] = whole(inputs["test"])
+        for share in group.low_shot:
+            rows = few_of_each(labels["train"], share, generator(seed, "low shot", str(share)))
+            few, few_labels = ({**values, "train": values["train"][rows]} for values in (inputs, labels))
+            classes[f"low_shot_{100 * share:g}_accuracy"] = fit(few, few_labels)(inputs["test"])
     return Predictions(frozen.ids, labels["test"], classes), whole
 
 

@@ -15,19 +15,21 @@ from typing import Any
 class Stage:
     """A stage that evaluates one arm and seed, in `metrics/NAME/ARM-SEED.json`, or `metrics/NAME/ITEM/ARM-SEED.json`.
 
-    items: the parameter that lists its ITEMs, if it has any. own_data: each item is a data set with test images of its own,
-    and its name precedes its protocols'. predictions: keeps the predicted class of every test image.
+    on_labels: judges by the class labels of `data.path`, and does not run without. items: the parameter that lists its ITEMs, if
+    it has any. own_data: each item is a data set with test images of its own, and its name precedes its protocols'.
+    predictions: keeps the predicted class of every test image.
     """
 
+    on_labels: bool = False
     items: str | None = None
     own_data: bool = False
     predictions: bool = True
 
 
 STAGES = {
-    "probe": Stage(),
-    "finetune": Stage(),
-    "linear_mae": Stage(items="linear_mae.optimizers"),
+    "probe": Stage(on_labels=True),
+    "finetune": Stage(on_labels=True),
+    "linear_mae": Stage(on_labels=True, items="linear_mae.optimizers"),
     "transfer": Stage(items="transfer.sets", own_data=True),
     "segment": Stage(items="segment.sets", own_data=True, predictions=False),
 }
@@ -38,36 +40,39 @@ class Protocol:
     """A number that a stage measures for every arm and seed: a share in [0, 1], shown in per cent.
 
     label: its name for readers; `{}` stands for what `*` matches in the key. stages: the stages that measure it. headline:
-    leads the table and the verdict.
+    leads the table and the verdict. class_mean: a mean over the classes, not over the images. floor: the fact in the same
+    file that is the score of always answering the largest class; without it the labels of the predictions tell it.
     """
 
     label: str
     stages: tuple[str, ...]
     headline: bool = False
     higher_is_better: bool = True
+    class_mean: bool = False
+    floor: str = ""
 
 
-FROZEN, TUNED = ("probe", "transfer"), ("finetune", "transfer")
+FROZEN, TUNED, SEGMENTED = ("probe", "transfer"), ("finetune", "transfer"), ("segment",)
 # Key in the metrics files -> protocol. The headline protocols stand in the order in which they are shown.
 PROTOCOLS = {
     "finetune_accuracy": Protocol("fine-tuning", TUNED, headline=True),
     "linear_accuracy": Protocol("linear probe", FROZEN, headline=True),
     "knn_accuracy": Protocol("kNN", FROZEN, headline=True),
     "knn_accuracy_k*": Protocol("kNN, k = {}", FROZEN),
-    "finetune_class_accuracy": Protocol("fine-tuning, class mean", ("finetune",)),
-    "linear_class_accuracy": Protocol("linear probe, class mean", FROZEN),
+    "finetune_class_accuracy": Protocol("fine-tuning, class mean", ("finetune",), class_mean=True),
+    "linear_class_accuracy": Protocol("linear probe, class mean", FROZEN, class_mean=True),
     "low_shot_*_accuracy": Protocol("linear probe, {} % of the labels", FROZEN),
     "occluded_part_accuracy": Protocol("linear probe, one part removed", ("probe",)),
     "occluded_random_accuracy": Protocol("linear probe, as many random patches removed", ("probe",)),
     "linear_lars_accuracy": Protocol("linear probe, MAE's recipe", ("linear_mae",)),
-    "linear_miou": Protocol("linear segmentation mIoU", ("segment",)),
-    "linear_pixel_accuracy": Protocol("linear segmentation pixel accuracy", ("segment",)),
-    "upernet_miou": Protocol("UPerNet mIoU", ("segment",)),
-    "upernet_pixel_accuracy": Protocol("UPerNet pixel accuracy", ("segment",)),
+    "linear_miou": Protocol("linear head mIoU", SEGMENTED, headline=True, floor="floor_miou"),
+    "linear_pixel_accuracy": Protocol("linear head pixel accuracy", SEGMENTED, floor="floor_pixel_accuracy"),
+    "upernet_miou": Protocol("UPerNet mIoU", SEGMENTED, headline=True, floor="floor_miou"),
+    "upernet_pixel_accuracy": Protocol("UPerNet pixel accuracy", SEGMENTED, floor="floor_pixel_accuracy"),
 }
 HEADLINE = [key for key, protocol in PROTOCOLS.items() if protocol.headline]
 # What metrics files hold besides: facts about a run, and the IoU of each class.
-FACTS = ["test_images", "penalty"]
+FACTS = ["test_images", "penalty", "floor_miou", "floor_pixel_accuracy", "left_out_images"]
 CLASS_IOU = r"(?P<segmentation>.+)_iou/(?P<label>\d+)"
 
 
@@ -81,17 +86,15 @@ class Source:
 
     @property
     def has_predictions(self) -> bool:
-        """Whether the same folder lies below predictions/."""
+        """Whether the same folder lies below metrics/predictions/."""
         return STAGES[self.stage].predictions
-
-
-# Of every comparison.
-ALWAYS = tuple(Source(name, name) for name, stage in STAGES.items() if stage.items is None)
 
 
 def sources(params: Any) -> Iterator[Source]:
     """The folders of all evaluations that params.yaml asks for."""
     for name, stage in STAGES.items():
+        if stage.on_labels and not params.data.labels:
+            continue
         if stage.items is None:
             yield Source(name, name)
             continue

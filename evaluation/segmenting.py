@@ -3,6 +3,8 @@
 B images, C classes, (h, w) pixels.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,7 @@ from images.stream import Batch, TrainingImages
 from models.classifier import layer_decay_groups
 from models.segmenter import Segmenter
 from models.vit import Block, VisionTransformer, initialise, resized_positions
-from shards.image_shards import ImageShards
+from shards.mask_shards import MaskShards
 from training.compute import Compute
 from training.optimiser import AdamW
 from training.randomness import generator
@@ -30,18 +32,18 @@ class Segmentation(Supervised):
     def __init__(
         self,
         images: TrainingImages,
+        masks: MaskShards,
         encoder: VisionTransformer,
         group: SegmentParams,
         *,
         head: str,
-        num_classes: int,
         label: str,
         crop_ratio: tuple,
         seed: int,
         compute: Compute,
     ) -> None:
-        self.num_classes = num_classes
-        model = Segmenter(encoder, head=head, channels=group.head_width, num_classes=num_classes)
+        self.masks, self.num_classes = masks, masks.num_labels
+        model = Segmenter(encoder, head=head, channels=group.head_width, num_classes=self.num_classes)
         initialise(model.head, generator(seed, "segmentation weights"))
         model.to(compute.device)
         peak = group.linear_lr if model.is_frozen else group.lr
@@ -62,7 +64,7 @@ class Segmentation(Supervised):
 
     def targets(self, batch: Batch, boxes: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
         """The classes (B, h, w) int64 of the views' pixels."""
-        masks = torch.from_numpy(decoded_masks(self.images.shards, batch.rows, self.images.size))
+        masks = torch.from_numpy(decoded_masks(self.masks, self.images.shards, batch.rows, self.images.size))
         return crop_labels(masks, boxes, flips, self.size).long()
 
     def step(self, number: int) -> dict[str, float | torch.Tensor]:
@@ -78,16 +80,22 @@ class Segmentation(Supervised):
         return self.descend(number, loss)
 
     @torch.no_grad()
-    def confusion(self, test: WholeImages) -> np.ndarray:
-        """(C, C) pixels of each true class (row) that are called each class (column), over whole test images."""
+    def confusion(
+        self, test: WholeImages, masks: MaskShards, advance: Callable[[int], object] = lambda images: None
+    ) -> np.ndarray:
+        """(C, C) pixels of each true class (row) that are called each class (column), over whole test images.
+
+        advance: called with the number of images of each batch that is done.
+        """
         self.model.eval()
         counts = np.zeros((self.num_classes, self.num_classes), dtype=np.int64)
         for rows, pixels in test.batches(self.batch_size):
-            truth = decoded_masks(test.shards, rows, self.size[0])
+            truth = decoded_masks(masks, test.shards, rows, self.size[0])
             predicted = self.model(normalise(pixels.to(self.compute.device).float() / 255)).argmax(dim=1).cpu().numpy()
             seen = truth != IGNORED_LABEL
             flat = truth[seen].astype(np.int64) * self.num_classes + predicted[seen]
             counts += np.bincount(flat, minlength=self.num_classes**2).reshape(counts.shape)
+            advance(len(rows))
         return counts
 
 
@@ -115,6 +123,16 @@ def segmentation_metrics(confusion: np.ndarray) -> dict[str, float]:
     }
 
 
+def floor_metrics(train_pixels: np.ndarray, test_pixels: np.ndarray) -> dict[str, float]:
+    """The same, as `floor_*`, of calling every pixel the most frequent class of training.
+
+    train_pixels, test_pixels: (C,) pixels of each class.
+    """
+    confusion = np.zeros((len(test_pixels), len(test_pixels)), dtype=np.int64)
+    confusion[:, train_pixels.argmax()] = test_pixels
+    return {f"floor_{name}": value for name, value in segmentation_metrics(confusion).items()}
+
+
 def encoder_at(encoder: VisionTransformer, image_size: int) -> VisionTransformer:
     """The same encoder for another input size, its positions interpolated."""
     first = encoder.blocks[0]
@@ -130,13 +148,3 @@ def encoder_at(encoder: VisionTransformer, image_size: int) -> VisionTransformer
     state["pos_embed"] = resized_positions(state["pos_embed"], encoder.grid, other.grid)
     other.load_state_dict(state)
     return other
-
-
-def num_classes_of(shards: ImageShards) -> int:
-    """Largest label of the masks of the whole data set, `IGNORED_LABEL` aside, and one; ValueError without masks."""
-    count = shards.manifest["num_part_labels"]
-    if not count:
-        raise ValueError(
-            f"{shards.folder}: no masks; put a PNG of class ids for every image into masks/ beside images/"
-        )
-    return int(count)

@@ -197,6 +197,17 @@ def hidden_ratio_std(mask: Tensor, labels: Tensor, num_parts: int) -> Tensor:
     return ((ratios - mean[:, None]).square().mul(present).sum(1) / parts).sqrt()
 
 
+def hidden_foreground(mask: Tensor, labels: Tensor, num_parts: int) -> Tensor:
+    """The share of an image's foreground, the patches of any part, that is hidden: (B,) float32.
+
+    Arguments as in `hidden_ratio_std`. An image without foreground counts with the share of all its patches.
+    """
+    assert mask.shape == labels.shape and mask.dtype == torch.bool
+    foreground = labels < num_parts
+    foreground = foreground | ~foreground.any(dim=1, keepdim=True)
+    return (mask & foreground).sum(1) / foreground.sum(1)
+
+
 def _checked_labels(labels: Tensor, num_parts: int) -> Tensor:
     """The labels (B, L) as int64, each in [0, num_parts]."""
     if labels.ndim != 2 or labels.numel() == 0:

@@ -7,11 +7,13 @@ from one table of all its patches, so a part must mean the same in every image t
 import math
 
 import numpy as np
+import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import entropy
 from sklearn.metrics import adjusted_rand_score, mutual_info_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
+from parts.foreground import border_foreground
 from parts.labelling import UNLABELLED
 
 LEVELS = 4
@@ -23,7 +25,9 @@ def part_quality(labels: np.ndarray, truth: np.ndarray, *, num_parts: int, backg
     nmi, ari: over all patches. nmi_foreground, ari_foreground: over patches whose truth is not 0; a predicted background
     counts as a label there. nmi_foreground_per_image: mean over images with at least two true parts.
     miou: mean IoU over the true labels present, after the best one-to-one matching; an unmatched label counts 0.
-    foreground_iou: IoU of `label is not background` and `truth is not 0`. The others: see `usage`.
+    foreground_iou: IoU of the predicted foreground and `truth is not 0`; see `foreground_of`. The others: see `usage`.
+    Masks of whole objects have one true part, with which parts cannot agree or disagree: then miou and the measures over the
+    foreground's parts are left out, and nmi_foreground_per_image where no image has two parts.
     Raises ValueError if no patch has a true part.
     """
     known = truth != UNLABELLED
@@ -31,21 +35,42 @@ def part_quality(labels: np.ndarray, truth: np.ndarray, *, num_parts: int, backg
     inside = known & (truth != 0)
     if not inside.any():
         raise ValueError("no patch has a true part: nothing to measure; set data.part_truth to [] for this data")
-    images = [(row[mask], real[mask]) for row, real, mask in zip(labels, truth, inside, strict=True) if mask.any()]
-    several = [(row, real) for row, real in images if len(np.unique(real)) > 1]
-    per_image = [normalized_mutual_info_score(real, row) for row, real in several]
-    foreground = np.ones_like(known) if background is None else labels != background
-    union = (foreground | inside) & known
+    foreground = foreground_of(labels, background) & known
     return {
         "nmi": float(normalized_mutual_info_score(actual, predicted)),
         "ari": float(adjusted_rand_score(actual, predicted)),
-        "nmi_foreground": float(normalized_mutual_info_score(truth[inside], labels[inside])),
-        "ari_foreground": float(adjusted_rand_score(truth[inside], labels[inside])),
-        "nmi_foreground_per_image": float(np.mean(per_image)) if per_image else 0.0,
-        "miou": matched_iou(predicted, actual),
-        "foreground_iou": float((foreground & inside).sum() / union.sum()),
+        "foreground_iou": float((foreground & inside).sum() / (foreground | inside).sum()),
+        **(_agreement(labels, truth, inside) if len(np.unique(truth[inside])) > 1 else {}),
         **usage(labels, inside, num_parts),
     }
+
+
+def _agreement(labels: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> dict[str, float]:
+    """What needs several true parts. inside: (N, gh, gw) bool, True where the truth is a part."""
+    images = [(row[mask], real[mask]) for row, real, mask in zip(labels, truth, inside, strict=True) if mask.any()]
+    per_image = [normalized_mutual_info_score(real, row) for row, real in images if len(np.unique(real)) > 1]
+    known = truth != UNLABELLED
+    return {
+        "nmi_foreground": float(normalized_mutual_info_score(truth[inside], labels[inside])),
+        "ari_foreground": float(adjusted_rand_score(truth[inside], labels[inside])),
+        **({"nmi_foreground_per_image": float(np.mean(per_image))} if per_image else {}),
+        "miou": matched_iou(labels[known], truth[known]),
+    }
+
+
+def foreground_of(labels: np.ndarray, background: int | None) -> np.ndarray:
+    """(N, gh, gw) bool, True where labels (N, gh, gw) are not the background.
+
+    Labels without a background (None) get one without truth: those that are no rarer at the border of the images than
+    elsewhere, as `parts.foreground.border_foreground` has it. So a method is not credited with calling everything an object.
+    """
+    foreground: np.ndarray
+    if background is not None:
+        foreground = labels != background
+    else:
+        patches = torch.from_numpy(labels.reshape(len(labels), -1).astype(np.int64))
+        foreground = border_foreground(patches, labels.shape[1:]).numpy().reshape(labels.shape)
+    return foreground
 
 
 def matched_iou(labels: np.ndarray, truth: np.ndarray) -> float:

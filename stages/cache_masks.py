@@ -6,7 +6,7 @@ computed again. Full image shards never change, so new images cost the last shar
 
 import numpy as np
 
-from config.params import load_params, load_runtime
+from config.params import Params, load_params, load_runtime
 from jobs.cluster.spreading import Task, Work, make_missing
 from jobs.fingerprint import fingerprint
 from jobs.kept_shards import KeptShards
@@ -23,14 +23,6 @@ def main() -> None:
     """`python -m stages.cache_masks`."""
     params, runtime = load_params(), load_runtime()
     device = device_type(params.compute.device, elsewhere=runtime.engine == "ray")
-    job = fingerprint(
-        "stages.cache_masks",
-        params={"cache": params.cache.model_dump(), "device": device},
-        compute=params.compute,
-        inputs=["teacher", "part_learner"],
-    )
-    shards = list_shards("data/shards")
-    tasks = [Task(shard.name, shard.sha256, shard.rows, {"image_shard": shard}) for shard in shards]
     options = {
         "teacher": "teacher",
         "part_learner": "part_learner",
@@ -39,10 +31,23 @@ def main() -> None:
         "workers": runtime.workers,
         "prefetch": runtime.prefetch,
     }
+    job, tasks = plan(params, device)
     with KeptShards("cache_masks", job) as kept:
         make_missing(Work(labelling, options), tasks, kept, runtime, threads=params.compute.threads, device=device)
         join_shards([kept.place(task.key) for task in tasks], "masks/learned")
         write_metrics("metrics/cache_masks.json", shares(MaskCache("masks/learned")))
+
+
+def plan(params: Params, device: str) -> tuple[str, list[Task]]:
+    """The fingerprint of what all shards depend on, and a task for every image shard."""
+    job = fingerprint(
+        "stages.cache_masks",
+        params={"cache": params.cache.model_dump(), "device": device},
+        compute=params.compute,
+        inputs=["teacher", "part_learner"],
+    )
+    shards = list_shards("data/shards")
+    return job, [Task(shard.name, shard.sha256, shard.rows, {"image_shard": shard}) for shard in shards]
 
 
 def shares(cache: MaskCache) -> dict[str, float]:

@@ -22,7 +22,7 @@ def main() -> None:
     params = load_params()
     compute = set_up(**params.compute.model_dump())
     names, group = params.arms.names, params.compare
-    check_recorded("metrics", "history", "predictions")
+    check_recorded("metrics", "history")
     results = read_results(
         Path(),
         arms=names,
@@ -34,6 +34,7 @@ def main() -> None:
     material = gather(
         results,
         rows,
+        baseline=group.baseline,
         arms={name: params.arms.definitions[name] for name in names},
         ratio=params.pretrain.mask_ratio,
         hint_share=params.pretrain.hint_share,
@@ -53,15 +54,23 @@ def main() -> None:
 
 
 def other_metrics(material: Material) -> dict[str, float]:
-    """Hidden ratios by arm and progress, part quality, and the teacher's metrics."""
+    """Hidden ratios by arm and progress, validation losses, the test set, part quality, and the teacher's metrics."""
     spreads = {
         f"{arm}/hidden_ratio_std/{progress:g}": value
         for arm, values in material.masks.spreads.items()
         for progress, value in values.items()
     }
+    losses = {
+        f"{arm}/val_loss/{name}": value
+        for name, values in material.results.val_losses.items()
+        for arm, value in values.dropna().items()
+    }
+    test: dict[str, float] = {"test/classes": len(material.test.classes)}
+    if material.test.classes:
+        test |= {"test/largest_class": material.test.largest_class, "test/chance": material.test.chance}
     parts = {f"parts/{name}": value for name, value in material.results.parts.items()}
     teacher = {f"teacher/{name}": value for name, value in material.results.teacher.items()}
-    return {**spreads, **parts, **teacher}
+    return {**spreads, **losses, **test, **parts, **teacher}
 
 
 if __name__ == "__main__":

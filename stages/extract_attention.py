@@ -1,13 +1,11 @@
 """Class-token attention of every image, and patch tokens of those that part learning trains on, a shard at a time.
 
 Incremental: results of an earlier run for the same image shard, teacher, parameters and code are linked, not computed again.
-Full image shards never change, so new images cost the last shard, new shards, and those in which the images for part learning
-change.
+Full image shards never change, so new images cost the last shard and new shards; rarely, when the training images have grown
+by a sixth or more, all shards with other patch tokens (`training.extraction.token_bound`).
 """
 
-import numpy as np
-
-from config.params import load_params, load_runtime
+from config.params import Params, load_params, load_runtime
 from jobs.cluster.spreading import Task, Work, make_missing
 from jobs.fingerprint import fingerprint
 from jobs.kept_shards import KeptShards
@@ -15,14 +13,38 @@ from jobs.stage import run
 from shards.files import whole_folder
 from shards.folders import join_shards
 from shards.image_shards import ImageShards, list_shards
+from shards.row_index import SPLITS
 from training.compute import device_type
-from training.extraction import ALL, RAW, TOKENS, extracting, extraction_key
+from training.extraction import ALL, RAW, TOKENS, extracting, token_bound
+
+SHARDS = "data/shards"
 
 
 def main() -> None:
     """`python -m stages.extract_attention`."""
     params, runtime = load_params(), load_runtime()
     device = device_type(params.compute.device, elsewhere=runtime.engine == "ray")
+    options = {
+        "teacher": "teacher",
+        "token_layer": params.extract.token_layer,
+        "store": params.data.store,
+        "batch_size": params.extract.batch_size,
+        "compute": params.compute.model_dump() | {"device": device},
+        "workers": runtime.workers,
+        "prefetch": runtime.prefetch,
+    }
+    job, tasks = plan(params, device)
+    with KeptShards("extract_attention", job) as kept:
+        make_missing(Work(extracting, options), tasks, kept, runtime, threads=params.compute.threads, device=device)
+        made = [kept.place(task.key) for task in tasks]
+        join_shards([folder / RAW for folder in made], "masks/raw")
+        with whole_folder("attention") as target:
+            for name in (ALL, TOKENS):
+                join_shards([folder / name for folder in made], target / name)
+
+
+def plan(params: Params, device: str) -> tuple[str, list[Task]]:
+    """The fingerprint of what all shards depend on, and a task for every image shard."""
     job = fingerprint(
         "stages.extract_attention",
         # The images for part learning are part of each shard's own key.
@@ -34,34 +56,14 @@ def main() -> None:
         compute=params.compute,
         inputs=["teacher"],
     )
-    options = {
-        "teacher": "teacher",
-        "token_layer": params.extract.token_layer,
-        "store": params.data.store,
-        "batch_size": params.extract.batch_size,
-        "compute": params.compute.model_dump() | {"device": device},
-        "workers": runtime.workers,
-        "prefetch": runtime.prefetch,
-    }
-    tasks = tasks_of("data/shards", params.extract.part_images)
-    with KeptShards("extract_attention", job) as kept:
-        make_missing(Work(extracting, options), tasks, kept, runtime, threads=params.compute.threads, device=device)
-        made = [kept.place(task.key) for task in tasks]
-        join_shards([folder / RAW for folder in made], "masks/raw")
-        with whole_folder("attention") as target:
-            for name in (ALL, TOKENS):
-                join_shards([folder / name for folder in made], target / name)
-
-
-def tasks_of(folder: str, part_images: int) -> list[Task]:
-    """A task for every image shard; part learning wants the `part_images` training images of the smallest ids."""
-    wanted = ImageShards(folder, "train").smallest_ids(part_images)
-    tasks = []
-    for shard in list_shards(folder):
-        ids = wanted.get(shard.path, np.empty(0, dtype=np.uint64))
-        arguments = {"image_shard": shard, "wanted_ids": ids}
-        tasks.append(Task(shard.name, extraction_key(shard, ids), shard.rows, arguments))
-    return tasks
+    bound = token_bound(ImageShards(SHARDS, "train").ids, params.extract.part_images)
+    tasks = [
+        Task(shard.name, f"{shard.sha256}-{below:x}", shard.rows, {"image_shard": shard, "tokens_below": below})
+        for split in SPLITS
+        for below in [bound if split == "train" else 0]
+        for shard in list_shards(SHARDS, split)
+    ]
+    return job, tasks
 
 
 if __name__ == "__main__":

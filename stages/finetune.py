@@ -54,7 +54,7 @@ def main() -> None:
             return
         with whole_folder(Path("finetuned") / job) as target:
             save_model(target, task.tested, task.config)
-        write_predictions(Path("predictions/finetune") / f"{job}.parquet", predictions)
+        write_predictions(Path("metrics/predictions/finetune") / f"{job}.parquet", predictions)
         write_rows(f"history/finetune/{job}.json", history)
         mean = class_accuracy(predictions.classes["finetune_accuracy"], predictions.labels)
         write_metrics(f"metrics/finetune/{job}.json", {**metrics_of(predictions), "finetune_class_accuracy": mean})

@@ -12,13 +12,14 @@ from images.dataset import WholeImages
 from images.stream import TrainingImages
 from jobs.fingerprint import fingerprint
 from jobs.metrics import write_metrics
+from jobs.progress import Meter
 from jobs.scratch import Scratch
 from jobs.stage import run
 from shards.files import write_rows
 from shards.image_shards import ImageShards
 from training.compute import set_up
 from training.encoders import load_encoder
-from training.loop import train
+from training.loop import fitted, train
 
 
 def main() -> None:
@@ -37,22 +38,24 @@ def main() -> None:
     )
     with Scratch(f"linear_mae-{name}-{job}", identity) as scratch:
         compute = set_up(**params.compute.model_dump())
-        shards, window = ImageShards("data/shards", "train"), crop["shuffle_images"]
-        images = TrainingImages(shards, crop["decode_size"], window=window, **runtime.reading)
+        train_shards, test_shards = (ImageShards("data/shards", split, labelled=True) for split in ("train", "test"))
+        images = TrainingImages(train_shards, crop["decode_size"], window=crop["shuffle_images"], **runtime.reading)
+        label = f"linear_mae {job}"
         task = LinearMae(
             images,
             load_encoder(folder).to(compute.device),
-            group,
-            label=f"linear_mae {job}",
+            fitted(group, len(images), label=label),
+            label=label,
             crop_ratio=crop["crop_ratio"],
             seed=seed,
             compute=compute,
         )
         history = train(task, scratch=scratch, runtime=runtime)
-        test = WholeImages(ImageShards("data/shards", "test"), task.encoder.image_size[0], workers=runtime.workers)
-        predicted = test.gather(task.predict, group.batch_size).numpy()
+        test = WholeImages(test_shards, task.encoder.image_size[0], workers=runtime.workers)
+        with Meter(len(test), label=f"{label}: test images", seconds=runtime.log_seconds) as meter:
+            predicted = test.gather(task.predict, group.batch_size, meter.advance).numpy()
         predictions = Predictions(test.shards.ids, test.labels, {f"linear_{name}_accuracy": predicted})
-        write_predictions(Path("predictions/linear_mae") / name / f"{job}.parquet", predictions)
+        write_predictions(Path("metrics/predictions/linear_mae") / name / f"{job}.parquet", predictions)
         write_rows(f"history/linear_mae/{name}/{job}.json", history)
         write_metrics(f"metrics/linear_mae/{name}/{job}.json", metrics_of(predictions))
 

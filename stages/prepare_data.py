@@ -7,15 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
+from config.groups import LISTING
 from config.names import arguments
-from config.params import load_params, load_runtime
+from config.params import Params, load_params, load_runtime
+from images.sources.class_coverage import check_coverage, count, coverage_lines
 from images.sources.items import assign_splits
-from images.sources.preparation import check_outcome, fill_shards, open_source, write_rejected
+from images.sources.masks import check_masks, check_splits, check_values, describe_values, labels_of
+from images.sources.preparation import Outcome, check_outcome, fill_shards, open_source, use_labels, write_rejected
+from images.sources.tree import check_listing
 from jobs.metrics import write_metrics
 from jobs.progress import Meter
 from jobs.stage import run
 from jobs.state import state_folder
 from shards.image_shard_writer import ImageShardWriter
+from shards.mask_shards import MaskShardWriter
 from shards.seals import read_sealed_bytes, sealed_file
 
 # Of a data set for transfer or segmentation.
@@ -24,26 +29,33 @@ PREPARED = Path("prepared")
 
 def main() -> None:
     """`python -m stages.prepare_data` for data.path, or with KIND SET for the data set data/KIND/SET."""
-    group, runtime = load_params().data, load_runtime()
+    params, runtime = load_params(), load_runtime()
+    group = params.data
     name = "/".join(arguments("KIND", "SET")) if len(sys.argv) > 1 else ""
     path = f"data/{name}" if name else group.path
     folder = PREPARED / name if name else Path("data")
     shards, rejected = folder / "shards", folder / "rejected.parquet"
     metrics = f"metrics/prepare_data{name and '/' + name}.json"
+    if not name and group.watch == LISTING:
+        check_listing(LISTING, path)
     source = open_source(path, image_column=group.image_column, label_column=group.label_column)
+    # A data set for transfer is there to judge encoders; one for segmentation has masks instead.
+    use_labels(source, path, name.startswith("transfer/") if name else bool(group.labels))
     assign_splits(source.items, seed=group.split_seed, val_share=group.val_share, test_share=group.test_share)
+    counts = count(source)
+    check_coverage(path, counts, source.classes)
+    for line in coverage_lines(counts, source.classes):
+        print(f"prepare_data: {line}")
     order = order_file(path)
-    writer = ImageShardWriter(
-        shards,
-        classes=source.classes,
-        has_masks=source.has_masks,
-        shard_bytes=int(group.shard_mib * 2**20),
-        store=group.store,
-    )
+    shard_bytes = int(group.shard_mib * 2**20)
     meter = Meter(len(source.items), label=f"prepare_data {name}".strip(), seconds=runtime.log_seconds)
-    with writer:
+    with (
+        ImageShardWriter(shards, classes=source.classes, shard_bytes=shard_bytes, store=group.store) as images,
+        MaskShardWriter(folder / "masks", shard_bytes=shard_bytes, store=group.store) as masks,
+    ):
         outcome = fill_shards(
-            writer,
+            images,
+            masks,
             source,
             previous=read_order(order),
             max_pixels=group.max_pixels,
@@ -53,9 +65,35 @@ def main() -> None:
         meter.close()
         write_rejected(rejected, outcome.rejected)
         check_outcome(outcome, max_rejected_share=group.max_rejected_share, listing=rejected)
+        check_coverage(path, outcome.kept, source.classes)
+        label_masks(masks, outcome, params, name, listing=rejected)
     write_order(order, outcome.order)
     write_metrics(metrics, outcome.metrics())
     print(f"prepare_data: {outcome.images} images kept, {len(outcome.rejected)} entries refused ({rejected})")
+
+
+def label_masks(masks: MaskShardWriter, outcome: Outcome, params: Params, name: str, *, listing: Path) -> None:
+    """Set what each value of the masks stands for, print it, and check that the masks serve what the data set is there for.
+
+    name: KIND/SET, or empty for data.path. listing: where the refused ones are listed.
+    """
+    kind, _, data_set = name.partition("/")
+    mapping, key = {
+        "": (params.data.mask_values, "data.mask_values"),
+        "segment": (params.segment.mask_values.get(data_set, {}), f"segment.mask_values.{data_set}"),
+        "transfer": ({}, ""),
+    }[kind]
+    masks.labels = labels_of(masks.values, mapping)
+    if kind == "transfer":
+        return  # Nothing reads these.
+    pixels = np.sum([*masks.pixels.values()], axis=0)
+    for line in describe_values(pixels, mapping, parts=not name, key=key):
+        print(f"prepare_data {name}".strip() + f": masks: {line}")
+    if name or params.data.part_truth:
+        check_masks(outcome.rejected, outcome.masks, max_rejected_share=params.data.max_rejected_share, listing=listing)
+        if masks.values:
+            check_values(pixels, masks.labels, parts=not name, key=key)
+        check_splits(masks.pixels, masks.labels, parts=not name)
 
 
 def order_file(path: str) -> Path:

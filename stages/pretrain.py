@@ -4,18 +4,21 @@ from pathlib import Path
 
 from config.names import arguments
 from config.params import Params, load_params, load_runtime
+from evaluation.monitoring import Monitor
+from images.dataset import WholeImages
 from images.stream import TrainingImages
 from jobs.cluster.distributed import join
 from jobs.cluster.launching import launched
 from jobs.fingerprint import fingerprint
 from jobs.metrics import write_metrics
+from jobs.progress import Meter
 from jobs.scratch import Scratch
 from jobs.stage import run
 from shards.files import whole_folder, write_rows
 from shards.image_shards import ImageShards
 from training.compute import set_up
 from training.encoders import save_model
-from training.loop import train
+from training.loop import fitted, train
 from training.masks import ArmMasks
 from training.pretraining import Pretraining
 
@@ -39,15 +42,25 @@ def main() -> None:
         images = TrainingImages(shards, group.decode_size, window=group.shuffle_images, **runtime.reading)
         masks = ArmMasks(folder, arm, ids=images.ids, ratio=group.mask_ratio, hint_share=group.hint_share)
         label = f"pretrain {job}"
+        group = fitted(group, len(images), label=label, processes=processes)
         task = Pretraining(images, masks, group, label=label, seed=seed, compute=compute, processes=processes)
-        history = train(task, scratch=scratch, runtime=runtime)
+        monitor = None
+        if params.monitor.every and task.steps:
+            monitor = Monitor(task.model, shards, params.monitor, ratio=group.mask_ratio, compute=compute)
+        history = train(task, scratch=scratch, runtime=runtime, monitor=monitor)
         if processes.rank:
             return
+        val = WholeImages(
+            ImageShards("data/shards", "val"), task.model.image_size[0], workers=runtime.workers, most=group.val_images
+        )
+        with Meter(len(val), label=f"{label}: validation loss", seconds=runtime.log_seconds) as meter:
+            val_loss = task.validation_loss(val, meter.advance)
         with whole_folder(Path("pretrained") / job) as target:
             task.snapshots.write(target)
             save_model(target, task.model, task.config)
         write_rows(f"history/pretrain/{job}.json", history)
-        write_metrics(f"metrics/pretrain/{job}.json", summary(history, images=task.steps * task.batch_size))
+        metrics = summary(history, images=task.steps * task.batch_size)
+        write_metrics(f"metrics/pretrain/{job}.json", metrics | {"val_loss": val_loss})
 
 
 def identity(params: Params, name: str, seed: int) -> str:
@@ -58,6 +71,7 @@ def identity(params: Params, name: str, seed: int) -> str:
             "seed": seed,
             "arm": params.arms.definitions[name].model_dump(),
             "pretrain": params.pretrain.model_dump(),
+            "monitor": params.monitor.model_dump(),
         },
         compute=params.compute,
         inputs=["data/shards", Path("arms") / name],

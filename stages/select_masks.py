@@ -10,6 +10,7 @@ import numpy as np
 from config.arms import Arm
 from config.names import arguments
 from config.params import load_params
+from jobs.progress import progress
 from jobs.stage import run
 from shards.arrays import VERSION, ArrayShards
 from shards.files import link_or_copy, whole_folder
@@ -42,7 +43,10 @@ def write_ranks(attention: ArrayShards, folder: Path) -> None:
     header = {key: attention.header[key] for key in ("grid", "patch_size", "teacher")}
     header |= {"kind": "ranks", "num_parts": 256, "background": None, "part_learner": ""}
     with MaskCacheWriter(folder, header=header) as writer:
-        for index in range(attention.num_shards):
+        shown = progress(
+            range(attention.num_shards), total=attention.num_shards, label=f"select_masks {folder.name}", unit="shards"
+        )
+        for index in shown:
             ids, arrays = attention.shard(index)
             scores = arrays["cls_attention"].astype(np.float32).mean(axis=1)
             ranks = scores.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")

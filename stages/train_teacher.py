@@ -1,6 +1,5 @@
 """The teacher: an iBOT ViT trained on the images themselves, or a checkpoint that is loaded and checked."""
 
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from images.decoding import squeezed
 from images.stream import TrainingImages
 from jobs.fingerprint import fingerprint
 from jobs.metrics import write_metrics
+from jobs.progress import Meter
 from jobs.scratch import Scratch
 from jobs.stage import run
 from models.teachers import architecture_of, build, load_teacher, statistics_of
@@ -21,7 +21,7 @@ from shards.files import write_rows
 from shards.image_shards import ImageShards
 from training.compute import set_up
 from training.distilling import Distillation
-from training.loop import train
+from training.loop import fitted, train
 from training.randomness import generator, seed_of
 from training.teacher import write_teacher
 
@@ -43,8 +43,10 @@ def main() -> None:
         if group.source == "train":
             shards = ImageShards("data/shards", "train")
             images = TrainingImages(shards, group.image_size, **runtime.reading, decode=squeezed)
-            images.hold_all()
-            task = Distillation(images, group, compute=compute)
+            with Meter(len(images), label="train_teacher: images", seconds=runtime.log_seconds) as meter:
+                images.hold_all(meter.advance)
+            recipe = fitted(group, len(images), label=Distillation.label)
+            task = Distillation(images, recipe, compute=compute)
             history = train(task, scratch=scratch, runtime=runtime)
             vit, architecture = task.model.teacher.vit.eval(), task.architecture
         else:
@@ -62,20 +64,37 @@ def main() -> None:
                 mean, std = statistics_of(vit)
         write_teacher(Path("teacher"), vit, architecture, source=Path(group.source).name, mean=mean, std=std)
         write_rows("history/train_teacher.json", history)
+        tested = [ImageShards("data/shards", split, labelled=True) for split in ("train", "test")]
+        if not tested[0].classes:
+            write_metrics("metrics/train_teacher.json", {})
+            return
         splits = [
-            WholeImages(
-                ImageShards("data/shards", split), group.image_size, workers=runtime.workers, most=group.knn_images
-            )
-            for split in ("train", "test")
+            WholeImages(shards, group.image_size, workers=runtime.workers, most=group.knn_images) for shards in tested
         ]
         # timm draws what `initialise` leaves, the positions, from the global generator, whose state depends on the training.
         torch.manual_seed(seed_of(group.seed, "untrained"))
         untrained = build(architecture, group.image_size).eval()
         initialise(untrained, generator(group.seed, "untrained"))
-        measure = partial(knn_correct, splits=splits, k=group.neighbours, mean=mean, std=std)
-        write_metrics(
-            "metrics/train_teacher.json",
-            knn_metrics(measure(vit), {"untrained": measure(untrained.to(compute.device)), "pixels": measure(None)}),
+        networks = {"teacher": vit, "untrained": untrained.to(compute.device), "pixels": None}
+        correct = {
+            name: knn_correct(
+                network,
+                splits=splits,
+                k=group.neighbours,
+                mean=mean,
+                std=std,
+                label=f"train_teacher: kNN, {name}",
+                seconds=runtime.log_seconds,
+            )
+            for name, network in networks.items()
+        }
+        metrics = knn_metrics(correct.pop("teacher"), correct)
+        write_metrics("metrics/train_teacher.json", metrics)
+        print(
+            f"train_teacher: kNN accuracy on {metrics['test_images']} test images: "
+            f"{metrics['knn_accuracy']:.1%}, untrained {metrics['knn_accuracy_untrained']:.1%}, "
+            f"pixels {metrics['knn_accuracy_pixels']:.1%}",
+            flush=True,
         )
 
 

@@ -34,14 +34,7 @@ def main() -> None:
     with Scratch(f"transfer-{name}-{job}", identity) as scratch:
         compute = set_up(**params.compute.model_dump())
         label = f"transfer {name} {job}"
-        features = features_of_splits(
-            shards,
-            load_encoder(pretrained).to(compute.device),
-            batch_size=params.probe.batch_size,
-            runtime=runtime,
-            label=label,
-        )
-        frozen, _ = probe(features, params.probe, seed=seed)
+        # First: scratch keeps it, and a kill after it costs no step.
         _, _, tuned = finetune(
             shards,
             pretrained,
@@ -53,8 +46,16 @@ def main() -> None:
             scratch=scratch,
             label=label,
         )
+        features = features_of_splits(
+            shards,
+            load_encoder(pretrained).to(compute.device),
+            batch_size=params.probe.batch_size,
+            runtime=runtime,
+            label=label,
+        )
+        frozen, _ = probe(features, params.probe, seed=seed, runtime=runtime, label=label)
         predictions = Predictions(frozen.ids, frozen.labels, {**frozen.classes, **tuned.classes})
-        write_predictions(Path("predictions/transfer") / name / f"{job}.parquet", predictions)
+        write_predictions(Path("metrics/predictions/transfer") / name / f"{job}.parquet", predictions)
         write_metrics(f"metrics/transfer/{name}/{job}.json", metrics_of(predictions))
 
 

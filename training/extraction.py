@@ -1,6 +1,5 @@
 """The teacher's attention, class tokens and patch tokens of encoded images, a shard at a time."""
 
-import hashlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,8 @@ from training.teacher import FrozenTeacher
 # Folders written for a shard, and rows of their files: attention takes kilobytes an image, patch tokens a hundred times that.
 ALL, TOKENS, RAW = "all", "tokens", "raw"
 ATTENTION_ROWS, TOKEN_ROWS = 4096, 512
+# Leading binary digits of the bound of ids below which patch tokens are stored.
+BOUND_DIGITS = 3
 
 
 class Extractor:
@@ -50,7 +51,7 @@ def extract_shard(
     extractor: Extractor,
     image_shard: Shard,
     target: str | Path,
-    wanted_ids: np.ndarray,
+    tokens_below: int,
     *,
     batch_size: int,
     workers: int,
@@ -58,8 +59,9 @@ def extract_shard(
 ) -> Iterator[int]:
     """Write the folder `target` of an image shard, and yield the number of images of each batch that is done.
 
-    It holds the attention of `all` images, the patch `tokens` of `wanted_ids` and the `raw` masks (the head that attends most
-    to a patch), all in the order of the shard. The folder appears whole; `workers` and `prefetch` change no byte of it.
+    It holds the attention of `all` images, the patch `tokens` of the ids below `tokens_below` and the `raw` masks (the head that
+    attends most to a patch), all in the order of the shard. The folder appears whole; `workers` and `prefetch`
+    change no byte of it.
     """
     grid = extractor.teacher.grid
     with whole_folder(target) as folder:
@@ -85,7 +87,7 @@ def extract_shard(
                     cls_token=extracted.cls_token.cpu().numpy(),
                     cls_input=extracted.cls_input.cpu().numpy(),
                 )
-                kept = np.isin(ids, wanted_ids)
+                kept = np.array([image_id < tokens_below for image_id in ids.tolist()])
                 if kept.any():
                     tokens.add(ids[kept], tokens=extracted.patch_tokens.cpu().numpy()[kept])
                 raw.add(ids, attention.argmax(axis=1).reshape(-1, *grid).astype(np.uint8))
@@ -101,6 +103,14 @@ def extracting(
     return partial(extract_shard, extractor, batch_size=batch_size, workers=workers, prefetch=prefetch)
 
 
-def extraction_key(shard: Shard, wanted_ids: np.ndarray) -> str:
-    """The key of a shard's folder: a hash of the shard's bytes and of the images whose patch tokens are wanted."""
-    return hashlib.sha256(f"{shard.sha256}\n".encode() + wanted_ids.astype("<u8").tobytes()).hexdigest()
+def token_bound(ids: np.ndarray, count: int) -> int:
+    """A bound above the `count` smallest of ids (N,), ascending: patch tokens of the images below it are stored.
+
+    Ids are hashes, so that any are drawn at random. With its few digits the bound stays where it is while a data set grows by a
+    little, and with it every shard of tokens. The price: tokens of a quarter more images than part learning takes, at most.
+    """
+    if len(ids) <= count:
+        return 2**64
+    largest = int(ids[count - 1])
+    step = 1 << max(0, largest.bit_length() - BOUND_DIGITS)
+    return (largest // step + 1) * step

@@ -3,11 +3,14 @@
 import math
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 
+from config.evaluation_groups import FinetuneParams, LinearMaeParams, SegmentParams
+from config.groups import PretrainParams, RefineParams, TeacherParams
 from config.params import Runtime
+from jobs import live
 from jobs.cluster.distributed import ALONE, Processes
 from jobs.progress import Meter
 from jobs.scratch import Scratch
@@ -17,6 +20,7 @@ from training.randomness import seed_of
 
 HISTORY_POINTS = 200
 MAX_SKIPPED = 10
+Recipe = TypeVar("Recipe", TeacherParams, RefineParams, PretrainParams, FinetuneParams, LinearMaeParams, SegmentParams)
 
 
 class Stateful(Protocol):
@@ -50,15 +54,49 @@ class Task(Protocol):
         ...
 
 
+class Monitor(Protocol):
+    """Looks at a training every so many steps, and changes no bit of it."""
+
+    every: int
+
+    def measure(self) -> Mapping[str, float]:
+        """Metrics of this moment."""
+        ...
+
+
 class NonFiniteLoss(ValueError):
     """The loss was not finite for too many steps in a row."""
 
 
-def train(task: Task, *, scratch: Scratch, runtime: Runtime) -> list[dict[str, float]]:
+def fitted(recipe: Recipe, images: int, *, label: str, processes: Processes = ALONE) -> Recipe:
+    """The recipe with a batch of no more than all training images, so that no step takes one twice; a change is one line.
+
+    Learning rates that scale with the batch follow, and steps: an epoch is at least one. Mixed images stay in pairs.
+    Raises ValueError where a process would be without an image.
+    """
+    unit = 2 if isinstance(recipe, FinetuneParams) and recipe.mixes else 1
+    size = min(recipe.batch_size, max(1, images // unit) * unit)
+    if size == recipe.batch_size:
+        return recipe
+    if processes.world_size > size // unit:
+        raise ValueError(
+            f"{label}: compute.world_size {processes.world_size} is too many for {images} training images; lower it"
+        )
+    print(
+        f"{label}: batch_size {recipe.batch_size} is more than the {images} training images: a step takes {size}",
+        flush=True,
+    )
+    return recipe.model_copy(update={"batch_size": size})
+
+
+def train(task: Task, *, scratch: Scratch, runtime: Runtime, monitor: Monitor | None = None) -> list[dict[str, float]]:
     """Run all steps of a task and return its history: metrics averaged over logging intervals, one row each.
 
+    An interval also ends where the monitor looks, and its row then has what that measured.
+
     An earlier try is resumed from `scratch`, which is saved every `runtime.checkpoint_seconds`. The global generator, which
-    dropout uses, is seeded anew at each step. Of several processes each runs this loop, with the same metrics.
+    dropout uses, is seeded anew at each step. Of several processes each runs this loop, with the same metrics: all of them
+    measure, since the others would wait for the one that does.
     Raises `NonFiniteLoss` after `MAX_SKIPPED` steps in a row without a finite loss, and `Terminated` after SIGTERM, once the
     checkpoint is written.
     """
@@ -82,11 +120,14 @@ def train(task: Task, *, scratch: Scratch, runtime: Runtime) -> list[dict[str, f
         progress = {"step": done, "lost": lost, "history": history, "pending": pending}
         scratch.save({**progress, "state": parts, "processes": processes.world_size})
 
+    lines = live.follow(scratch, runtime, label)
+    if lines:
+        lines.extend(history)
     every = max(1, steps // HISTORY_POINTS)
     batch_size = task.batch_size
     meter = Meter(steps * batch_size, label=label, done=start * batch_size, seconds=runtime.log_seconds)
     saved_at = time.monotonic()
-    with Termination() as termination:
+    with meter, Termination() as termination:
         for number in range(start, steps):
             torch.manual_seed(seed_of(task.seed, label, number))
             metrics = task.step(number)
@@ -98,9 +139,13 @@ def train(task: Task, *, scratch: Scratch, runtime: Runtime) -> list[dict[str, f
                     "lower the learning rate or use precision fp32"
                 )
             done = number + 1
-            if done % every == 0 or done == steps:
-                history.append({"step": done, **_average(pending)})
+            is_watched = monitor is not None and done % monitor.every == 0
+            if is_watched or done % every == 0 or done == steps:
+                measured = monitor.measure() if monitor is not None and is_watched else {}
+                history.append({"step": done, **_average(pending), **measured})
                 pending = []
+                if lines:
+                    lines.extend(history)
             meter.advance(batch_size, f"loss {history[-1].get('loss', math.nan):.4f}" if history else "")
             if processes.any(termination.requested):
                 save(done)
@@ -110,7 +155,6 @@ def train(task: Task, *, scratch: Scratch, runtime: Runtime) -> list[dict[str, f
                 saved_at = time.monotonic()
     if start < steps:
         save(steps)
-    meter.close()
     return history
 
 

@@ -8,7 +8,7 @@ import torch
 
 from config.arms import Arm
 from images.augmentation import crop_labels
-from parts.masking import MASKS, Draw, hidden_ratio_std
+from parts.masking import MASKS, Draw, hidden_foreground, hidden_ratio_std
 from parts.schedules import alpha_at
 from shards.arrays import VERSION
 from shards.mask_cache import MaskCache
@@ -65,8 +65,9 @@ class ArmMasks:
 
         batch, part: these images are the rows `part` of a batch of so many, by default all of it. Their masks are those of
         the whole batch, in which no mask depends on the maps of another image. progress: share of the training done, in
-        [0, 1]. The second value is what to log: for arms with part labels `alpha`, and `hidden_ratio_std`, the mean over
-        these images of the standard deviation over parts of the hidden ratio.
+        [0, 1]. The second value is what to log: for arms with part labels `alpha`, and means over these images:
+        `hidden_ratio_std`, the standard deviation over parts of the hidden ratio, and `hidden_foreground`, the hidden share of
+        the patches of all parts. Other arms know of no parts; of random masks it is `ratio` in expectation.
         """
         batch = len(indices) if batch is None else batch
         maps, own = None, self.maps(indices)
@@ -90,5 +91,6 @@ class ArmMasks:
         if self.arm.maps != "labels":
             return drawn, {}
         assert maps is not None
-        spread = hidden_ratio_std(drawn, maps[part], self.num_parts).mean()
-        return drawn, {"alpha": alpha, "hidden_ratio_std": float(spread)}
+        seen = drawn, maps[part], self.num_parts
+        spread, share = hidden_ratio_std(*seen).mean(), hidden_foreground(*seen).mean()
+        return drawn, {"alpha": alpha, "hidden_ratio_std": float(spread), "hidden_foreground": float(share)}

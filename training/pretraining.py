@@ -1,6 +1,6 @@
 """Pretraining of one arm: model, optimiser and step. SemMAE and every baseline run this very code."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 
 from config.groups import PretrainParams
 from images.augmentation import crop_images, normalise, random_crops, random_flips, snapped, whole_images
+from images.dataset import WholeImages
 from images.stream import TrainingImages
 from jobs.cluster.distributed import ALONE, Processes
 from models.checkpoints import read_checkpoint
@@ -167,3 +168,21 @@ class Pretraining:
             with self.compute.autocast():
                 loss, _ = self.forward(images.to(self.compute.device), hidden.to(self.compute.device))
             yield loss * (len(images) / self.group.batch_size)
+
+    @torch.no_grad()
+    def validation_loss(self, images: WholeImages, advance: Callable[[int], object]) -> float:
+        """Mean loss over whole images under random masks, which are the same for every arm of a seed.
+
+        An arm that trains with random masks meets in it what it was trained for, others do not: it shows overfitting and a
+        failed training, and is no measure of features. advance: called with the number of images of each batch that is done.
+        """
+        draw = generator(self.seed, "validation")
+        masks = random_mask(len(images), self.model.num_patches, ratio=self.group.mask_ratio, generator=draw)
+        total = 0.0
+        for rows, pixels in images.batches(self.compute.micro_batch or self.group.batch_size):
+            views, hidden = normalise(pixels.float() / 255), masks[torch.from_numpy(rows)]
+            with self.compute.autocast():
+                loss, _ = self.model(views.to(self.compute.device), hidden.to(self.compute.device))
+            total += float(loss) * len(rows)
+            advance(len(rows))
+        return total / len(images)

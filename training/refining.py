@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ from training.randomness import batch_indices, generator, steps_of
 
 # Patches that whitening and k-means see: beyond this the centres no longer move.
 SAMPLE = 20_000
-# Images whose patches are compared with the centres at a time: bounds the memory.
+# Images that are read, or whose patches are compared with the centres, at a time: bounds the memory.
 CHUNK = 256
 # Tries of the k-means that the part tokens start from; one alone can end with two parts of one kind.
 STARTS = 5
@@ -69,15 +70,26 @@ class PartTokens:
         return len(self.tokens)
 
 
-def load_part_tokens(shards: ImageShards, folder: str, *, size: int, workers: int, ram_gib: float) -> PartTokens:
+def load_part_tokens(
+    shards: ImageShards,
+    folder: str,
+    *,
+    most: int,
+    size: int,
+    workers: int,
+    ram_gib: float,
+    advance: Callable[[int], object] = lambda images: None,
+) -> PartTokens:
     """Read what `extract_attention` stored in `folder` and decode the same images to `size` pixels squared.
 
-    Raises ValueError when that takes more memory than `ram_gib`, or when `folder` is of other images.
+    most: images, those of the smallest ids. advance: called with the number of images of each chunk that is read.
+    Raises ValueError when they take more memory than `ram_gib`, or when `folder` is of other images.
     """
     stored, everything = ArrayShards(f"{folder}/tokens"), ArrayShards(f"{folder}/all")
     # By id, since steps draw row numbers: the order of the shards depends on the history of the data set.
-    ids = np.sort(stored.ids)
-    needed = len(ids) * (2 * math.prod(stored.header["columns"]["tokens"]["shape"]) + 3 * size * size) / 2**30
+    ids = np.sort(stored.ids)[:most]
+    shape = stored.header["columns"]["tokens"]["shape"]
+    needed = len(ids) * (2 * math.prod(shape) + 3 * size * size) / 2**30
     if needed > ram_gib:
         raise ValueError(
             f"part learning on {len(ids)} images needs {needed:.1f} GiB, ram_gib in runtime.yaml allows {ram_gib}; "
@@ -87,11 +99,19 @@ def load_part_tokens(shards: ImageShards, folder: str, *, size: int, workers: in
     if not np.array_equal(shards.ids[rows], ids):
         raise ValueError(f"{folder}: holds tokens of images that are not in {shards.folder}; run `dvc repro` again")
     squares = map_ahead(lambda row: decode_square(shards.bytes(row), size), rows, workers=workers, prefetch=4 * workers)
+    tokens = torch.empty(len(ids), *shape, dtype=torch.float16)
+    pixels = torch.empty(len(ids), 3, size, size, dtype=torch.uint8)
+    for start in range(0, len(ids), CHUNK):
+        some = ids[start : start + CHUNK]
+        tokens[start : start + CHUNK] = torch.from_numpy(stored.rows(some, "tokens"))
+        decoded = np.stack(list(islice(squares, len(some))))
+        pixels[start : start + CHUNK] = torch.from_numpy(decoded).permute(0, 3, 1, 2)
+        advance(len(some))
     return PartTokens(
-        tokens=torch.from_numpy(stored.rows(ids, "tokens")),
+        tokens=tokens,
         cls_tokens=torch.from_numpy(everything.rows(ids, "cls_input")).float(),
         cls_attention=torch.from_numpy(everything.rows(ids, "cls_attention")),
-        pixels=torch.from_numpy(np.stack(list(squares))).permute(0, 3, 1, 2).contiguous(),
+        pixels=pixels,
         grid=tuple(stored.header["grid"]),
         token_layer=stored.header["token_layer"],
     )
@@ -110,7 +130,7 @@ class Refining:
 
     last_block: parameters of the teacher's last block, for the initialisation from its heads. features: the teacher's class
     token (B, D) and patch tokens (B, L, D), of the stored layer, of images (B, 3, h, w) in [0, 1]; needed for the perceptual
-    and the equivariance loss alone.
+    and the equivariance loss alone. advance: called with the number of images whose foreground was found.
     """
 
     label = "refine_parts"
@@ -123,6 +143,7 @@ class Refining:
         last_block: Mapping[str, Tensor],
         features: Features | None,
         compute: Compute,
+        advance: Callable[[int], object] = lambda images: None,
     ) -> None:
         self.data, self.group, self.features, self.compute = data, group, features, compute
         self.seed, self.batch_size = group.seed, group.batch_size
@@ -148,20 +169,20 @@ class Refining:
         }
         self.decoder = PartDecoder(**self.decoder_config)
         initialise_decoder(self.decoder, generator(group.seed, "decoder"))
-        self._start(last_block)
+        self._start(last_block, advance)
         self.model = torch.nn.ModuleDict({"learner": self.learner, "decoder": self.decoder}).to(compute.device)
         self.steps = steps_of(group.epochs, len(data), group.batch_size)
         self.optimizer = AdamW(decay_groups(self.model, group.weight_decay), lr=group.lr)
         self.scaler = compute.scaler()
         self.state: dict[str, Stateful] = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
 
-    def _start(self, last_block: Mapping[str, Tensor]) -> None:
+    def _start(self, last_block: Mapping[str, Tensor], advance: Callable[[int], object]) -> None:
         """Foreground, the components that make the token targets, and the weights of step 0."""
         group, draw = self.group, generator(self.group.seed, "start")
         width = self.data.tokens.shape[2]
         everywhere = torch.ones(self.data.tokens.shape[:2], dtype=torch.bool)
         sample = self._sample(everywhere, draw)
-        self.foreground = self._find_foreground(sample, draw)
+        self.foreground = self._find_foreground(sample, draw, advance)
         if group.initialisation == "heads":
             start_from_heads(self.learner, last_block, self.data.cls_attention.shape[1])
         else:
@@ -169,7 +190,7 @@ class Refining:
         matrix, offset = whitening(self._sample(self.foreground, draw), min(group.target_width, width), group.whitening)
         self.target_matrix, self.target_offset = matrix.to(self.compute.device), offset.to(self.compute.device)
 
-    def _find_foreground(self, sample: Tensor, draw: torch.Generator) -> Tensor:
+    def _find_foreground(self, sample: Tensor, draw: torch.Generator, advance: Callable[[int], object]) -> Tensor:
         """(N, L) bool."""
         group = self.group
         if group.foreground == "all":
@@ -178,10 +199,11 @@ class Refining:
             return attention_foreground(self.data.cls_attention, group.attention_mass)
         matrix, offset = whitening(sample, group.token_width, group.whitening)
         centres = k_means(sample @ matrix.T + offset, group.foreground_clusters, draw)
-        kinds = [
-            distances(standardise(tokens.float(), centre=group.centre) @ matrix.T + offset, centres).argmin(dim=2)
-            for tokens in self.data.tokens.split(CHUNK)
-        ]
+        kinds = []
+        for tokens in self.data.tokens.split(CHUNK):
+            points = standardise(tokens.float(), centre=group.centre) @ matrix.T + offset
+            kinds.append(distances(points, centres).argmin(dim=2))
+            advance(len(tokens))
         return border_foreground(torch.cat(kinds), self.data.grid, group.border_ratio)
 
     def _start_from_tokens(self, inside: Tensor, everywhere: Tensor, draw: torch.Generator) -> None:
@@ -272,11 +294,15 @@ class Refining:
         return self.group.reconstruction_weight > 0 or self.group.perceptual != "none"
 
     @torch.no_grad()
-    def maps(self, batch_size: int) -> Tensor:
+    def maps(self, batch_size: int, advance: Callable[[int], object] = lambda images: None) -> Tensor:
         """Maps (N, S, gh, gw) of all training images."""
-        device = self.compute.device
-        batches = zip(self.data.cls_tokens.split(batch_size), self.data.tokens.split(batch_size), strict=True)
-        return torch.cat([self.learner(c.to(device), t.to(device).float()).cpu() for c, t in batches])
+        device, maps = self.compute.device, []
+        for cls_tokens, tokens in zip(
+            self.data.cls_tokens.split(batch_size), self.data.tokens.split(batch_size), strict=True
+        ):
+            maps.append(self.learner(cls_tokens.to(device), tokens.to(device).float()).cpu())
+            advance(len(tokens))
+        return torch.cat(maps)
 
 
 def standardise(tokens: Tensor, *, centre: bool) -> Tensor:

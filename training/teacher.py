@@ -1,6 +1,7 @@
 """The teacher's folder: written, read as the frozen teacher of the streaming stages."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +40,13 @@ class FrozenTeacher:
 
     def pixels(self, encoded: Sequence[bytes]) -> torch.Tensor:
         """Whole images at the teacher's size: (n, 3, h, w) uint8. encoded: files that can be decoded."""
+        return _stacked([self._square(image) for image in encoded])
+
+    def _square(self, encoded: bytes) -> np.ndarray:
+        """A whole image (h, w, 3) uint8."""
         height, width = self.image_size
         assert height == width, "whole images are decoded to squares"
-        squares = np.stack([decode_square(image, height) for image in encoded])
-        return torch.from_numpy(squares).permute(0, 3, 1, 2)
+        return decode_square(encoded, height)
 
     def inputs(self, encoded: Sequence[bytes]) -> torch.Tensor:
         """The teacher's input (n, 3, h, w) of whole images."""
@@ -76,12 +80,20 @@ class FrozenTeacher:
         images of two shards, so results depend on this shard alone.
         """
 
-        def decode(batch: tuple[np.ndarray, list[bytes]]) -> tuple[np.ndarray, torch.Tensor]:
-            return batch[0], self.pixels(batch[1])
+        read = read_shard(image_shard, batch_size)
+        images = ((image_id, image) for ids, batch in read for image_id, image in zip(ids, batch, strict=True))
+        # Image by image, so that all threads share even a shard of one batch.
+        decoded = map_ahead(
+            lambda image: (image[0], self._square(image[1])), images, workers=workers, prefetch=prefetch * batch_size
+        )
+        while batch := list(islice(decoded, batch_size)):
+            ids, squares = zip(*batch, strict=True)
+            yield np.array(ids), self.normalise(_stacked(squares).float() / 255)
 
-        batches = read_shard(image_shard, batch_size)
-        for ids, pixels in map_ahead(decode, batches, workers=workers, prefetch=prefetch):
-            yield ids, self.normalise(pixels.float() / 255)
+
+def _stacked(squares: Sequence[np.ndarray]) -> torch.Tensor:
+    """Images (h, w, 3) as one tensor (n, 3, h, w)."""
+    return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
 
 
 def write_teacher(

@@ -157,7 +157,7 @@ def test_predict_all__each_process_predicts_a_part_and_the_sum_is_the_prediction
 
 
 OUTS = (f"finetuned/{JOB}", f"history/finetune/{JOB}.json", f"metrics/finetune/{JOB}.json")
-PREDICTIONS = f"predictions/finetune/{JOB}.parquet"
+PREDICTIONS = f"metrics/predictions/finetune/{JOB}.parquet"
 
 
 def make_finetune(folder, **compute):

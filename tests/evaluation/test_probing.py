@@ -1,9 +1,12 @@
+import re
+
 import numpy as np
 import pytest
 import torch
 
+from config.params import load_params, load_runtime
 from evaluation.predictions import NO_PREDICTION, Predictions
-from evaluation.probing import metrics_of, occluded, occlusions
+from evaluation.probing import Features, metrics_of, occluded, occlusions, probe
 
 
 def parts_of(count=200, length=16, num_parts=4):
@@ -64,3 +67,24 @@ def test_metrics_of__counts_only_the_images_that_were_asked_about():
     assert metrics == {
         "test_images": 4, "linear_accuracy": 0.75, "occluded_part_accuracy": 0.5, "linear_class_accuracy": 0.75,
     }  # fmt: skip
+
+
+def test_probe__shows_its_progress_from_each_query_and_each_pass_of_a_fit(capsys):
+    draw = np.random.default_rng(0)
+    counts = {"train": 60, "val": 20, "test": 30}
+    labels = {split: np.arange(count) % 3 for split, count in counts.items()}
+    inputs = {
+        split: draw.normal(size=(count, 4)).astype(np.float32) + labels[split][:, None]
+        for split, count in counts.items()
+    }
+    group = load_params().probe.model_copy(update={"penalties": [0.1, 1.0], "low_shot": [0.5], "neighbours": [3, 5]})
+    runtime = load_runtime().model_copy(update={"log_seconds": 1e-9})
+    frozen = Features(inputs, labels, np.arange(30, dtype=np.uint64), 3)
+    predictions, _ = probe(frozen, group, seed=0, runtime=runtime, label="probe")
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("probe: kNN: 60 queries") for line in lines)
+    assert any(line.startswith("probe: linear probes: 4 fits") for line in lines)
+    seen = [int(match[1]) for line in lines if (match := re.match(r"probe: linear probes: (\d)/4 fits, ", line))]
+    assert seen == sorted(seen) and set(seen) >= {0, 1, 2, 3}
+    assert len(seen) > 8, "also in the midst of a fit"
+    assert (predictions.classes["linear_accuracy"] == labels["test"]).mean() > 0.5

@@ -31,18 +31,18 @@ def test_protocols__are_found_by_their_own_key_and_measured_by_known_stages():
         assert protocol.stages and set(protocol.stages) <= set(STAGES)
 
 
-def test_sources__are_the_folders_that_params_yaml_asks_for(tmp_path):
+@pytest.mark.parametrize("labels", [["class"], []])
+def test_sources__are_the_folders_that_params_yaml_asks_for(tmp_path, labels):
     document = compose("quickstart")
+    document["data"]["labels"] = labels
     document["linear_mae"]["optimizers"], document["segment"]["sets"] = ["lars"], ["tiny", "other"]
     write_params(document, tmp_path / "params.yaml")
     found = [
         (source.folder, source.prefix, source.has_predictions)
         for source in sources(load_params(tmp_path / "params.yaml"))
     ]
-    assert found == [
-        ("probe", "", True), ("finetune", "", True), ("linear_mae/lars", "", True), ("segment/tiny", "tiny/", False),
-        ("segment/other", "other/", False),
-    ]  # fmt: skip
+    on_labels = [("probe", "", True), ("finetune", "", True), ("linear_mae/lars", "", True)]
+    assert found == [*on_labels * len(labels), ("segment/tiny", "tiny/", False), ("segment/other", "other/", False)]
 
 
 def test_protocols__import_no_implementation():

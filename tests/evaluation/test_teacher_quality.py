@@ -15,3 +15,4 @@ def test_knn_metrics__difference_and_its_error_are_those_of_a_paired_test():
     assert metrics["knn_accuracy"] == trained[0].mean()
     assert metrics["knn_accuracy_pixels"] == pixels[0].mean()
     assert metrics["test_images"] == 40
+    assert metrics["knn_above_images"] == 130

@@ -14,6 +14,7 @@ from parts.masking import (
     attention_mask,
     block_mask,
     hidden_count,
+    hidden_foreground,
     hidden_per_group,
     hidden_ratio_std,
     random_mask,
@@ -326,6 +327,12 @@ def test_hidden_ratio_std__counts_only_parts_with_patches():
     labels = torch.tensor([[0, 0, 2, 2, 3, 3], [1, 1, 1, 1, 3, 3], [3, 3, 3, 3, 3, 3]])
     mask = torch.tensor([[1, 1, 0, 0, 1, 0], [1, 1, 0, 0, 1, 1], [1, 1, 1, 0, 0, 0]], dtype=torch.bool)
     assert hidden_ratio_std(mask, labels, 3).tolist() == [0.5, 0.0, 0.0]
+
+
+def test_hidden_foreground__counts_the_patches_of_all_parts_and_without_any_those_of_the_image():
+    labels = torch.tensor([[0, 0, 2, 2, 3, 3], [1, 1, 1, 1, 3, 3], [3, 3, 3, 3, 3, 3]])
+    mask = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 1, 1], [1, 1, 1, 0, 0, 0]], dtype=torch.bool)
+    assert hidden_foreground(mask, labels, 3).tolist() == [0.75, 0.25, 0.5]
 
 
 def test_masks__every_kind_of_an_arm_can_be_drawn_and_no_other():

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from parts.quality import colour_information, matched_iou, part_quality, position_information, usage
+from parts.quality import colour_information, foreground_of, matched_iou, part_quality, position_information, usage
 
 
 @pytest.fixture
@@ -46,9 +46,49 @@ def test_part_quality__patches_without_truth_do_not_count(truth):
     assert found["miou"] == pytest.approx(1)
 
 
-def test_part_quality__foreground_iou_without_background_is_the_share_of_foreground(truth):
-    found = part_quality(truth, truth, num_parts=5, background=None)
-    assert found["foreground_iou"] == pytest.approx((truth > 0).mean())
+def test_part_quality__what_patches_without_truth_are_called_changes_nothing(truth):
+    draw = np.random.default_rng(5)
+    hidden, labels = np.where(draw.random(truth.shape) < 0.3, 255, truth), draw.integers(0, 5, truth.shape)
+    other = np.where(hidden == 255, draw.permutation(5)[labels], labels)
+    measured = [part_quality(found, hidden, num_parts=4, background=4) for found in (labels, other)]
+    assert measured[0] == measured[1]
+
+
+def test_part_quality__masks_of_whole_objects_measure_only_what_one_part_tells(truth):
+    objects = (truth > 0).astype(np.uint8)
+    labels = np.where(truth == 0, 4, truth - 1).astype(np.uint8)
+    found = part_quality(labels, objects, num_parts=4, background=4)
+    assert found.keys() == {"nmi", "ari", "foreground_iou", "dead_parts", "usage_entropy"}
+    assert (found["foreground_iou"], found["dead_parts"]) == (1, 0)
+    assert 0 < found["nmi"] < 1
+    assert part_quality(1 - objects, objects, num_parts=2, background=1)["nmi"] == pytest.approx(1)
+
+
+def test_part_quality__without_two_parts_in_an_image_there_is_no_mean_over_images():
+    truth = np.repeat(np.array([1, 2], np.uint8), 9).reshape(2, 3, 3)
+    found = part_quality(truth, truth, num_parts=3, background=0)
+    assert "nmi_foreground_per_image" not in found and found["nmi_foreground"] == pytest.approx(1)
+
+
+def test_part_quality__a_trimap_is_measured_as_the_same_object_drawn_directly():
+    draw = np.random.default_rng(6)
+    trimap, labels = draw.integers(1, 4, (20, 6, 6)), draw.integers(0, 5, (20, 6, 6))
+    lookup = np.zeros(256, np.uint8)
+    lookup[[1, 2, 3]] = 1, 0, 255
+    drawn = np.where(trimap == 1, 1, np.where(trimap == 3, 255, 0)).astype(np.uint8)
+    one, other = (part_quality(labels, truth, num_parts=4, background=4) for truth in (lookup[trimap], drawn))
+    assert one == other
+
+
+def test_foreground_of__without_a_background_is_what_is_rarer_at_the_border():
+    """An object in the middle and two kinds of ground: the part inside is the foreground, found without truth."""
+    labels = np.zeros((10, 6, 6), np.uint8)
+    labels[:, :3] = 1
+    labels[:, 2:5, 2:5] = 2
+    assert np.array_equal(foreground_of(labels, None), labels == 2)
+    assert np.array_equal(foreground_of(labels, 2), labels != 2)
+    everything = np.full((10, 6, 6), 3, np.uint8)
+    assert not foreground_of(everything, None).any()
 
 
 def test_part_quality__predicted_background_inside_the_object_counts_as_a_label(truth):

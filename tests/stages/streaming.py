@@ -27,7 +27,7 @@ SPLIT_IMAGES = {"train": 40, "val": 5, "test": 9}
 
 def write_images(folder, counts):
     """Image shards of random pictures, some nine a shard; a picture depends on its split and place alone."""
-    with ImageShardWriter(folder / "data/shards", classes=["a"], has_masks=False, shard_bytes=8000) as writer:
+    with ImageShardWriter(folder / "data/shards", classes=["a"], shard_bytes=8000) as writer:
         for split in SPLITS:
             for place in range(counts[split]):
                 digest = hashlib.sha256(f"{split}/{place}".encode()).digest()

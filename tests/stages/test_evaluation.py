@@ -1,16 +1,17 @@
 """The protocols that are matrices over lists, in the tiny world, with creatures as the other data set."""
 
+import re
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from config.params import load_params
 from config.presets import read_document, write_params
 from evaluation.predictions import read_predictions
 from shards.files import read_json
 from shards.image_shards import ImageShards
-from shards.seals import read_sealed, write_sealed
 from tests.conftest import run_stage
 from tests.reports.document import parse
 from tests.stages.test_stages import outs_of
@@ -40,7 +41,7 @@ def evaluated(world, tmp_path_factory):
 
 def test_outs__are_those_of_dvc_yaml(evaluated):
     params = load_params(evaluated / "params.yaml")
-    for stage in ("linear_mae@lars", "transfer@tiny", "segment@tiny"):
+    for stage in ("linear_mae@class-lars", "transfer@tiny", "segment@tiny"):
         for arm in params.arms.names:
             for out in outs_of(f"{stage}-{arm}-0", params):
                 assert (evaluated / out).is_file(), out
@@ -58,9 +59,31 @@ def test_segment__reports_each_class_of_the_truth(evaluated):
     assert metrics["test_images"] == 30
 
 
+def test_segment__a_run_that_ends_in_its_second_head_keeps_the_first(evaluated, tmp_path, capsys):
+    world = shutil.copytree(evaluated, tmp_path / "world", symlinks=True)
+    outs = [world / f"{folder}/segment/tiny/mae-0.json" for folder in ("metrics", "history")]
+    unbroken = [out.read_bytes() for out in outs]
+    for out in outs:
+        out.unlink()
+    scratch = world / ".semmae/scratch"
+    scratch.mkdir(exist_ok=True)
+    # A file in the place of its folder.
+    (scratch / "segment-tiny-mae-0-upernet").touch()
+    with pytest.raises(OSError, match="segment-tiny-mae-0-upernet"):
+        run_stage(world, "stages.segment", ["tiny", "mae", "0"])
+    (scratch / "segment-tiny-mae-0-upernet").unlink()
+    capsys.readouterr()
+    run_stage(world, "stages.segment", ["tiny", "mae", "0"])
+    ((done, steps),) = re.findall(
+        r"segment tiny mae-0 (?:linear|upernet): resumes at step (\d+) of (\d+)", capsys.readouterr().out
+    )
+    assert done == steps and [out.read_bytes() for out in outs] == unbroken
+    assert not list(scratch.iterdir())
+
+
 def test_transfer__is_judged_on_its_own_test_images(evaluated):
     metrics = read_json(evaluated / "metrics/transfer/tiny/mae-0.json")
-    predictions = read_predictions(evaluated / "predictions/transfer/tiny/mae-0.parquet")
+    predictions = read_predictions(evaluated / "metrics/predictions/transfer/tiny/mae-0.parquet")
     assert np.array_equal(predictions.ids, ImageShards(evaluated / "prepared/transfer/tiny/shards", "test").ids)
     for name in ("knn_accuracy", "linear_accuracy", "finetune_accuracy"):
         assert predictions.correct(name).mean() == pytest.approx(metrics[name])
@@ -79,11 +102,35 @@ def test_compare__tells_every_protocol_of_every_data_set(evaluated):
 
 def test_segment__a_data_set_without_masks_is_one_line(evaluated, tmp_path):
     world = shutil.copytree(evaluated, tmp_path / "world", symlinks=True)
-    shutil.rmtree(world / "prepared/segment/tiny")
-    shutil.copytree(world / "prepared/transfer/tiny", world / "prepared/segment/tiny")
-    manifest = world / "prepared/segment/tiny/shards/manifest.json"
-    found = read_sealed(manifest)
-    assert found["num_part_labels"] == 8
-    write_sealed(manifest, {**found, "num_part_labels": None})
-    with pytest.raises(ValueError, match="no masks; put a PNG of class ids for every image into masks/"):
+    shutil.rmtree(world / "data/segment/tiny/masks")
+    with pytest.raises(
+        ValueError, match="no mask of train has a class; put a PNG of label ids for each image into masks/"
+    ):
+        run_stage(world, "stages.prepare_data", ["segment", "tiny"])
+
+
+def test_segment__the_floor_is_the_same_for_all_arms(evaluated):
+    floors = []
+    for arm in ("semmae", "mae"):
+        metrics = read_json(evaluated / f"metrics/segment/tiny/{arm}-0.json")
+        floors.append((metrics["floor_miou"], metrics["floor_pixel_accuracy"]))
+        assert metrics["left_out_images"] == 0
+    assert floors[0] == floors[1] and 0 < floors[0][0] < floors[0][1] < 1
+
+
+def test_segment__what_void_pixels_are_called_changes_no_metric(evaluated, tmp_path):
+    """Two worlds whose masks differ in pixels of the class that is ignored alone: void becomes another void value."""
+    found = []
+    for name, void in (("one", 250), ("other", 255)):
+        world = shutil.copytree(evaluated, tmp_path / name, symlinks=True)
+        for path in (world / "data/segment/tiny/masks").rglob("*.png"):
+            values = np.asarray(Image.open(path))
+            Image.fromarray(np.where(values == 1, void, values).astype(np.uint8)).save(path)
+        document = read_document(world / "params.yaml")
+        document["segment"]["mask_values"] = {"tiny": {250: "ignored"}}
+        write_params(document, world / "params.yaml")
+        run_stage(world, "stages.prepare_data", ["segment", "tiny"])
         run_stage(world, "stages.segment", ["tiny", "mae", "0"])
+        found.append(read_json(world / "metrics/segment/tiny/mae-0.json"))
+    assert found[0] == found[1]
+    assert "linear_iou/1" not in found[0] and "linear_iou/2" in found[0]

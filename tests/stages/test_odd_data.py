@@ -1,5 +1,6 @@
-"""Data that a protocol could stumble over: one class, a class that is missing from test, odd masks, an ignore label."""
+"""Data that a protocol could stumble over: no classes, a class that is missing from test, odd masks, an ignore label."""
 
+import re
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from config.presets import read_document, write_params
+from jobs.fingerprint import digest_of
 from shards.files import read_json
 from tests.conftest import expand, load_params, run_stage
 from tests.reports.document import parse
@@ -48,12 +50,18 @@ def run_all(folder):
     return parse((folder / "report/report.html").read_text()).text
 
 
-def test_one_class__goes_through_and_the_report_says_that_it_tells_nothing(world, tmp_path):
+def test_no_classes__refused_where_labels_are_wanted_and_else_measured_without_an_accuracy(world, tmp_path):
     folder = world_of(world, tmp_path / "world", lambda photos: write_images(photos, 80))
+    with pytest.raises(ValueError, match="photos: no image has a class label; .* data.labels: \\[\\]"):
+        run_stage(folder, "stages.prepare_data")
+    document = read_document(folder / "params.yaml")
+    document["data"]["labels"] = []
+    write_params(document, folder / "params.yaml")
+    for name in ("metrics", "report"):
+        shutil.rmtree(folder / name)
     text = run_all(folder)
-    assert read_json(folder / "metrics/finetune/mae-0.json")["finetune_accuracy"] == 1.0
-    assert read_json(folder / "metrics/probe/mae-0.json")["linear_accuracy"] == 1.0
-    assert "one class" in text
+    assert not {path.name for path in (folder / "metrics").iterdir()} & {"probe", "finetune", "linear_mae"}
+    assert "No labels, no accuracy" in text
 
 
 def test_class_missing_from_test__is_trained_on_and_told(world, tmp_path):
@@ -64,6 +72,28 @@ def test_class_missing_from_test__is_trained_on_and_told(world, tmp_path):
 
     text = run_all(world_of(world, tmp_path / "world", write))
     assert "No test image is of class cat" in text
+
+
+def test_fewer_images_than_a_batch__no_step_takes_one_twice(world, tmp_path, capsys):
+    def write(photos):
+        for split, count in (("train", 3), ("val", 2), ("test", 3)):
+            for name in ("ant", "bee"):
+                write_images(photos / split / name, count, seed=len(split))
+
+    folder = world_of(world, tmp_path / "world", write)
+    document = read_document(folder / "params.yaml")
+    document["linear_mae"]["optimizers"] = ["lars"]
+    write_params(document, folder / "params.yaml")
+    capsys.readouterr()
+    run_all(folder)
+    lines = re.findall(
+        r"(.+): batch_size 8 is more than the 6 training images: a step takes 6\n", capsys.readouterr().out
+    )
+    jobs = [f"{stage} {arm}-0" for stage in ("pretrain", "finetune", "linear_mae") for arm in ("semmae", "mae")]
+    assert sorted(lines) == sorted(["train_teacher", "refine_parts", *jobs])
+    for path, epochs in (("train_teacher", 4), ("pretrain/mae-0", 5), ("linear_mae/lars/mae-0", 2)):
+        assert read_json(folder / f"history/{path}.json")[-1]["step"] == epochs
+    assert read_json(folder / "metrics/pretrain/mae-0.json")["images"] == 5 * 6
 
 
 def test_segmentation__a_mask_of_another_size_is_refused_by_name_and_the_ignore_label_counts_nowhere(world, tmp_path):
@@ -82,9 +112,34 @@ def test_segmentation__a_mask_of_another_size_is_refused_by_name_and_the_ignore_
     write_params(document, folder / "params.yaml")
     run_stage(folder, "stages.prepare_data", ["segment", "tiny"])
     refused = pq.read_table(folder / "prepared/segment/tiny/rejected.parquet").to_pylist()
-    assert [(row["path"], row["reason"]) for row in refused] == [("images/train/all/3.png", "mask size")]
+    assert [(row["path"], row["reason"]) for row in refused] == [("masks/train/all/3.png", "mask size")]
     assert "20 x 20" in refused[0]["detail"] and "32 x 32" in refused[0]["detail"]
     run_stage(folder, "stages.segment", ["tiny", "mae", "0"])
     metrics = read_json(folder / "metrics/segment/tiny/mae-0.json")
     assert {name for name in metrics if "upernet_iou/" in name} == {"upernet_iou/0", "upernet_iou/1"}
-    assert metrics["test_images"] == 6
+    # One of each split has no pixel with a class.
+    assert (metrics["test_images"], metrics["left_out_images"]) == (5, 2)
+
+
+def test_trimaps__are_measured_as_the_same_objects_drawn_directly(world, tmp_path):
+    found = []
+    for name, (object_, ground, border), mapping in (
+        ("trimap", (1, 2, 3), {2: "background", 3: "ignored"}),
+        ("object", (1, 0, 255), {}),
+    ):
+        folder = shutil.copytree(world, tmp_path / name, symlinks=True)
+        for path in (folder / "data/creatures/masks").rglob("*.png"):
+            parts = np.asarray(Image.open(path))
+            inside = np.where(parts == 1, border, np.where(parts > 0, object_, ground))
+            Image.fromarray(inside.astype(np.uint8)).save(path)
+        document = read_document(folder / "params.yaml")
+        document["data"]["mask_values"] = mapping
+        write_params(document, folder / "params.yaml")
+        run_stage(folder, "stages.prepare_data")
+        run_stage(folder, "stages.evaluate_parts")
+        found.append(read_json(folder / "metrics/evaluate_parts.json"))
+        assert digest_of(folder / "data/shards") == digest_of(world / "data/shards")
+    assert found[0] == found[1]
+    measures = {name.rpartition("/")[2] for name in found[0]}
+    assert {"foreground_iou", "nmi", "ari"} <= measures and not measures & {"nmi_foreground", "ari_foreground", "miou"}
+    assert all(0 < found[0][f"{method}/foreground_iou"] < 1 for method in ("learned", "raw", "xy", "kmeans"))

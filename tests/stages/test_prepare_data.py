@@ -15,8 +15,10 @@ from images.decoding import decode_square
 from images.sources.items import id_of
 from shards.files import read_json
 from shards.image_shards import ImageShards
+from shards.mask_shards import MaskShards
 from shards.row_index import SPLITS
 from tests.conftest import ROOT, run_stage
+from tests.shards.paths import paths_of
 
 
 def noise(seed, width=12, height=8, mode="RGB"):
@@ -69,8 +71,8 @@ BAD = {
     b"truncated.png": (encoded(noise(21))[:-60], "truncated"),
     b"empty.jpg": (b"", "empty"),
     b"text.jpg": (b"this is no image", "not an image"),
-    b".DS_Store": (b"\0\0\0\1Bud1", "not an image"),
-    b"Thumbs.db": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "not an image"),
+    b".DS_Store": (b"\0\0\0\1Bud1", "litter"),
+    b"Thumbs.db": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "litter"),
     b"notes.txt": (b"hello", "not an image"),
     b"film.mp4": (b"\0\0\0 ftypisom" + bytes(600), "not an image"),
     b"animated.gif": (encoded(noise(22), "GIF", save_all=True, append_images=[noise(23)]), "animated"),
@@ -136,7 +138,7 @@ def bad_inputs(folder):
     put(root, b"other/x.png", encoded(noise(61)))
     reasons |= {
         "train/cat/broken.png": "broken link", "train/cat/self.png": "link loop", "train/cat/up": "link loop",
-        "train/cat/pipe.png": "not a file", "LICENSE": "not an image", "train/cat/.cache/x.png": "hidden folder",
+        "train/cat/pipe.png": "not a file", "LICENSE": "not an image", "train/cat/.cache/x.png": "litter",
         "other/x.png": "outside of the layout",
     }  # fmt: skip
     return folder, reasons
@@ -172,7 +174,7 @@ def test_prepare_data__every_bad_input_is_accounted_for(bad_inputs, monkeypatch)
     # Links to folders and empty folders stand for what they should hold.
     seen = files | {b"train/no_images", b"train/cat/up"}
     assert sum(map(len, kept.values())) + len(reasons) == len(seen)
-    train = {kept["train"].path(row) for row in range(len(kept["train"]))}
+    train = set(paths_of(kept["train"]))
     expected = {"caf%E9%20%FF.png" if name.startswith(b"caf") else name.decode() for name in GOOD}
     assert {path for path in train if path.startswith("train/cat/")} == {f"train/cat/{name}" for name in expected}
     assert id_of(b"train/cat/caf\xe9 \xff.png") in kept["train"].ids
@@ -182,6 +184,8 @@ def test_prepare_data__every_bad_input_is_accounted_for(bad_inputs, monkeypatch)
     metrics = read_json(folder / "metrics/prepare_data.json")
     assert metrics["seen"] == len(seen)
     assert metrics["images"] == sum(map(len, kept.values()))
+    refused = len(reasons) - list(reasons.values()).count("litter")
+    assert metrics["rejected_share"] == refused / (metrics["images"] + refused)
     counted = {name.removeprefix("rejected/"): n for name, n in metrics.items() if name.startswith("rejected/")}
     assert counted == {reason.replace(" ", "_"): n for reason, n in Counter(reasons.values()).items()}
 
@@ -204,8 +208,7 @@ def flat(folder, numbers):
 def paths_by_split(folder):
     found = {}
     for split in SPLITS:
-        shards = ImageShards(folder / "data/shards", split)
-        found |= {shards.path(row): split for row in range(len(shards))}
+        found |= dict.fromkeys(paths_of(ImageShards(folder / "data/shards", split)), split)
     return found
 
 
@@ -247,14 +250,69 @@ def test_prepare_data__masks_come_along_and_bad_ones_are_rejected(folder):
     put(folder / "images", b"masks/train/cat/3.png", encoded(Image.new("L", (5, 5))))
     put(folder / "images", b"masks/train/cat/4.png", b"text")
     os.remove(folder / "images/masks/train/cat/5.png")
-    write(folder, max_rejected_share=0.5)
+    write(folder, max_rejected_share=0.5, labels=[])
     run_stage(folder, "stages.prepare_data")
     assert {path: row["reason"] for path, row in rejected(folder).items()} == {
-        "images/train/cat/3.jpg": "mask size", "images/train/cat/4.jpg": "damaged mask"
+        "masks/train/cat/3.png": "mask size", "masks/train/cat/4.png": "damaged mask"
     }  # fmt: skip
-    manifest = read_json(folder / "data/shards/manifest.json")
-    assert (manifest["has_masks"], manifest["num_part_labels"]) == (True, 5)
-    assert read_json(folder / "metrics/prepare_data.json")["masks"] == 21
+    metrics = read_json(folder / "metrics/prepare_data.json")
+    assert (metrics["images"], metrics["masks"]) == (24, 21)
+    masks = [MaskShards(folder / "data/masks", split) for split in SPLITS]
+    assert sum(map(len, masks)) == 21 and {shards.num_labels for shards in masks} == {5}
+
+
+def with_masks(folder, values, count=20, **changes):
+    """Images of one class, each with a mask of all `values`, and parameters that measure parts."""
+    for number in range(count):
+        put(folder / "images", b"images/cat/%d.png" % number, encoded(noise(number)))
+        mask = Image.fromarray(np.resize(np.array(values, np.uint8), (8, 12)))
+        put(folder / "images", b"masks/cat/%d.png" % number, encoded(mask))
+    write(folder, **{"part_truth": ["masks"], "labels": [], **changes})
+
+
+def digests(folder, out):
+    return {path.name: path.read_bytes() for path in (folder / "data" / out).iterdir()}
+
+
+def test_prepare_data__corrected_masks_and_other_meanings_leave_the_image_shards(folder):
+    with_masks(folder, (0, 1, 2))
+    run_stage(folder, "stages.prepare_data")
+    shards, masks = digests(folder, "shards"), digests(folder, "masks")
+    put(folder / "images", b"masks/cat/3.png", encoded(Image.new("L", (12, 8), 2)))
+    run_stage(folder, "stages.prepare_data")
+    assert digests(folder, "shards") == shards
+    corrected = digests(folder, "masks")
+    assert corrected != masks
+    write(folder, part_truth=["masks"], labels=[], mask_values={2: "ignored"})
+    run_stage(folder, "stages.prepare_data")
+    assert digests(folder, "shards") == shards
+    meant = digests(folder, "masks")
+    assert {name for name in meant if meant[name] != corrected[name]} == {"manifest.json", "index.arrow"}
+
+
+def test_prepare_data__trimaps_run_with_their_meaning_or_where_no_part_is_measured(folder):
+    with_masks(folder, (1, 2, 3), mask_values={2: "background", 3: "ignored"})
+    run_stage(folder, "stages.prepare_data")
+    assert MaskShards(folder / "data/masks", "train").labels[[1, 2, 3]].tolist() == [1, 0, 255]
+    write(folder, part_truth=[], labels=[])
+    run_stage(folder, "stages.prepare_data")
+
+
+def test_prepare_data__colour_masks_stop_it_and_say_what_is_wanted(folder):
+    with_masks(folder, (0, 1), max_rejected_share=0.22)
+    for number in range(5):
+        put(folder / "images", b"masks/cat/%d.png" % number, encoded(noise(number)))
+    with pytest.raises(
+        ValueError, match="5 of 20 masks are refused, 5 of them as 'mask colours', .*greyscale or palette PNG"
+    ):
+        run_stage(folder, "stages.prepare_data")
+
+
+def test_prepare_data__part_truth_without_masks_stops_it(folder):
+    flat(folder, range(40))
+    write(folder, part_truth=["masks"])
+    with pytest.raises(ValueError, match="no mask of test has a part; put a PNG of label ids"):
+        run_stage(folder, "stages.prepare_data")
 
 
 def test_prepare_data__its_own_shards_are_a_source_with_the_same_ids(folder):

@@ -35,7 +35,9 @@ def anew(job, stage):
 
 def workers():
     """The processes that make shards for this one; Ray names its own so."""
-    below = psutil.Process().children(recursive=True)
+    every = psutil.Process().children(recursive=True)
+    # What an earlier test did not wait for has no command line.
+    below = [process for process in every if process.status() != psutil.STATUS_ZOMBIE]
     return [
         process for process in below if "ray::Actor" in process.name() or "spawn_main" in " ".join(process.cmdline())
     ]

@@ -29,7 +29,7 @@ def outs_of(label, params):
     stage_name, _, item = label.partition("@")
     stage = read_yaml(ROOT / "dvc.yaml")["stages"][stage_name]
     values = dict(zip(stage.get("matrix", {}), item.split("-"), strict=True)) if item else {}
-    for group in ("outs", "metrics", "plots"):
+    for group in ("outs", "metrics"):
         for out in stage.get(group, []):
             path = out if isinstance(out, str) else next(iter(out))
             for name, value in values.items():
@@ -151,7 +151,7 @@ def test_untrained__is_the_floor_that_no_mask_and_no_part_touches(copied_world):
 
 def test_probe__predictions_agree_with_the_metrics(world):
     metrics = read_json(world / "metrics/probe/mae-0.json")
-    predictions = read_predictions(world / "predictions/probe/mae-0.parquet")
+    predictions = read_predictions(world / "metrics/predictions/probe/mae-0.parquet")
     assert np.array_equal(predictions.ids, ImageShards(world / "data/shards", "test").ids)
     for name in predictions.classes:
         assert np.nanmean(predictions.correct(name)) == pytest.approx(metrics[name])
@@ -160,7 +160,7 @@ def test_probe__predictions_agree_with_the_metrics(world):
 
 def test_occlusion__removes_the_same_patches_for_every_arm(world):
     asked = [
-        read_predictions(world / f"predictions/probe/{arm}-0.parquet").classes["occluded_part_accuracy"]
+        read_predictions(world / f"metrics/predictions/probe/{arm}-0.parquet").classes["occluded_part_accuracy"]
         == NO_PREDICTION
         for arm in ("semmae", "mae")
     ]

@@ -9,6 +9,7 @@ import pytest
 
 from config.params import load_params
 from config.presets import read_document, write_params
+from images.sources.tree import root_of, write_listing
 from jobs.fingerprint import digest_of
 from shards.files import read_json
 from shards.image_shards import ImageShards
@@ -50,6 +51,11 @@ def test_prepare_data__shards_in_a_store_have_the_digest_of_local_ones(prepared,
 def test_prepare_data__pictures_in_a_store_have_the_digest_of_local_ones(prepared, world, bucket):
     bucket.put_folder(prepared / "data/creatures", "photos")
     change(prepared, path=f"{bucket.url}/photos", generate=[], watch="data/listing.txt")
+    with pytest.raises(
+        ValueError, match=r"data/listing\.txt: got no listing, expected the listing of .*run `semmae use"
+    ):
+        run_stage(prepared, "stages.prepare_data")
+    write_listing(root_of(f"{bucket.url}/photos"), prepared / "data/listing.txt")
     run_stage(prepared, "stages.prepare_data")
     assert manifest_of(prepared) == manifest_of(world)
 
@@ -80,5 +86,5 @@ def test_pipeline__with_the_shards_in_a_store_every_stage_makes_what_it_makes_of
     here, there = (read_json(place / "attention/all/manifest.json")["shards"] for place in (world, folder))
     assert [shard["sha256"] for shard in here] == [shard["sha256"] for shard in there]
     for path in ("teacher", "attention/tokens", "masks/raw", "part_learner", "masks/learned", "metrics", "history", "arms",
-                 "pretrained", "finetuned", "predictions"):  # fmt: skip
+                 "pretrained", "finetuned"):  # fmt: skip
         assert digest_of(folder / path) == digest_of(world / path), path

@@ -5,11 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from config.params import load_params
 from jobs import scratch
+from jobs.cluster.distributed import Processes
 from jobs.scratch import Scratch
 from jobs.stage import Terminated
+from tests.conftest import ROOT
 from training import loop
-from training.loop import NonFiniteLoss, train, update
+from training.loop import NonFiniteLoss, fitted, train, update
 from training.optimiser import AdamW
 from training.randomness import generator
 
@@ -22,7 +25,7 @@ def state(tmp_path, monkeypatch):
 
 def runtime(checkpoint_seconds=1000.0):
     """How often the loop saves and logs."""
-    return SimpleNamespace(checkpoint_seconds=checkpoint_seconds, log_seconds=1000.0)
+    return SimpleNamespace(checkpoint_seconds=checkpoint_seconds, log_seconds=1000.0, live=False)
 
 
 class Killed(BaseException):
@@ -55,10 +58,28 @@ class Job:
         total, norm = update([loss], self.optimizer, clip=1.0, scaler=torch.amp.GradScaler("cpu", enabled=False))
         return {"loss": total, "gradient_norm": norm}
 
-    def run(self, fingerprint="a", checkpoint_seconds=0.0):
+    def run(self, fingerprint="a", checkpoint_seconds=0.0, monitor=None):
         with Scratch("job", fingerprint) as place:
-            history = train(self, scratch=place, runtime=runtime(checkpoint_seconds))
+            history = train(self, scratch=place, runtime=runtime(checkpoint_seconds), monitor=monitor)
         return history, {name: value.clone() for name, value in self.model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("images", "mixup", "expected"),
+    [(65, 0.0, 64), (64, 0.8, 64), (63, 0.0, 63), (63, 0.8, 62), (1, 0.0, 1), (1, 0.8, 2)],
+)
+def test_fitted__a_batch_is_at_most_all_images_and_mixed_ones_are_pairs(images, mixup, expected, capsys):
+    recipe = load_params(ROOT / "params.yaml").finetune.model_copy(update={"batch_size": 64, "mixup": mixup})
+    assert fitted(recipe, images, label="job") == recipe.model_copy(update={"batch_size": expected})
+    line = f"job: batch_size 64 is more than the {images} training images: a step takes {expected}\n"
+    assert capsys.readouterr().out == ("" if expected == 64 else line)
+
+
+def test_fitted__a_process_without_an_image_is_refused():
+    recipe, processes = load_params(ROOT / "params.yaml").pretrain, Processes(0, 3, torch.device("cpu"))
+    assert fitted(recipe, 3, label="job", processes=processes).batch_size == 3
+    with pytest.raises(ValueError, match="job: compute.world_size 3 is too many for 2 training images; lower it"):
+        fitted(recipe, 2, label="job", processes=processes)
 
 
 @pytest.mark.parametrize("kill_at", [0, 1, 7, 39])
@@ -73,6 +94,30 @@ def test_train__a_killed_run_resumes_to_the_unbroken_result(kill_at, monkeypatch
     assert again.seen == list(range(kill_at, 40))
     assert history_again == history
     assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
+
+
+class Watch:
+    """Measures the largest weight every 9 steps."""
+
+    every = 9
+
+    def __init__(self, job):
+        self.job = job
+
+    def measure(self):
+        return {"largest": max(float(weight.detach().abs().max()) for weight in self.job.model.parameters())}
+
+
+@pytest.mark.parametrize("kill_at", [9, 20])
+def test_train__a_monitor_ends_its_interval_and_a_resumed_run_has_measured_the_same(kill_at, monkeypatch):
+    monkeypatch.setattr(loop, "HISTORY_POINTS", 10)
+    whole, killed, again = Job(), Job(kill_at=kill_at), Job()
+    history, _ = whole.run(monitor=Watch(whole))
+    assert [row["step"] for row in history] == sorted({*range(4, 41, 4), 9, 18, 27, 36})
+    assert {row["step"] for row in history if "largest" in row} == {9, 18, 27, 36}
+    with pytest.raises(Killed):
+        killed.run(monitor=Watch(killed))
+    assert again.run(monitor=Watch(again))[0] == history
 
 
 def test_train__checkpoints_at_intervals_lose_the_steps_since(monkeypatch):

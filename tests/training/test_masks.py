@@ -65,6 +65,7 @@ def test_draw__semantic_masks_spread_over_parts_as_training_goes_on(tmp_path):
     assert [row["alpha"] for row in logged] == [0.0, 0.25, 1.0]
     assert logged[0]["hidden_ratio_std"] < 0.08
     assert logged[2]["hidden_ratio_std"] > 0.3
+    assert [row["hidden_foreground"] for row in logged] == pytest.approx([0.75] * 3), "these maps are foreground alone"
 
 
 def test_draw__semantic_masks_depend_on_the_maps_and_random_ones_have_none(tmp_path):
