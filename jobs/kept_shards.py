@@ -9,6 +9,18 @@ from shards.folders import is_intact
 from shards.locks import lock
 
 
+def folder_of(job: str, fingerprint: str) -> Path:
+    """Where the finished shards of a job are kept, each in a folder named by its key."""
+    return state_folder() / "shards" / job / fingerprint
+
+
+def why_missing(folder: Path) -> str:
+    """Why a shard that is wanted is not kept in `folder`."""
+    if any(folder.glob("*/manifest.json")):
+        return "the others are new, or hold other images"
+    return "no shard is kept of the same code, parameters and models"
+
+
 class KeptShards:
     """Folders of array shards, each under the key of its input, in a git-ignored folder named by the job's fingerprint.
 
@@ -16,13 +28,16 @@ class KeptShards:
     around the whole stage. A run that ends with an error or a kill leaves its finished shards to the next try; one that
     ends well keeps the shards it used, and removes the others and those of jobs that no longer run.
 
+    why_missing: why shards that were wanted are not there, in the words for the user, as it was at the start.
+
     Outs, and maybe DVC's cache, are hard links to these files: a finished file is never written to again, and one whose
     hash has changed is not used.
     """
 
     def __init__(self, job: str, fingerprint: str) -> None:
         self.job = job
-        self.folder = state_folder() / "shards" / job / fingerprint
+        self.folder = folder_of(job, fingerprint)
+        self.why_missing = why_missing(self.folder)
         self._lock = lock(self.folder, job)
         self._used = {"lock"}
 

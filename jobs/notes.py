@@ -7,7 +7,9 @@ from typing import Any
 from shards.seals import read_sealed, write_sealed
 
 # Below the state folder of a tree; the notes of experiments are `pipeline.experiments`' own.
-PLACES = ("records/*.json", "first/*.json", "executions/*.json", "replayed.json", "services/services.json")
+PLACES = (
+    "records/*.json", "first/*.json", "executions/*.json", "live/*.json", "replayed.json", "services/services.json",
+)  # fmt: skip
 # Of the format of all notes. Files from before it was written are of version 1.
 VERSION = 1
 

@@ -8,46 +8,66 @@ from typing import Any, TypeVar
 from jobs.record import note
 
 Item = TypeVar("Item")
+# Work in another unit is not in the record of the execution.
+IMAGES = "images"
 
 
-def progress(items: Iterable[Item], *, total: int, label: str) -> Iterator[Item]:
-    """Pass `items` on, one for each of `total` images, and show how far it is."""
-    meter = Meter(total, label=label)
-    for item in items:
-        yield item
-        meter.advance(1)
-    meter.close()
+def progress(
+    items: Iterable[Item], *, total: int, label: str, unit: str = IMAGES, seconds: float = 10.0
+) -> Iterator[Item]:
+    """Pass `items` on, one for each of `total` units, and show how far it is."""
+    with Meter(total, label=label, unit=unit, seconds=seconds) as meter:
+        for item in items:
+            yield item
+            meter.advance(1)
 
 
 class Meter:
-    """Images done, images a second and time left: a bar on a terminal, a plain line every `seconds` elsewhere."""
+    """Units done, units a second and time left: a bar on a terminal, a plain line every `seconds` elsewhere.
 
-    def __init__(self, total: int, *, label: str, done: int = 0, seconds: float = 10.0) -> None:
-        self.total, self.label, self.seconds = total, label, seconds
+    Used as a context manager, or closed. Only work prints: a timer of its own would hide a stage that hangs from the watchdog.
+    """
+
+    def __init__(self, total: int, *, label: str, unit: str = IMAGES, done: int = 0, seconds: float = 10.0) -> None:
+        self.total, self.label, self.unit, self.seconds = total, label, unit, seconds
         self.first = self.done = done
         self.started = self.printed = time.monotonic()
         self.bar = _bar(label, total, done) if sys.stdout.isatty() else None
 
-    def advance(self, images: int, note: str = "") -> None:
-        """Count `images` more."""
-        self.done += images
+    def advance(self, count: int, note: str = "") -> None:
+        """Count `count` more; 0 in the midst of a unit that takes long."""
+        self.done += count
         now = time.monotonic()
         rate = (self.done - self.first) / max(now - self.started, 1e-9)
-        text = f"{rate:.0f} images/s{note and ', ' + note}"
+        text = f"{_shown(rate)} {self.unit}/s{note and ', ' + note}"
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=self.done, note=text)
         elif now - self.printed >= self.seconds:
             self.printed = now
-            left = (self.total - self.done) / rate
-            print(f"{self.label}: {self.done}/{self.total} images, {left:.0f} s left, {text}", flush=True)
+            left = f"{(self.total - self.done) / rate:.0f} s left" if rate else f"{now - self.started:.0f} s so far"
+            print(f"{self.label}: {self.done}/{self.total} {self.unit}, {left}, {text}", flush=True)
 
     def close(self) -> None:
         """Print the closing line."""
         if self.bar is not None:
             self.bar.stop()
-        spent = max(time.monotonic() - self.started, 1e-9)
-        note(images=self.done - self.first, image_seconds=spent)
-        print(f"{self.label}: {self.done} images, {(self.done - self.first) / spent:.0f} images/s", flush=True)
+        done, spent = self.done - self.first, max(time.monotonic() - self.started, 1e-9)
+        if self.unit == IMAGES:
+            note(images=done, image_seconds=spent)
+        print(f"{self.label}: {self.done} {self.unit}, {_shown(done / spent)} {self.unit}/s", flush=True)
+
+    def __enter__(self) -> "Meter":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
+            self.close()
+        elif self.bar is not None:
+            self.bar.stop()
+
+
+def _shown(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def _bar(label: str, total: int, done: int) -> Any:

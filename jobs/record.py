@@ -4,7 +4,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from shards.files import md5_of, write_text, written
 NOTES = Path(STATE_FOLDER) / "written"
 # The facts of this execution so far.
 _facts: dict[str, Any] = {}
+# Called with the status at the end of the execution, before its record is written.
+at_end: list[Callable[[str], None]] = []
 
 
 def note_written() -> None:
@@ -57,8 +59,15 @@ def recorded(name: str) -> Iterator[None]:
         status = "KILLED" if end.code == torchrun.SAVED else "FAILED"
         raise
     finally:
+        end_trainings(status)
         if not torchrun.rank():
             _write_record(name, started, time.monotonic() - clock, status)
+
+
+def end_trainings(status: str) -> None:
+    """Tell those that `at_end` names how the execution ended."""
+    while at_end:
+        at_end.pop()(status)
 
 
 def _write_record(name: str, started: float, seconds: float, status: str) -> None:

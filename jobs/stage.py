@@ -1,10 +1,11 @@
-"""Run a stage as a process: one line for a user's mistake, exit code 143 at SIGTERM, and a record for tracking."""
+"""Run a stage as a process: one line for a user's mistake, 143 at SIGTERM, 130 at Ctrl-C, and a record for tracking."""
 
 import contextlib
 import os
 import signal
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from config.names import stage_name
@@ -38,16 +39,47 @@ class Termination:
         self.requested = True
 
 
+@contextlib.contextmanager
+def interruptible(name: str) -> Iterator[None]:
+    """Have Ctrl-C do in the block what SIGTERM does, whoever handles that at the moment, and end the process with 130.
+
+    A second Ctrl-C is ignored: nothing cuts the saving short. What a shell runs in its background ignores the first, too.
+    """
+    arrived = False
+
+    def pass_on(*_: object) -> None:
+        nonlocal arrived
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        arrived = True
+        signal.raise_signal(signal.SIGTERM)
+
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, pass_on)
+    try:
+        yield
+    except Terminated:
+        # torchrun knows what 143 of one of its processes means.
+        if not arrived or torchrun.rank() is not None:
+            raise
+        print(f"{name}: interrupted; run it again to go on from what is saved", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+    finally:
+        # Python's end is nothing to interrupt in order.
+        if signal.getsignal(signal.SIGINT) == pass_on:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run(main: Callable[[], Any]) -> None:
     """Run a stage's `main` and end the process: 0 done, 1 a mistake that the user can mend (one line), 143 terminated.
 
+    130 interrupted: Ctrl-C does what SIGTERM does.
     A ValueError or OSError is such a mistake, its message is the line, and so is a lack of memory; the traceback goes to
     the log folder. Every other exception is a bug of ours and keeps its traceback.
     """
     name = stage_name()
     signal.signal(signal.SIGTERM, _terminate)
     follow(os.environ.get(SUPERVISOR))
-    with recorded(name):
+    with interruptible(name), recorded(name):
         try:
             main()
             note_written()
@@ -68,7 +100,7 @@ def _line_of(error: Exception) -> str:
     """What a user can mend, in a line; empty for a bug of ours."""
     line = one_line(error)
     if is_lack_of_memory(error):
-        return f"out of memory ({line[:200] or type(error).__name__}); give it more, or lower batch_size, ram_gib or workers"
+        return f"out of memory ({line[:200]}); give it more, or lower batch_size, ram_gib or workers"
     return line if isinstance(error, ValueError | OSError) else ""
 
 

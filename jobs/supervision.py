@@ -17,6 +17,8 @@ import psutil
 
 # What a walk tells its stages: who answers for them, and the cores or GPUs they have.
 SUPERVISOR, SLOT = "SEMMAE_SUPERVISOR", "SEMMAE_SLOT"
+# The name of the experiment whose tree a walk runs in.
+EXPERIMENT_VARIABLE = "SEMMAE_EXPERIMENT"
 LOOK_SECONDS = 1.0
 # What a terminated process may still do, its checkpoint above all.
 GRACE_SECONDS = 25.0

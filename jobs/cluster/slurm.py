@@ -145,21 +145,21 @@ def _end_left(job: str, submissions: Path) -> None:
     left = {path.name.partition("_")[0]: path.parent for path in submissions.glob("*/*_submitted.pkl")}
     if not left:
         return
-    for number in left.keys() & _queued(job):
+    for number in left.keys() & _queued(job).keys():
         print(f"{job}: cancels job {number}, which a killed execution left, and waits until it has ended", flush=True)
         (left[number] / CANCELLED).touch()
         submitit.SlurmJob(left[number], number).cancel(check=False)
-    while left.keys() & _queued(job):
+    while left.keys() & _queued(job).keys():
         time.sleep(ASK_SECONDS)
 
 
-def _queued(job: str) -> set[str]:
-    """Numbers of the jobs of that name in the queue at this moment; sacct's are late."""
-    words = ["squeue", "--me", "--all", "--noheader", f"--name={job}", "--format=%A"]
+def _queued(job: str) -> dict[str, str]:
+    """Number and state of the jobs of that name in the queue; sacct is late, and not every cluster has it."""
+    words = ["squeue", "--me", "--all", "--noheader", f"--name={job}", "--format=%A %T"]
     answer = subprocess.run(words, capture_output=True, text=True, check=False)
     if answer.returncode:
         raise ValueError(f"{job}: squeue does not list the queue: {one_line(answer.stderr)}; run it again later")
-    return set(answer.stdout.split())
+    return dict(line.split() for line in answer.stdout.splitlines())
 
 
 def _submit(node: Node, folder: Path, nodes: int, options: SlurmRuntime) -> submitit.Job:
@@ -193,25 +193,29 @@ def _follow(submitted: submitit.Job, node: Node, cancelling: Termination) -> deq
     tasks = [submitted.task(number).paths for number in range(submitted.num_tasks)]
     streams = [(path.stdout, sys.stdout) for path in tasks] + [(path.stderr, sys.stderr) for path in tasks]
     offsets: dict[Path, int] = {}
-    state, asked_at, printed_at, is_cancelled, is_over = "", 0.0, time.monotonic(), False, False
+    state, before, asked_at, printed_at = "submitted", "", -ASK_SECONDS, time.monotonic()
+    is_cancelled, is_over = False, False
     while not is_over:
         if cancelling.requested and not is_cancelled:
             is_cancelled = True
             Path(node.cancelled).touch()
             submitted.cancel(check=False)
-        # Asked before reading: the last lines of a task are then in its file.
-        is_over = submitted.done()
+        now = time.monotonic()
+        if now - asked_at >= (LOOK_SECONDS if is_cancelled else ASK_SECONDS):
+            asked_at, before = now, state
+            with suppress(ValueError):  # The controller may be restarting.
+                state = _queued(node.job).get(submitted.job_id, "")
+            if state and (state != before or (state != "RUNNING" and now - printed_at >= WAITING_SECONDS)):
+                printed_at = now
+                print(f"{node.job}: job {submitted.job_id} is {state}", flush=True)
+        # A job that failed may be queued again; results may arrive after it has left the queue. Asked before reading: the
+        # last lines of a task are then in its file.
+        is_over = not (state or before) or not _failure(submitted)
         for path, stream in streams:
             for line in _new_lines(path, offsets):
                 if not line.startswith(SUBMITITS_OWN):
                     print(line, file=stream, flush=True)
                     last.append(line)
-        now = time.monotonic()
-        if now - asked_at >= ASK_SECONDS:
-            asked_at, before, state = now, state, submitted.state
-            if state != before or (state != "RUNNING" and now - printed_at >= WAITING_SECONDS):
-                printed_at = now
-                print(f"{node.job}: job {submitted.job_id} is {state}", flush=True)
         if not is_over:
             time.sleep(LOOK_SECONDS)
     return last
@@ -228,12 +232,17 @@ def _new_lines(path: Path, offsets: dict[Path, int]) -> list[str]:
 
 
 def _failure(submitted: submitit.Job) -> str:
-    """How a job that has ended failed; empty where all its tasks returned 0."""
+    """How a job failed, as far as its tasks' results say; empty where all returned 0."""
+    # NFS then asks its server for the files that other nodes have made.
+    submitted.paths.folder.chmod(0o700)
     for number in range(submitted.num_tasks):
+        task = submitted.task(number)
+        if not task.paths.result_pickle.exists():
+            return f"ended without a result of node {number}"
         try:
-            code = submitted.task(number).result()
-        except submitit.core.utils.UncompletedJobError:
-            return f"ended as {submitted.state} without a result of node {number}"
+            code = task.result()
+        except submitit.core.utils.FailedJobError:
+            return f"failed on node {number}"
         if code:
             return f"failed on node {number} with exit code {code}"
     return ""

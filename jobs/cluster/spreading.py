@@ -16,7 +16,7 @@ from config.params import Runtime
 from jobs.cluster.ray_actors import make_on_ray
 from jobs.cluster.work import TRIES, Task, Work, Worker
 from jobs.kept_shards import KeptShards
-from jobs.progress import Meter
+from jobs.progress import Meter, progress
 from jobs.record import note
 from jobs.supervision import follow, identity
 
@@ -31,9 +31,14 @@ def make_missing(
     threads: cores that a worker occupies on a CPU. device: `cpu` or `cuda`. Raises ValueError in the words of the worker
     that raised it, and when `TRIES` workers were lost.
     """
-    missing = [task for task in tasks if not kept.has(task.key)]
+    # Each is read and compared with its hash.
+    label = f"{kept.job}: looking for kept shards"
+    looked = progress(tasks, total=len(tasks), label=label, unit="shards", seconds=runtime.log_seconds)
+    missing = [task for task in looked if not kept.has(task.key)]
     total, left = (sum(task.images for task in some) for some in (tasks, missing))
-    print(f"{kept.job}: {len(tasks) - len(missing)} of {len(tasks)} shards are reused", flush=True)
+    reuse = f"{len(tasks) - len(missing)} of {len(tasks)} shards are reused{f'; {kept.why_missing}' if missing else ''}"
+    note(reuse=reuse)
+    print(f"{kept.job}: {reuse}", flush=True)
     if not missing:
         return
     meter = Meter(total, label=kept.job, done=total - left, seconds=runtime.log_seconds)
@@ -95,8 +100,11 @@ def _make_in_pool(
     others = set(multiprocessing.active_children())
     begin = (work, os.getcwd(), identity(os.getpid()), done, free if devices else None)
     pool = ProcessPoolExecutor(number, mp_context=context, initializer=_begin, initargs=begin)
+    # Ctrl-C reaches all processes of a terminal, and the stage ends its workers: they start with it blocked.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         waiting = {pool.submit(_make, place, task.arguments) for place, task in tasks.items()}
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         while waiting:
             finished, waiting = wait(waiting, LOOK_SECONDS, FIRST_COMPLETED)
             for future in finished:
@@ -122,8 +130,6 @@ _done: MutableSequence[int]
 def _begin(work: Work, folder: str, stage: str, done: MutableSequence[int], devices: Any) -> None:
     """Prepare a process of the pool; it ends with the stage."""
     global _worker, _done
-    # Ctrl-C reaches all processes of a terminal, and the stage ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     follow(stage)
     if devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()

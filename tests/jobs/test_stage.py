@@ -1,7 +1,10 @@
 import json
 import os
+import signal
 import subprocess
 import sys
+
+import pytest
 
 from jobs.record import peak_mib
 from tests.conftest import ROOT
@@ -53,3 +56,59 @@ def test_peak_mib__grows_with_what_is_held():
     block[::4096] = b"x" * len(block[::4096])
     assert peak_mib() > before + 250
     assert block
+
+
+# Waits, and takes a second to save, in which it hears of a second Ctrl-C.
+WAITS = """
+import os, signal, time
+from jobs.stage import run
+
+def main():
+    print("begins", flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        print("saved", flush=True)
+
+run(main)
+"""
+
+
+def begin(folder, words, **options):
+    environment = {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}", "DVC_STAGE": "work"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, *words], cwd=folder, env=environment, **pipes, **options)
+    assert process.stdout.readline() == "begins\n"
+    return process
+
+
+def test_run__ctrl_c_lets_it_save_with_one_line_and_130_and_a_second_one_is_ignored(tmp_path):
+    process = begin(tmp_path, ["-c", WAITS])
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == (
+        "saved\n",
+        "work: interrupted; run it again to go on from what is saved\n",
+    )
+    assert process.returncode == 130
+    assert kept(tmp_path, "records")["status"] == "KILLED"
+
+
+def test_run__in_the_background_of_a_shell_ctrl_c_is_not_meant_for_it(tmp_path):
+    process = begin(tmp_path, ["-c", WAITS], preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    process.send_signal(signal.SIGINT)
+    process.terminate()
+    assert process.communicate(timeout=30) == ("saved\n", "")
+    assert process.returncode == 143
+
+
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_stages__ctrl_c_while_python_loads_one_ends_it_without_a_traceback(tmp_path, is_ignored):
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "__init__.py").write_text((ROOT / "stages" / "__init__.py").read_text())
+    (tmp_path / "stages" / "work.py").write_text("import time; print('begins', flush=True); time.sleep(0.5)")
+    handler = signal.SIG_IGN if is_ignored else signal.SIG_DFL
+    process = begin(tmp_path, ["-m", "stages.work"], preexec_fn=lambda: signal.signal(signal.SIGINT, handler))
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == (0 if is_ignored else -signal.SIGINT)

@@ -65,7 +65,8 @@ def start(folder, stage="pretrain", **variables):
     command = [sys.executable, "-m", f"stages.{stage}", *JOB.split("-")]
     environment = {**os.environ, "PYTHONPATH": str(folder), **variables}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+    # A group of its own, to which a test may send what a terminal does.
+    return subprocess.Popen(command, cwd=folder, env=environment, process_group=0, **pipes)
 
 
 def finish(process):

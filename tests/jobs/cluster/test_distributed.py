@@ -1,3 +1,4 @@
+import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -153,14 +154,17 @@ def test_pretrain__two_processes_and_micro_batches_give_the_curve_of_one(job, tw
 
 
 @pytest.mark.slow
-def test_pretrain__sigterm_ends_all_processes_with_143_and_another_number_of_them_goes_on(job, two_processes):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_pretrain__a_signal_ends_all_processes_and_another_number_of_them_goes_on(job, two_processes, number, code):
+    """SIGINT to the group, as a terminal sends it."""
     write(job, batch_size=7, epochs=5, world_size=2)
     process = start(job)
     wait_for_checkpoint(process, job)
     below = children(process.pid)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 143
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in errors
     assert not any(Path(f"/proc/{pid}").exists() for pid in below)
     assert not (job / "pretrained" / JOB).exists()
     assert (record(job)["status"], record(job)["device"]) == ("KILLED", "cpu")

@@ -1,11 +1,13 @@
-"""A job on commands that stand in for SLURM's, through submitit's own code: no cluster is needed."""
+"""Jobs on a real SLURM of two nodes on this machine."""
 
+import contextlib
+import multiprocessing
 import os
 import pickletools
+import re
 import signal
 import stat
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from jobs.cluster import slurm
 from jobs.stage import Terminated
 from shards.locks import lock
 from tests.conftest import wait_until
-from tests.jobs.cluster import fake_slurm
+from tests.jobs.cluster import slurm_daemons
 from tests.jobs.cluster.conftest import (
     JOB,
     assert_same_bits,
@@ -30,42 +32,56 @@ from tests.jobs.cluster.conftest import (
 
 ROOT = Path(__file__).parents[3]
 OPTIONS = {
-    "partition": "gpu", "minutes": 7, "gpus_per_node": 1, "cpus_per_task": 3, "options": {"account": "vision"},
+    "partition": "gpu", "minutes": 7, "gpus_per_node": 0, "cpus_per_task": 3, "options": {},
 }  # fmt: skip
-# What torchrun starts: it saves at SIGTERM, on all nodes as soon as on one, and ends well when it finds what it saved.
+# What torchrun starts: it saves at SIGTERM, on all nodes as soon as on one, and ends well when it finds that so many times.
 WORK = """
 import json, os, signal, sys, time
 from pathlib import Path
 if sys.argv[1:] == ["mistake"]:
     Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": "work: mend that", "timestamp": 0}))
     sys.exit(65)
-mark = Path("saved")
-if mark.exists():
-    print("goes on", flush=True)
+times = len(list(Path().glob("saved-*")))
+if times >= int(sys.argv[1]):
+    print("ends", flush=True)
     sys.exit(0)
+mark = Path(f"saved-{times}")
 signal.signal(signal.SIGTERM, lambda *_: mark.touch())
-print("began", flush=True)
+print(f"saved {times} times", flush=True)
 while not mark.exists():
     time.sleep(0.05)
 sys.exit(143)
 """
 
 
+@pytest.fixture(scope="module")
+def daemons():
+    if missing := slurm_daemons.missing():
+        pytest.skip(f"no SLURM on this machine ({', '.join(missing)}): jobs on it were not tested; see .ci/run")
+    with contextlib.ExitStack() as stack:
+        try:
+            configuration = stack.enter_context(slurm_daemons.cluster())
+        except (AssertionError, OSError, subprocess.SubprocessError) as error:
+            pytest.skip(f"SLURM does not start on this machine, jobs on it were not tested: {error}")
+        yield configuration
+
+
 @pytest.fixture
-def cluster(tmp_path, monkeypatch):
-    """The folder of a SLURM whose commands are on PATH."""
-    state, commands = tmp_path / "slurm", tmp_path / "bin"
-    state.mkdir()
-    commands.mkdir()
-    for name in ("sbatch", "srun", "scancel", "scontrol", "squeue", "sacct"):
-        (commands / name).write_text(f'#!/bin/sh\nexec {sys.executable} {fake_slurm.__file__} {name} "$@"\n')
-        (commands / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
-    monkeypatch.setenv("FAKE_SLURM", str(state))
-    yield state
-    for path in state.glob("*.state"):
-        path.with_suffix(".end").touch()
-        wait_until(lambda path=path: path.read_text() not in ("PENDING", "RUNNING"))
+def cluster(daemons, monkeypatch):
+    """A SLURM of two nodes whose commands are on PATH, and what it says of a job."""
+    monkeypatch.setenv("SLURM_CONF", str(daemons))
+    monkeypatch.setattr(slurm, "ASK_SECONDS", 1.0)
+    yield
+    subprocess.run(["scancel", "--me"], check=True)
+    wait_until(lambda: not ask("squeue", "--noheader"), 60, every=0.2)
+
+
+def ask(*words):
+    return subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+
+
+def state_of(number):
+    return ask("squeue", "--noheader", "--states=all", f"--jobs={number}", "--format=%T")
 
 
 @pytest.fixture
@@ -104,23 +120,42 @@ class When(threading.Thread):
 
     def run(self):
         try:
-            wait_until(self._is_so)
+            wait_until(self._is_so, 100)
             self._act()
         except BaseException as error:
             self._error = error
 
     def check(self):
-        self.join(timeout=60)
+        self.join(timeout=100)
         assert not self.is_alive() and self._error is None, self._error
 
 
-def only_job(state):
-    (path,) = state.glob("*.state")
-    return path.stem
+def job_of(folder):
+    """The number of the job that was submitted last."""
+    return max((path.name.partition("_")[0] for path in folder.glob(".semmae/slurm/*/*/*_submitted.pkl")), key=int)
 
 
-def run(*arguments, **changes):
-    slurm.run_job("work-0", "work", arguments, world_size=2, runtime=runtime(nodes=2, **changes))
+def run(*arguments, nodes=2, **changes):
+    slurm.run_job("work-0", "work", arguments, world_size=2, runtime=runtime(nodes=nodes, **changes))
+
+
+def work_is_at(folder, times):
+    """Whether both processes of the job have begun after so many savings."""
+    return logs(folder).count(f"saved {times} times") == 2
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Puts a command on PATH that is none of SLURM's."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def put(name, script):
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+
+    return put
 
 
 def test_port__is_one_that_linux_does_not_give_away():
@@ -134,43 +169,82 @@ def test_run_job__without_slurm_says_where_to_run(monkeypatch, tmp_path):
         run()
 
 
-def test_run_job__what_sbatch_refuses_is_one_line(cluster, work):
-    (cluster.parent / "bin" / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
-    with pytest.raises(ValueError, match=r"sbatch refused the job: .*invalid partition"):
+def test_run_job__a_slurm_that_does_not_answer_is_one_line(command, work):
+    (slurm._submissions("work-0") / "1-1").mkdir(parents=True)
+    (slurm._submissions("work-0") / "1-1" / "7_submitted.pkl").touch()
+    command("sbatch", "exit 1")
+    command("squeue", "echo 'slurm_load_jobs error: Unable to contact' >&2; exit 1")
+    with pytest.raises(ValueError, match=r"^work-0: squeue does not list the queue: .*Unable to contact; run it"):
         run()
 
 
-@pytest.mark.slow
-def test_run_job__a_preempted_job_saves_is_queued_again_and_goes_on(cluster, work, capsys):
-    def preempt():
-        for name in ("SIGTERM", "SIGUSR2"):
-            subprocess.run(["scancel", only_job(cluster), "--signal", name], check=True)
+def test_run_job__of_two_executions_the_second_is_refused(command, work):
+    command("sbatch", "touch was-called")
+    with (
+        lock(slurm._submissions("work-0"), "work-0"),
+        pytest.raises(ValueError, match=r"^work-0: another process runs"),
+    ):
+        run()
+    assert not (work / "was-called").exists()
 
-    preemption = When(lambda: logs(work).count("began") == 2, preempt)
-    run()
-    preemption.check()
+
+@pytest.mark.slow
+def test_run_job__what_sbatch_refuses_is_one_line(cluster, work):
+    with pytest.raises(ValueError, match=r"sbatch refused the job: .*invalid partition specified: nonesuch"):
+        run(slurm={**OPTIONS, "partition": "nonesuch"})
+
+
+@pytest.mark.slow
+def test_run_job__ends_what_a_killed_stage_left_and_goes_on_after_preemption_and_at_the_time_limit(
+    cluster, work, capsys
+):
+    killed = multiprocessing.get_context("fork").Process(target=run, args=("3",), kwargs={"nodes": 1})
+    killed.start()
+    wait_until(lambda: work_is_at(work, 0), 100)
+    killed.kill()
+    killed.join()
+    left, facts = job_of(work), []
+    assert state_of(left) == "RUNNING"
+
+    def disturb():
+        number = job_of(work)
+        facts.extend(ask("scontrol", "show", "job", number).split())
+        facts.append(state_of(left))
+        ask("sbatch", "--partition=urgent", "--nodes=2", "--cpus-per-task=4", "--output=/dev/null", "--wrap=true")
+        start_again(number)
+        wait_until(lambda: work_is_at(work, 2), 100)
+        # What SLURM does ninety seconds before the limit.
+        ask("scancel", "--signal=USR2", number)
+        start_again(number)
+
+    disturbance = When(lambda: work_is_at(work, 1), disturb)
+    run("3", nodes=1)
+    disturbance.check()
     output = capsys.readouterr().out
-    assert output.count("began") == output.count("goes on") == 2
-    number = only_job(cluster)
-    assert f"work-0: job {number} of slurm, 2 nodes" in output
-    text = (cluster / f"{number}.sh").read_text()
-    for option in ("nodes=2", "ntasks-per-node=1", "partition=gpu", "time=7", "gpus-per-node=1", "cpus-per-task=3",
-                   "account=vision", "signal=USR2@90", "job-name=work-0"):  # fmt: skip
-        assert f"#SBATCH --{option}\n" in text
-    assert not submissions(work)
+    assert f"work-0: cancels job {left}, which a killed execution left, and waits until it has ended\n" in output
+    (number,) = (fact.removeprefix("JobId=") for fact in facts if fact.startswith("JobId="))
+    assert f"work-0: job {number} of slurm, 1 nodes" in output
+    assert [output.count(line) for line in ("saved 0", "saved 1", "saved 2", "ends")] == [0, 2, 2, 2]
+    assert facts[-1] == "CANCELLED", "the job that was left ends before the next begins"
+    expected = {"JobName=work-0", "Partition=gpu", "TimeLimit=00:07:00", "NumNodes=1", "NumTasks=1", "CPUs/Task=3"}
+    assert expected | {"Requeue=1"} <= set(facts)
+    assert len(submissions(work)) == 1, "the logs of the killed one are kept"
+
+
+def start_again(number):
+    """Start a job that SLURM has queued again, and lets wait for minutes."""
+    wait_until(lambda: state_of(number) == "PENDING", 100, every=0.2)
+    ask("scontrol", "update", f"JobId={number}", "StartTime=now")
 
 
 @pytest.mark.slow
 def test_run_job__sigterm_cancels_the_job_which_saves_and_ends_at_once(cluster, work):
-    termination = When(lambda: logs(work).count("began") == 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    termination = When(lambda: work_is_at(work, 0), lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Terminated):
-        run()
+        run("1")
     termination.check()
-    number = only_job(cluster)
-    wait_until(lambda: (cluster / f"{number}.state").read_text() == "CANCELLED", 100)
-    assert not (cluster / f"{number}.killed").exists(), "it ended by itself"
-    assert (work / "saved").exists()
-    assert not any(Path(f"/proc/{pid}").exists() for pid in (cluster / f"{number}.tasks").read_text().split())
+    number = job_of(work)
+    assert state_of(number) == "CANCELLED" and (work / "saved-0").exists()
     (folder,) = submissions(work)
     assert stat.S_IMODE(folder.stat().st_mode) == stat.S_IMODE((work / ".semmae" / "slurm").stat().st_mode) == 0o700
     assert classes_in(folder / f"{number}_submitted.pkl") == {
@@ -178,67 +252,27 @@ def test_run_job__sigterm_cancels_the_job_which_saves_and_ends_at_once(cluster, 
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_end_left__touches_no_job_but_those_of_this_stage_that_are_not_over(cluster, work, capsys):
-    def put(number, name, state, folder):
-        (cluster / f"{number}.sh").write_text(f"#SBATCH --job-name={name}\n")
-        (cluster / f"{number}.state").write_text(state)
+    def put(name, folder, *options):
+        number = ask("sbatch", "--parsable", f"--job-name={name}", "--output=/dev/null", *options, "--wrap=true")
         if folder is not None:
             (folder / "20260101-000000-1").mkdir(parents=True, exist_ok=True)
             (folder / "20260101-000000-1" / f"{number}_submitted.pkl").touch()
+        return number
 
     mine, longer = slurm._submissions("work-0"), slurm._submissions("work-01")
-    put(1, "work-0", "FAILED", mine)
-    put(2, "work-01", "RUNNING", longer)
-    put(3, "work-0", "RUNNING", None)  # of another worktree
-    put(4, "work-01", "RUNNING", mine)  # SLURM has given the number away again
+    over = put("work-0", mine)
+    waiting = [
+        put("work-01", longer, "--hold"),
+        put("work-0", None, "--hold"),  # of another worktree
+        put("work-01", mine, "--hold"),  # SLURM has given the number away again
+    ]
+    wait_until(lambda: state_of(over) == "COMPLETED", 60, every=0.2)
     slurm._end_left("work-0", mine)
     slurm._end_left("nonesuch", slurm._submissions("nonesuch"))
-    assert not list(cluster.glob("*.cancel")) and not list(work.rglob("cancelled"))
+    assert [state_of(number) for number in waiting] == ["PENDING"] * 3 and not list(work.rglob("cancelled"))
     assert capsys.readouterr().out == ""
-    for state in cluster.glob("*.state"):
-        state.write_text("COMPLETED")
-
-
-def test_end_left__a_slurm_that_does_not_answer_is_one_line(cluster, work):
-    (slurm._submissions("work-0") / "1-1").mkdir(parents=True)
-    (slurm._submissions("work-0") / "1-1" / "7_submitted.pkl").touch()
-    (cluster.parent / "bin" / "squeue").write_text(
-        "#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact' >&2\nexit 1\n"
-    )
-    with pytest.raises(ValueError, match=r"^work-0: squeue does not list the queue: .*Unable to contact; run it"):
-        run()
-
-
-def test_run_job__of_two_executions_the_second_is_refused(cluster, work):
-    with (
-        lock(slurm._submissions("work-0"), "work-0"),
-        pytest.raises(ValueError, match=r"^work-0: another process runs"),
-    ):
-        run()
-    assert not list(cluster.iterdir())
-
-
-@pytest.mark.slow
-def test_run_job__what_a_killed_stage_left_in_the_queue_saves_and_ends_before_the_next_is_submitted(
-    cluster, work, monkeypatch, capsys
-):
-    monkeypatch.setattr(slurm, "ASK_SECONDS", 0.1)
-    command = [sys.executable, "-c", "from tests.jobs.cluster.test_slurm import run; run()"]
-    killed = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": f"{work}:{ROOT}"})
-    wait_until(lambda: logs(work).count("began") == 2, 60)
-    killed.kill()
-    killed.wait()
-    left = only_job(cluster)
-    assert (cluster / f"{left}.state").read_text() == "RUNNING"
-    run()
-    output = capsys.readouterr().out
-    assert f"work-0: cancels job {left}, which a killed execution left, and waits until it has ended\n" in output
-    assert output.count("goes on") == 2 and "began" not in output
-    assert (cluster / f"{left}.state").read_text() == "CANCELLED"
-    assert not (cluster / f"{left}.killed").exists(), "it ended by itself"
-    (script,) = (path for path in cluster.glob("*.sh") if path.stem != left)
-    assert (cluster / f"{left}.state").stat().st_mtime < script.stat().st_mtime
-    assert len(submissions(work)) == 1, "the logs of the killed one are kept"
 
 
 def classes_in(path):
@@ -257,19 +291,19 @@ def classes_in(path):
 @pytest.mark.slow
 def test_run_job__one_that_fails_ends_with_its_last_lines_and_the_place_of_the_logs(cluster, work):
     line = r".*error: work: mend that.*; logs in .semmae/slurm/"
-    with pytest.raises(ValueError, match=rf"failed on node \d with exit code \d+: {line}"):
-        run("mistake")
-    state = cluster / f"{only_job(cluster)}.state"
-    wait_until(lambda: state.read_text() not in ("PENDING", "RUNNING"), 100)
-    assert state.read_text() == "COMPLETED", "a mistake is no reason to queue it again"
+    with pytest.raises(ValueError, match=rf"failed on node 0 with exit code \d+: {line}"):
+        run("mistake", nodes=1)
+    number = job_of(work)
+    wait_until(lambda: state_of(number) not in ("RUNNING", "COMPLETING"), 100, every=0.2)
+    assert state_of(number) == "COMPLETED", "a mistake is no reason to queue it again"
 
 
 @pytest.mark.slow
 def test_pretrain__two_nodes_of_a_job_give_the_bits_of_one_node(job, two_processes, cluster):
     write(job, batch_size=7, epochs=5, world_size=2)
-    write_runtime(job, launcher="slurm", nodes=2, slurm={**OPTIONS, "gpus_per_node": 0})
+    write_runtime(job, launcher="slurm", nodes=2, slurm=OPTIONS)
     output = finish(start(job))
-    assert f"pretrain-{JOB}: job {only_job(cluster)} of slurm, 2 nodes" in output
+    assert re.search(rf"pretrain-{JOB}: job \d+ of slurm, 2 nodes", output)
     assert "2 processes on 2 nodes" in output and "images/s" in output
     assert record(job)["device"] == "cpu" and record(job)["peak_mib"] >= record(job, "first")["peak_mib"]
     assert_same_bits(two_processes, outcome(job))

@@ -97,7 +97,12 @@ def test_make_missing__shards_are_the_same_whoever_makes_them_and_a_restart_make
     assert sorted(attempts(folder)) == sorted(set(NAMES) - done)
     assert_whole(folder, expected)
     lines = capfd.readouterr().out.splitlines()
-    assert f"job: {len(done)} of 9 shards are reused" in lines
+    why = (
+        "the others are new, or hold other images"
+        if done
+        else "no shard is kept of the same code, parameters and models"
+    )
+    assert f"job: {len(done)} of 9 shards are reused; {why}" in lines
     images = [int(line.split()[1].split("/")[0]) for line in lines if "images," in line and "/" in line.split()[1]]
     assert images == sorted(set(images)) and lines[-1].startswith("job: 54 images"), "each image counts once"
     assert noted()["device"] == "pretended"
@@ -220,7 +225,9 @@ def stage(folder):
     def begin(engine):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen([sys.executable, "-c", STAGE, engine], cwd=folder, env=environment, **pipes)
+        process = subprocess.Popen(
+            [sys.executable, "-c", STAGE, engine], cwd=folder, env=environment, process_group=0, **pipes
+        )
         started.append(process)
         wait_until(lambda: finished(folder) or process.poll() is not None, 60)
         assert process.poll() is None, process.communicate()
@@ -260,14 +267,17 @@ def test_sigkill__of_the_stage_leaves_no_process_and_a_restart_goes_on(folder, e
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_sigterm__ends_the_stage_and_all_its_processes(folder, stage, engine):
+def test_signal__ends_the_stage_and_all_its_processes(folder, stage, engine, number):
+    """SIGINT to the group, as a terminal sends it."""
     process, below = stage(engine)
     listening = [one.laddr.ip for other in below for one in other.net_connections() if one.status == psutil.CONN_LISTEN]
     assert set(listening) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, "nothing is reached from other machines"
-    process.terminate()
+    process.send_signal(number) if number == signal.SIGTERM else os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert process.returncode == 128 + number, errors
+    assert "Traceback" not in errors
     wait_until(lambda: all(map(is_over, below)), 5)
     assert len(finished(folder)) < len(NAMES)
 
