@@ -1,6 +1,6 @@
 """The comparison of every arm with the baseline: one frame, of which files, tables, charts and sentences are views."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,21 @@ from reports.statistics import (
     verdict,
 )
 
-ESTIMATE, DIFFERENCE = (
-    ["mean", "se", "low", "high"],
-    ["difference", "difference_se", "difference_low", "difference_high"],
-)
+ESTIMATE = ["mean", "se", "low", "high"]
+DIFFERENCE = ["difference", *(f"difference_{name}" for name in ESTIMATE[1:])]
 IMAGES = ["images_low", "images_high"]
 NUMBERS = [*ESTIMATE, *DIFFERENCE, *IMAGES]
-COLUMNS = ["arm", "protocol", "baseline", "seeds", "test_images", "confidence", *NUMBERS, "verdict"]
+FLOORS = ["largest_class", "chance"]
+COLUMNS = ["arm", "protocol", "baseline", "seeds", "test_images", *FLOORS, "confidence", *NUMBERS, "verdict"]
 SEED = "seed_"
+NO_ACCURACY = "The images have no class labels, so no accuracy was measured."
+VALIDATION = (
+    "Validation loss: mean over whole images of val, under the same random masks for every arm. It favours an arm that was "
+    "trained with random masks, and does not measure semantics."
+)
+WHERE_TO_JUDGE = (
+    "To judge the encoders put a labelled set into data/transfer/NAME and name it in transfer.sets of params.yaml."
+)
 
 
 def compare(results: Results, *, baseline: str, confidence: float, resamples: int) -> pd.DataFrame:
@@ -40,17 +47,22 @@ def compare(results: Results, *, baseline: str, confidence: float, resamples: in
 
     Numbers are shares in [0, 1]. The difference is arm - baseline, paired by seed; it is NaN for the baseline itself, as
     standard errors and intervals are with one seed. images_low to images_high: bootstrap interval of the difference over
-    test images, NaN if no predictions are kept.
+    test images, NaN if no predictions are kept. largest_class, chance: as in the scores. No scores give no rows.
     """
+    if results.scores.empty:
+        return pd.DataFrame(columns=[*COLUMNS, *(f"{SEED}{seed}" for seed in results.seeds)])
     keys = ["arm", "protocol"]
     scores = results.scores.set_index(keys)
+    fixed = scores[["test_images", *FLOORS, "image"]].groupby(keys).first()
     values = scores.pivot(columns="seed", values="value").loc[scores.index.unique(), results.seeds]
     differences = values.sub(values.loc[baseline], level="protocol")
     others = values.index.get_level_values("arm") != baseline
     apart = estimate(differences, confidence=confidence)[others]
     words = [
-        verdict(row, low=low, high=high)
-        for row, low, high in zip(differences[others].to_numpy(), apart["low"], apart["high"], strict=True)
+        verdict(row, low=low, high=high, image=image)
+        for row, low, high, image in zip(
+            differences[others].to_numpy(), apart["low"], apart["high"], fixed["image"][apart.index], strict=True
+        )
     ]
     images = partial(_over_images, results, baseline=baseline, confidence=confidence, resamples=resamples)
     rows = values.add_prefix(SEED).join(
@@ -59,7 +71,7 @@ def compare(results: Results, *, baseline: str, confidence: float, resamples: in
             apart.set_axis(DIFFERENCE, axis=1),
             pd.Series(words, apart.index, name="verdict", dtype=object),
             pd.DataFrame([images(*key) for key in apart.index], apart.index, IMAGES, dtype=float),
-            scores["test_images"].groupby(keys).first(),
+            fixed,
         ]
     )
     rows = rows.assign(baseline=baseline, seeds=values.shape[1], confidence=confidence)
@@ -79,7 +91,7 @@ def _over_images(
 
 def flat_metrics(rows: pd.DataFrame) -> dict[str, float]:
     """`<arm>/<protocol>/<number>` of every number that a row has, for `dvc metrics diff`."""
-    numbers: Any = rows.set_index(["arm", "protocol"])[NUMBERS].stack().dropna()
+    numbers: Any = rows.set_index(["arm", "protocol"])[NUMBERS].astype(float).stack().dropna()
     return {"/".join(key): float(value) for key, value in numbers.items()}
 
 
@@ -92,14 +104,16 @@ def from_csv(path: Path) -> pd.DataFrame:
     """The rows of a file that `to_csv` wrote; a missing or damaged file is a ValueError that names it."""
     try:
         # An arm may be called `null` or `007`, and stays a name.
-        types = dict.fromkeys(("arm", "protocol", "baseline", "verdict"), str) | dict.fromkeys(NUMBERS, float)
+        names, numbers = ("arm", "protocol", "baseline", "verdict"), (*NUMBERS, *FLOORS)
+        types = dict.fromkeys(names, str) | dict.fromkeys(numbers, float)
         rows = pd.read_csv(path, encoding="utf-8", dtype=types, keep_default_na=False, na_values=[""])
         rows = rows[[*COLUMNS, *rows.filter(regex=f"^{SEED}")]]
+        is_whole = rows[["arm", "mean", "verdict"]].notna().all(axis=None) and rows.empty == headline(rows).empty
     except FileNotFoundError:
         raise ValueError(f"{path}: not found; run `dvc repro` to make it") from None
     except (KeyError, ValueError):
-        rows = pd.DataFrame(columns=COLUMNS)
-    if headline(rows).empty or rows[["arm", "mean", "verdict"]].isna().any(axis=None):
+        is_whole = False
+    if not is_whole:
         raise ValueError(f"{path}: damaged; delete it and run `dvc repro compare`")
     return rows
 
@@ -110,19 +124,49 @@ def values_of(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def headline(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the headline protocols."""
-    return rows[rows["protocol"].isin(HEADLINE)]
+    """The rows of the headline protocols: on the images themselves, or if these have no labels on the other data sets."""
+    own = rows["protocol"].isin(HEADLINE)
+    return rows[own if own.any() else rows["protocol"].str.replace(r".*/", "", regex=True).isin(HEADLINE)]
+
+
+def has_labels(rows: pd.DataFrame) -> bool:
+    """Whether the images themselves have labels, and not only other data sets."""
+    return bool(rows["protocol"].isin(HEADLINE).any())
+
+
+def validation_losses(metrics: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Arm -> mean and standard error over seeds of its validation loss, from `<arm>/val_loss/mean` and `se`."""
+    means = {name.partition("/")[0]: mean for name, mean in metrics.items() if name.endswith("/val_loss/mean")}
+    return {arm: (mean, metrics.get(f"{arm}/val_loss/se", np.nan)) for arm, mean in means.items()}
+
+
+def measured(rows: pd.DataFrame) -> str:
+    """What the numbers of the rows are."""
+    return "Accuracy" if rows["chance"].notna().all() else "Accuracy and mIoU"
+
+
+def test_sets(rows: pd.DataFrame) -> str:
+    """On how many test images the rows were measured, and of which other data set: `340 test images of birds`."""
+    sets = rows["protocol"].map(lambda name: name.rpartition("/")[0])
+    counts = rows.groupby(sets, sort=False)["test_images"].first()
+    return _listed([f"{count:,} test images{f' of {name}' if name else ''}" for name, count in counts.items()])
 
 
 def sentences(rows: pd.DataFrame) -> tuple[str, str]:
-    """The verdict in two sentences: how the first arm compares with the baseline, and what that is worth."""
+    """The verdict in two sentences: how the first arm compares with the baseline, and what that is worth.
+
+    The second comes first where too few seeds ran: nobody shall read a difference before its caveat.
+    """
+    if rows.empty:
+        return NO_ACCURACY, WHERE_TO_JUDGE
     baseline = rows["baseline"].iloc[0]
     others = rows.loc[rows["arm"] != baseline, "arm"].unique()
     if not len(others):
         return f"Only {baseline} ran.", "There is nothing to compare it with: add an arm to arms.names."
     leading = headline(rows)
     mine = leading[leading["arm"] == others[0]]
-    return _result(mine), _worth(leading, comparisons=len(others) * len(mine))
+    result, worth = _result(mine), _worth(leading, comparisons=len(others) * len(mine))
+    return (worth, result) if rows["seeds"].iloc[0] < ENOUGH_SEEDS else (result, worth)
 
 
 WORDS = {
@@ -139,31 +183,36 @@ def _result(rows: pd.DataFrame) -> str:
         protocols = [f"{label_of(protocol)} ({points(difference)})" for protocol, difference in differences]
         parts.append(f"{WORDS.get(str(word), word)} in {_listed(protocols)}")
     first = rows.iloc[0]
-    return f"{first['arm']} against {first['baseline']}: {'; '.join(parts)}, in percentage points of accuracy."
+    return f"{first['arm']} against {first['baseline']}: {'; '.join(parts)}, in percentage points."
 
 
 def _worth(rows: pd.DataFrame, *, comparisons: int) -> str:
     first = rows.iloc[0]
-    seeds, images = first["seeds"], first["test_images"]
-    means = rows.loc[rows["arm"] == first["baseline"], "mean"]
-    chance = 100 * max(accuracy_error(mean, images) for mean in means)
+    seeds = first["seeds"]
     if seeds == 1:
-        return f"One seed and {images:,} test images show that everything runs, and nothing about the arms."
+        return f"One seed and {test_sets(rows)} show that everything runs, and nothing about the arms."
+    # The error of a mIoU, which has no chance level, has no formula.
+    accuracies = rows[(rows["arm"] == first["baseline"]) & rows["chance"].notna()]
+    errors = list(map(accuracy_error, accuracies["mean"], accuracies["test_images"]))
+    images = f"; the choice of {test_sets(rows)} alone is worth ±{100 * max(errors):.1f} points." if errors else "."
     if seeds < ENOUGH_SEEDS:
         return (
-            f"{seeds} seeds can show a direction at most, for they agree by chance alone in 1 of "
-            f"{chance_of_agreement(seeds)} comparisons; the choice of {images:,} test images alone is worth "
-            f"±{chance:.1f} points."
+            f"{seeds} seeds cannot show a difference, but a direction at most: they agree by chance alone in 1 of "
+            f"{chance_of_agreement(seeds)} comparisons{images}"
         )
     return (
         f"The words rest on {100 * first['confidence']:g} % Student-t intervals over {seeds} paired seeds, not corrected "
-        f"for the {comparisons} comparisons made; the choice of {images:,} test images alone is worth "
-        f"±{chance:.1f} points."
+        f"for the {comparisons} comparisons made{images}"
     )
 
 
 def _listed(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def loss(mean: float, se: float = np.nan) -> str:
+    """A loss, and its standard error if there is one: `0.412 ± 0.006`."""
+    return f"{mean:.3f}" + (f" ± {se:.3f}" if pd.notna(se) else "")
 
 
 def percent(share: float, se: float = np.nan) -> str:

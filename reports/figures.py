@@ -1,9 +1,8 @@
-"""Charts as PNG bytes, each in a light and a dark version; the same input gives the same bytes.
+"""Charts, each in a light and a dark version; the same input gives the same pixels.
 
 Charts are as wide as a phone, with type to match, and are placed side by side if there is room.
 """
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -20,6 +19,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from evaluation.protocols import label_of
 from reports.comparison import values_of
+from reports.lettering import FONT, class_names
 from reports.results import words
 
 WIDTH, HEIGHT, DPI = 4.8, 3.3, 200
@@ -27,8 +27,8 @@ LIGHT = {"ink": "#1d2430", "soft": "#6b7280", "line": "#d9dde4", "paper": "#ffff
 DARK = {"ink": "#e7eaf0", "soft": "#9aa3b2", "line": "#343b48", "paper": "#191e27"}
 # Losses whose largest is more than this many times the smallest are drawn on a logarithmic axis.
 LINEAR_RANGE = 20
-# Of a confusion matrix: characters of a class name, and classes up to which the cells bear their number.
-LONGEST_NAME, FEW_CLASSES = 14, 12
+# Classes up to which the cells of a confusion matrix bear their number.
+FEW_CLASSES = 12
 # The baseline is grey; the first other arm is the one the eye should find.
 BASELINE_COLOUR = "#8b93a1"
 ARM_COLOURS = ("#5b6cf0", "#e8842c", "#18a57b", "#d64b8a", "#a06be0", "#c2a20b", "#2aa5d8")
@@ -36,10 +36,10 @@ ARM_COLOURS = ("#5b6cf0", "#e8842c", "#18a57b", "#d64b8a", "#a06be0", "#c2a20b",
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart as PNG bytes for light and for dark surroundings."""
+    """The pixels (h, w, 3) uint8 of one chart, for light and for dark surroundings."""
 
-    light: bytes
-    dark: bytes
+    light: np.ndarray
+    dark: np.ndarray
 
 
 def chart(draw: Callable[[Axes, Mapping[str, str]], None], *, height: float = HEIGHT) -> Chart:
@@ -47,9 +47,9 @@ def chart(draw: Callable[[Axes, Mapping[str, str]], None], *, height: float = HE
     return Chart(_render(draw, LIGHT, height), _render(draw, DARK, height))
 
 
-def _render(draw: Callable[[Axes, Mapping[str, str]], None], ink: Mapping[str, str], height: float) -> bytes:
+def _render(draw: Callable[[Axes, Mapping[str, str]], None], ink: Mapping[str, str], height: float) -> np.ndarray:
     style: dict[Any, Any] = {
-        "font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+        "font.family": FONT, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
         "axes.edgecolor": ink["line"], "axes.labelcolor": ink["soft"], "xtick.color": ink["soft"],
         "ytick.color": ink["soft"], "text.color": ink["ink"], "axes.facecolor": ink["paper"],
         "figure.facecolor": ink["paper"], "grid.color": ink["line"], "grid.linewidth": 0.6, "axes.axisbelow": True,
@@ -57,17 +57,15 @@ def _render(draw: Callable[[Axes, Mapping[str, str]], None], ink: Mapping[str, s
     }  # fmt: skip
     with rc_context(style):
         figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)
         draw(figure.add_subplot(), ink)
-        return bytes_of(figure)
+        return pixels_of(figure)
 
 
-def bytes_of(figure: Figure) -> bytes:
-    """The figure as PNG bytes."""
-    out = io.BytesIO()
-    # Matplotlib writes its version into the file otherwise.
-    figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
+def pixels_of(figure: Figure) -> np.ndarray:
+    """The figure, drawn: (h, w, 3) uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
 
 
 def arm_colours(arms: Sequence[str], baseline: str) -> dict[str, str]:
@@ -89,7 +87,7 @@ def accuracies(rows: pd.DataFrame, colours: Mapping[str, str]) -> Chart:
             spread = 100 * row.se if pd.notna(row.se) else None
             axes.errorbar(100 * row.mean, height, xerr=spread, fmt="o", ms=6, color=colour, lw=2.2)
         _by_protocol(axes, rows, colours)
-        axes.set_xlabel("accuracy on test, %")
+        axes.set_xlabel("on test images, %")
 
     return chart(draw, height=_height_of(rows))
 
@@ -123,22 +121,23 @@ def differences(rows: pd.DataFrame, colours: Mapping[str, str]) -> Chart:
     return chart(draw, height=_height_of(rows))
 
 
-def curves(history: pd.DataFrame, colours: Mapping[str, str], *, label: str) -> Chart:
-    """Loss over steps: a thin line a seed, a thick one their mean where all seeds have logged.
+def curves(history: pd.DataFrame, colours: Mapping[str, str], *, label: str, metric: str = "loss") -> Chart:
+    """A metric over steps: a thin line a seed, a thick one their mean where all seeds have logged.
 
-    history: columns arm, seed, step and loss, NaN where a step was skipped.
+    history: columns arm, seed, step and the metric, NaN where it was not measured, or the step was skipped.
     """
-    history = history.dropna(subset=["loss"])
+    history = history.dropna(subset=[metric])
     arms = list(history["arm"].unique())
 
     def draw(axes: Axes, ink: Mapping[str, str]) -> None:
         for arm in arms:
-            lines = history[history["arm"] == arm].pivot(index="step", columns="seed", values="loss")
+            lines = history[history["arm"] == arm].pivot(index="step", columns="seed", values=metric)
             for seed in lines:
                 axes.plot(lines[seed].dropna(), color=colours[arm], lw=0.7, alpha=0.35)
             axes.plot(lines.dropna().mean(axis=1), color=colours[arm], lw=1.8)
-        # The first steps would flatten all that follows.
-        axes.set_ylim(top=1.02 * float(history["loss"].quantile(0.98)))
+        if metric == "loss":
+            # The first steps would flatten all that follows.
+            axes.set_ylim(top=1.02 * float(history["loss"].quantile(0.98)))
         axes.grid(axis="y")
         axes.set_xlabel("step")
         axes.set_ylabel(label)
@@ -174,16 +173,16 @@ def losses(history: Sequence[Mapping[str, float]]) -> Chart:
     return chart(draw, height=HEIGHT + 0.2 * (len(names) > 3))
 
 
-def spreads(by_arm: pd.DataFrame, colours: Mapping[str, str]) -> Chart:
-    """The standard deviation over parts of the hidden ratio, over training: a row a moment, a column an arm."""
+def over_training(by_arm: pd.DataFrame, colours: Mapping[str, str], *, label: str, top: float) -> Chart:
+    """What masks hide, over training: a row a moment, a column an arm. top: least upper end of the axis."""
 
     def draw(axes: Axes, ink: Mapping[str, str]) -> None:
         for arm, values in by_arm.items():
             axes.plot(100 * values.index, values, "o-", color=colours[str(arm)], lw=1.8, ms=3.5)
-        axes.set_ylim(0, max(0.4, 1.1 * float(by_arm.to_numpy().max())))
+        axes.set_ylim(0, max(top, 1.1 * float(by_arm.to_numpy().max())))
         axes.grid(axis="y")
         axes.set_xlabel("share of training done, %")
-        axes.set_ylabel("std of the hidden ratio over parts")
+        axes.set_ylabel(label)
         _legend(axes, [str(arm) for arm in by_arm], colours)
 
     return chart(draw)
@@ -192,13 +191,13 @@ def spreads(by_arm: pd.DataFrame, colours: Mapping[str, str]) -> Chart:
 def confusion(counts: np.ndarray, classes: Sequence[str]) -> Chart:
     """How often each true class (row) is predicted as each class (column), in % of the row. counts: (C, C)."""
     shares = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    names = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…" for name in classes]
+    names = class_names(classes)
 
     def draw(axes: Axes, ink: Mapping[str, str]) -> None:
         shades = LinearSegmentedColormap.from_list("shades", [ink["paper"], ARM_COLOURS[0]])
         axes.imshow(shares, cmap=shades, vmin=0, vmax=100)
         places = range(len(classes))
-        # A file name may hold dollars, which would start a formula.
+        # A name may hold dollars, which would start a formula.
         axes.set_xticks(places, names, rotation=60, ha="right", rotation_mode="anchor", parse_math=False)
         axes.set_yticks(places, names, parse_math=False)
         for side in ("left", "bottom"):

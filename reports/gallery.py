@@ -33,7 +33,8 @@ class PartMaps(NamedTuple):
 
 def image_strip(samples: Samples, label: str = "image") -> Strip:
     """The images themselves."""
-    return Strip(label, strip(samples.tiles), f"{len(samples.tiles)} test images: {', '.join(samples.classes)}")
+    classes = ", ".join(filter(None, samples.classes))
+    return Strip(label, strip(samples.tiles), f"{len(samples.tiles)} test images{classes and f': {classes}'}")
 
 
 def part_strips(samples: Samples, maps: Mapping[str, PartMaps]) -> list[Strip]:
@@ -110,9 +111,9 @@ def mask_strips(samples: Samples, masks: Sequence[np.ndarray], arm: str) -> list
     """
     return [
         Strip(
-            samples.classes[place],
+            samples.drawn[place],
             strip([tile, *(hide(tile, moment[place]) for moment in masks)]),
-            f"{arm}: a {samples.classes[place]}, whole and under the masks of {len(masks)} moments of training",
+            f"{arm}: {samples.classes[place] or 'an image'}, whole and under the masks of {len(masks)} moments of training",
         )
         for place, tile in enumerate(samples.tiles)
     ]

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from reports import figures
 from reports.gallery import Strip
+from reports.lettering import FONT
+from reports.pictures import png
 
 DPI = 120
 
@@ -32,9 +33,8 @@ def sheet(
     foot = 0.22 * -(-len(below) // a_row)
     tall = [(width - margin) * row.pixels.shape[0] / row.pixels.shape[1] for row in strips]
     height = head + sum(tall) + gap * (len(tall) + 1) + foot
-    with rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.color": figures.LIGHT["ink"]}):
+    with rc_context({"font.family": FONT, "font.size": 9, "text.color": figures.LIGHT["ink"]}):
         figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-        FigureCanvasAgg(figure)
         for place, text in enumerate(heads):
             across = margin + (width - margin) * (place + 0.5) / len(heads)
             # A file name may hold dollars, which would start a formula.
@@ -51,7 +51,7 @@ def sheet(
         for place, (text, colour) in enumerate(below.items()):
             across = margin + (width - margin) * (place % a_row) / a_row
             named(figure, across, top - 0.11 - 0.22 * (place // a_row), text, colour)
-        return figures.bytes_of(figure)
+        return png(figures.pixels_of(figure))
 
 
 def named(figure: Figure, left: float, up: float, text: str, colour: tuple[int, int, int] | None) -> None:

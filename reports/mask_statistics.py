@@ -14,7 +14,8 @@ import torch
 
 from config.arms import Arm
 from images.augmentation import crop_labels, whole_images
-from parts.masking import hidden_ratio_std
+from jobs.progress import Meter
+from parts.masking import hidden_foreground, hidden_ratio_std
 from reports.gallery import PartMaps, Strip, mask_strips
 from reports.samples import Samples
 from training.masks import ArmMasks
@@ -40,20 +41,23 @@ def draw(
     return mask, logged.get("alpha")
 
 
-def hidden_spread(
+def hidden_shares(
     masks: ArmMasks, labels: np.ndarray, *, num_parts: int, grid: tuple[int, int], seeds: Sequence[int]
-) -> list[float]:
-    """The standard deviation over parts of the hidden ratio at `POINTS` of training, mean over images and seeds.
+) -> tuple[list[float], list[float]]:
+    """At `POINTS` of training the standard deviation over parts of the hidden ratio, and the hidden share of the foreground.
 
-    labels: (N, gh, gw) learned part labels of the images that `masks` was opened for, in their order.
+    Means over images and seeds. labels: (N, gh, gw) learned part labels of the images that `masks` was opened for, in their
+    order.
     """
     boxes, flips = whole_images(len(labels))
     seen = crop_labels(torch.from_numpy(labels), boxes, flips, grid).flatten(1)
-    spreads = []
+    spreads, foreground = [], []
     for progress in POINTS:
-        drawn = [draw(masks, len(labels), grid=grid, progress=progress, seed=seed)[0] for seed in seeds]
-        spreads.append(float(torch.stack([hidden_ratio_std(mask, seen, num_parts).mean() for mask in drawn]).mean()))
-    return spreads
+        drawn = torch.cat([draw(masks, len(labels), grid=grid, progress=progress, seed=seed)[0] for seed in seeds])
+        of_all = drawn, seen.repeat(len(seeds), 1), num_parts
+        spreads.append(float(hidden_ratio_std(*of_all).mean()))
+        foreground.append(float(hidden_foreground(*of_all).mean()))
+    return spreads, foreground
 
 
 def shown_progress(gamma: float) -> list[float]:
@@ -66,11 +70,12 @@ class Masks:
     """The masks of every pretrained arm over training.
 
     spreads: std over parts of the hidden ratio, a row for each of `POINTS` of training and a column an arm, over `images`
-    training images. strips: arm -> an image a row, under the masks at `moments` of training. heads: arm -> heads of the
-    strips' columns.
+    training images. foreground: the same of the hidden share of the foreground. strips: arm -> an image a row, under the
+    masks at `moments` of training. heads: arm -> heads of the strips' columns.
     """
 
     spreads: pd.DataFrame
+    foreground: pd.DataFrame
     images: int
     moments: Sequence[float]
     heads: Mapping[str, Sequence[str]]
@@ -91,17 +96,23 @@ def masks_over_training(
 ) -> Masks:
     """Masks of the shown images, and statistics over the training images `ids`, whose part labels are `labels`."""
     moments = shown_progress(next((arm.gamma for arm in arms.values() if arm.mask == "parts"), 1.0))
-    spreads, heads, strips = {}, {}, {}
+    spreads, foreground, heads, strips = {}, {}, {}, {}
+    meter = Meter(len(arms), label="compare: masks", unit="arms")
     for name, arm in arms.items():
         counted, shown = (
             ArmMasks(folder / name, arm, ids=some, ratio=ratio, hint_share=hint) for some in (ids, samples.ids)
         )
-        spreads[name] = hidden_spread(counted, labels.labels, num_parts=labels.num_parts, grid=grid, seeds=seeds)
+        spreads[name], foreground[name] = hidden_shares(
+            counted, labels.labels, num_parts=labels.num_parts, grid=grid, seeds=seeds
+        )
         drawn = [draw(shown, len(samples.ids), grid=grid, progress=at, seed=seeds[0]) for at in moments]
         strips[name] = mask_strips(samples, [mask.unflatten(1, grid).numpy() for mask, _ in drawn], name)
         alphas = [alpha for _, alpha in drawn]
         heads[name] = ["image", *map(_moment, moments, alphas)]
-    return Masks(pd.DataFrame(spreads, index=POINTS), len(ids), moments, heads, strips)
+        meter.advance(1)
+    meter.close()
+    by_arm, shares = (pd.DataFrame(values, index=POINTS) for values in (spreads, foreground))
+    return Masks(by_arm, shares, len(ids), moments, heads, strips)
 
 
 def _moment(progress: float, alpha: float | None) -> str:

@@ -7,23 +7,28 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from evaluation.protocols import HEADLINE, label_of
-from reports.comparison import headline, percent, points, sentences, tone, values_of
+from evaluation.protocols import find, label_of
+from reports import comparison
 from reports.gallery import SNAPSHOT_HEADS
+from reports.lettering import class_names
 from reports.material import Material
-from reports.part_summary import PART_MEASURES
-from reports.pictures import png
+from reports.part_summary import LEADING_MEASURES, PART_MEASURES
+from reports.pictures import exact_webp, webp
 from reports.results import words
-from reports.statistics import ENOUGH_SEEDS
+from reports.statistics import ENOUGH_SEEDS, TOO_FEW_IMAGES
 
 HERE = Path(__file__).parent
+# Classes that a warning names.
+MOST_NAMES = 8
 
 
 def render(material: Material) -> str:
     """The page as HTML."""
     rows, results, arms = material.rows, material.results, material.arms
     trained = [arm for arm in material.others if arms[arm].mask != "none"]
-    names = rows["protocol"].unique()
+    leading = comparison.headline(rows)
+    further = [name for name in rows["protocol"].unique() if name not in set(leading["protocol"])]
+    segmented = [name for name in further if find(name)[0].floor]
     style, script = (Markup((HERE / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
     return (
         environment()
@@ -34,16 +39,21 @@ def render(material: Material) -> str:
             script=script,
             arms=results.arms,
             seeds=results.seeds,
-            baseline=material.baseline,
             trained=trained,
             untrained=[arm for arm in material.others if arm not in trained],
             definitions={arm: definition.model_dump() for arm, definition in arms.items()},
-            verdict=[*sentences(rows), *_warnings(material)],
+            verdict=[*comparison.sentences(rows), *_warnings(material)],
             rows=list(rows.itertuples()),
-            leading=list(headline(rows).itertuples()),
-            values=values_of(rows),
+            leading=list(leading.itertuples()),
+            measured=comparison.measured(leading),
+            test_sets="" if leading.empty else comparison.test_sets(leading),
+            has_labels=comparison.has_labels(rows),
+            no_accuracy=f"{comparison.NO_ACCURACY} {comparison.WHERE_TO_JUDGE}",
+            validation=comparison.VALIDATION,
+            values=comparison.values_of(rows),
             seed_heads=[f"seed {seed}" for seed in results.seeds],
-            further=[name for name in names if name not in HEADLINE],
+            further=[name for name in further if name not in segmented],
+            segmented=segmented,
             class_iou={
                 f"{name}_miou": table.astype({"label": int}).pivot_table("value", "label", "arm")[results.arms]
                 for name, table in results.class_iou.groupby("segmentation")
@@ -53,9 +63,16 @@ def render(material: Material) -> str:
                 for name, picture in material.charts.items()
                 if name.startswith("confusion_")
             },
-            part_measures=[name for name in PART_MEASURES if name in material.parts.measures],
+            numbered={
+                drawn: name
+                for drawn, name in zip(class_names(material.test.classes), material.test.classes, strict=True)
+                if drawn.startswith("class #")
+            },
+            csv=_uri(comparison.to_csv(rows).encode(), "text/csv"),
+            leading_measures=LEADING_MEASURES,
             snapshot_heads=SNAPSHOT_HEADS,
             enough_seeds=ENOUGH_SEEDS,
+            too_few_images=TOO_FEW_IMAGES,
         )
     )
 
@@ -74,25 +91,25 @@ def environment() -> Environment:
         "count": lambda number: f"{int(number):,}",
         "label": label_of,
         "measure": PART_MEASURES.get,
-        "png": png,
-        "points": points,
-        "size": _size,
+        "points": comparison.points,
         "sort_value": lambda value: "" if pd.isna(value) else value,
-        "uri": lambda picture: f"data:image/png;base64,{b64encode(picture).decode('ascii')}",
+        "chart": lambda pixels: _uri(exact_webp(pixels)),
+        "photograph": lambda pixels: _uri(webp(pixels)),
         "words": words,
     }
-    result.globals |= {"interval": _interval, "part_measure": _part_measure, "percent": percent, "tone": tone}
+    result.globals |= {
+        "interval": _interval, "loss": comparison.loss, "part_measure": _part_measure, "percent": comparison.percent,
+        "tone": comparison.tone,
+    }  # fmt: skip
     return result
 
 
-def _size(picture: bytes) -> tuple[int, int]:
-    """Width and height of a PNG; they stand at fixed places of its first chunk."""
-    width, height = (int.from_bytes(picture[start : start + 4], "big") for start in (16, 20))
-    return width, height
+def _uri(content: bytes, kind: str = "image/webp") -> str:
+    return f"data:{kind};base64,{b64encode(content).decode('ascii')}"
 
 
 def _interval(low: float, high: float) -> str:
-    return "–" if pd.isna(low) else f"{points(low)} to {points(high)}"
+    return "–" if pd.isna(low) else f"{comparison.points(low)} to {comparison.points(high)}"
 
 
 def _part_measure(name: str, value: float) -> str:
@@ -101,9 +118,14 @@ def _part_measure(name: str, value: float) -> str:
 
 def _warnings(material: Material) -> list[str]:
     """What the data does not allow to measure."""
-    test = material.test
-    if len(test.classes) == 1:
-        return ["The images are of one class: every classifier is right, and the accuracies say nothing."]
+    test, unlabelled, lines = material.test, material.results.data["unlabelled_images"], []
+    if not test.classes:
+        return [] if material.rows.empty else ["The images have no class labels: other data sets judge the encoders."]
     if test.untested:
-        return [f"No test image is of class {', '.join(test.untested)}: nothing is measured on it."]
-    return []
+        names, more = ", ".join(test.untested[:MOST_NAMES]), len(test.untested) - MOST_NAMES
+        lines.append(
+            f"No test image is of class {names}{f' and {more} more' if more > 0 else ''}: nothing is measured on it."
+        )
+    if unlabelled:
+        lines.append(f"{unlabelled:,} images have no label: encoders learn from them, and no accuracy counts them.")
+    return lines

@@ -24,7 +24,14 @@ PART_MEASURES = {
     "position_information": "NMI with position",
     "colour_information": "NMI with colour",
 }
-DRAWN_MEASURES = {"nmi_foreground": "over the set", "nmi_foreground_per_image": "per image"}
+DRAWN_MEASURES = {
+    "nmi_foreground": "NMI over the set", "nmi_foreground_per_image": "NMI per image", "foreground_iou": "foreground IoU",
+}  # fmt: skip
+# The first that was measured leads: masks of whole objects have no parts to agree with.
+LEADING_MEASURES = {
+    "nmi_foreground": "NMI with the true parts in the foreground",
+    "foreground_iou": "IoU of all parts together with the true objects",
+}
 
 
 class Usage(NamedTuple):
@@ -38,19 +45,27 @@ class Usage(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """The learned parts. measures: a row a method and a column a measure, best first; empty without part labels."""
+    """The learned parts. measures: a row a method and a column a measure, as `part_measures` has them."""
 
     count: int
     usage: Sequence[Usage]
     measures: pd.DataFrame
 
+    @property
+    def lead(self) -> str:
+        """The measure that leads, empty without part labels."""
+        return str(next(iter(self.measures), ""))
+
 
 def part_measures(metrics: Mapping[str, float]) -> pd.DataFrame:
-    """`<method>/<measure>` -> number as a row a method and a column a measure, the best foreground NMI first."""
+    """`<method>/<measure>` -> number as a row a method and a column a measure, best and leading first; empty without any."""
     measures = {tuple(name.split("/")): value for name, value in metrics.items() if "/" in name}
     if not measures:
         return pd.DataFrame()
-    return pd.Series(measures, dtype=float).unstack().sort_values("nmi_foreground", ascending=False, kind="stable")
+    table = pd.Series(measures, dtype=float).unstack()
+    lead = next(name for name in LEADING_MEASURES if name in table)
+    names = sorted((name for name in PART_MEASURES if name in table), key=lambda name: name != lead)
+    return table[names].sort_values(lead, ascending=False, kind="stable")
 
 
 def part_usage(labels: np.ndarray, num_parts: int, *, has_background: bool) -> list[Usage]:

@@ -6,6 +6,7 @@ mask (gh, gw) bool, True is hidden. Maps and masks cover the whole image, on any
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -92,6 +93,21 @@ def strip(tiles: Sequence[np.ndarray]) -> np.ndarray:
 
 def png(pixels: np.ndarray) -> bytes:
     """Pixels (h, w, 3 or 4) uint8 as PNG bytes, without a date or a name of software."""
+    return _encoded(pixels, format="PNG", compress_level=6)
+
+
+def webp(pixels: np.ndarray) -> bytes:
+    """The same as WebP bytes, in which no eye sees a difference on the page: a fifth of a photograph's PNG."""
+    # Sharp: colours have half the resolution, and edges of painted parts would bleed otherwise.
+    return _encoded(pixels, format="WEBP", quality=90, use_sharp_yuv=True)
+
+
+def exact_webp(pixels: np.ndarray) -> bytes:
+    """The same as WebP bytes without loss: half of a chart's PNG, and no smear around its letters."""
+    return _encoded(pixels, format="WEBP", lossless=True)
+
+
+def _encoded(pixels: np.ndarray, **options: Any) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, format="PNG", compress_level=6)
+    Image.fromarray(pixels).save(out, **options)
     return out.getvalue()

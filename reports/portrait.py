@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from reports import figures, layout
 from reports.dissection import Dissection
+from reports.lettering import FONT, shortened
 from reports.map_tiles import MapTile, colour_of, head_tiles, map_tiles, name_of
-from reports.pictures import enlarge, paint_parts
+from reports.pictures import enlarge, paint_parts, png
 
 # Inches. A tile has this area at any proportions.
 TILE, GAP, MARGIN, TITLE, HEADING, LEGEND_ROW, LEGEND_WIDTH = 1.5, 0.08, 0.15, 0.22, 0.3, 0.22, 1.5
@@ -84,11 +84,10 @@ def _draw(
     legend_rows = -(-len(entries) // a_row)
     height = MARGIN * 2 + HEADING + TITLE + large * tall / wide + 0.1 + legend_rows * LEGEND_ROW
     height += sum(HEADING + 0.1 + -(-len(tiles) // columns) * (TITLE + tall + GAP) for tiles in groups.values())
-    with rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.color": figures.LIGHT["ink"]}):
+    with rc_context({"font.family": FONT, "font.size": 9, "text.color": figures.LIGHT["ink"]}):
         figure = Figure(figsize=(inner + 2 * MARGIN, height), dpi=layout.DPI, facecolor="white")
-        FigureCanvasAgg(figure)
         page = _Page(figure)
-        page.heading(_shortened(title, int(inner / 0.1)), 11)
+        page.heading(shortened(title, int(inner / 0.1)), 11)
         page.tiles(first, large, large * tall / wide, columns=3)
         page.numbers(1, labels, [entry for entry in entries if entry.name != "background"], large, tall / wide)
         page.top += 0.1
@@ -97,7 +96,7 @@ def _draw(
             page.top += 0.1
             page.heading(heading, 9)
             page.tiles(tiles, wide, tall, columns=columns)
-        return figures.bytes_of(figure)
+        return png(figures.pixels_of(figure))
 
 
 class _Page:
@@ -146,7 +145,3 @@ class _Page:
                 text = f"{entry.name}  {100 * entry.share:.0f} %"
                 self.named(MARGIN + place * wide, LEGEND_ROW / 2, text, entry.colour)
             self.top += LEGEND_ROW
-
-
-def _shortened(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most - most // 2) :]}"

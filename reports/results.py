@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from evaluation.protocols import ALWAYS, CLASS_IOU, FACTS, HEADLINE, Source, find
+from evaluation.protocols import CLASS_IOU, FACTS, HEADLINE, Protocol, Source, find
 from shards.files import md5_of, read_json
 
 if TYPE_CHECKING:
     from evaluation.predictions import Predictions
 
-CURVES = ("loss", "alpha", "hidden_ratio_std")
+CURVES = ("loss", "alpha", "hidden_ratio_std", "hidden_foreground", "knn_accuracy", "rankme")
+# value: a share in [0, 1]. largest_class, chance: the scores of always answering the test set's largest class, and of guessing
+# among its classes, NaN for a mIoU. image: what one test image is worth.
+SCORES = ["arm", "seed", "data_set", "protocol", "value", "test_images", "largest_class", "chance", "image"]
 Job = tuple[str, int]
 Numbers = Mapping[str, float]
 
@@ -23,20 +26,24 @@ Numbers = Mapping[str, float]
 class Results:
     """What the stages measured.
 
-    scores: one row for each arm, protocol and seed, with columns arm, seed, data_set, protocol, value (a share in [0, 1])
-    and test_images; arms in their given order, headline protocols first. class_iou: the same of single classes, with
-    columns segmentation and label. pretraining, finetuning: a row a logged step, with columns arm and seed.
-    final_losses: pretraining loss at the end, by arm, of the arms that have one. predictions: job -> protocol ->
-    predictions. md5s: a row a job and a column a stage, the MD5 of its metrics as in dvc.lock. data, teacher, refine,
-    parts: metrics of these stages, `parts` empty if the data has no part labels. teacher_history (empty for a downloaded
-    checkpoint) and refine_history: rows of those trainings.
+    scores: one row for each arm, protocol and seed, with columns `SCORES`; arms in their given order, headline protocols
+    first; empty if nothing has labels to judge by. class_iou: the same of single classes, with columns segmentation and
+    label. pretraining, finetuning: a row a logged step, with columns arm and seed; no finetuning without class labels.
+    final_losses: pretraining loss at the end, by arm, of the arms that have one. val_losses: a row an arm, `mean`
+    and `se` over seeds of its loss on val under random masks. predictions: job -> protocol -> predictions. md5s: a row a job
+    and a column a stage, the MD5 of its metrics as in dvc.lock. data, teacher, refine, parts: metrics of these stages,
+    `parts` empty if the data has no part labels. teacher_history (empty for a downloaded checkpoint) and refine_history:
+    rows of those trainings.
     """
 
+    arms: list[str]
+    seeds: list[int]
     scores: pd.DataFrame
     class_iou: pd.DataFrame
     pretraining: pd.DataFrame
     finetuning: pd.DataFrame
     final_losses: Numbers
+    val_losses: pd.DataFrame
     predictions: Mapping[Job, Mapping[str, "Predictions"]]
     md5s: pd.DataFrame
     data: Numbers
@@ -45,16 +52,6 @@ class Results:
     parts: Numbers = field(default_factory=dict)
     teacher_history: Sequence[Numbers] = ()
     refine_history: Sequence[Numbers] = ()
-
-    @property
-    def arms(self) -> list[str]:
-        """The arms, in their given order."""
-        return list(self.scores["arm"].unique())
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds, in their given order."""
-        return list(self.scores["seed"].unique())
 
     def confusion(self, arm: str, protocol: str, classes: int) -> np.ndarray | None:
         """(C, C) how often each true class (row) is predicted as each class (column), over all seeds.
@@ -90,12 +87,7 @@ def words(name: str) -> str:
 
 
 def read_results(
-    root: Path,
-    *,
-    arms: Sequence[str],
-    seeds: Sequence[int],
-    part_truth: bool,
-    sources: Sequence[Source] = ALWAYS,
+    root: Path, *, arms: Sequence[str], seeds: Sequence[int], part_truth: bool, sources: Sequence[Source]
 ) -> Results:
     """Read metrics, histories and predictions of `arms` x `seeds` below `root`; other files there are ignored.
 
@@ -106,22 +98,31 @@ def read_results(
     from evaluation.predictions import read_predictions
 
     jobs = [(arm, seed) for arm in arms for seed in seeds]
-    metrics = pd.concat([_read_metrics(root, source, jobs) for source in sources], ignore_index=True)
+    predictions: dict[Job, dict[str, Predictions]] = {job: {} for job in jobs}
+    tables = []
+    for source in sources:
+        labels = None
+        for (arm, seed), of_job in predictions.items() if source.has_predictions else ():
+            of_source = read_predictions(root / "metrics/predictions" / source.folder / f"{arm}-{seed}.parquet")
+            of_job |= {f"{source.prefix}{name}": of_source for name in of_source.classes}
+            labels = of_source.labels
+        tables.append(_read_metrics(root, source, jobs, labels))
+    metrics = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=SCORES, dtype=object)
     _check_test_images(metrics, root)
     of_class = metrics["protocol"].str.extract(CLASS_IOU)
     is_class = of_class["label"].notna()
-    predictions: dict[Job, dict[str, Predictions]] = {job: {} for job in jobs}
-    for source in (source for source in sources if source.has_predictions):
-        for (arm, seed), of_job in predictions.items():
-            of_source = read_predictions(root / "predictions" / source.folder / f"{arm}-{seed}.parquet")
-            of_job |= {f"{source.prefix}{name}": of_source for name in of_source.classes}
-    losses = pd.Series({job: read_json(_file(root / "metrics/pretrain", job)).get("loss") for job in jobs}, dtype=float)
+    pretrain = pd.DataFrame({job: read_json(_file(root / "metrics/pretrain", job)) for job in jobs}).T
+    losses = pretrain.reindex(columns=["loss", "val_loss"]).astype(float).groupby(level=0, sort=False)
+    has_finetuning = any(source.stage == "finetune" for source in sources)
     return Results(
+        arms=list(arms),
+        seeds=list(seeds),
         scores=_in_order(metrics[~is_class], arms),
         class_iou=metrics[is_class].join(of_class),
         pretraining=_read_histories(root / "history/pretrain", jobs),
-        finetuning=_read_histories(root / "history/finetune", jobs),
-        final_losses={str(arm): loss for arm, loss in losses.groupby(level=0, sort=False).mean().dropna().items()},
+        finetuning=_read_histories(root / "history/finetune", jobs if has_finetuning else ()),
+        final_losses={str(arm): loss for arm, loss in losses["loss"].mean().dropna().items()},
+        val_losses=pd.DataFrame({"mean": losses["val_loss"].mean(), "se": losses["val_loss"].sem()}),
         predictions=predictions,
         md5s=pd.DataFrame(
             {
@@ -143,19 +144,38 @@ def _file(folder: Path, job: Sequence[str | int]) -> Path:
     return folder / f"{arm}-{seed}.json"
 
 
-def _read_metrics(root: Path, source: Source, jobs: Sequence[Job]) -> pd.DataFrame:
-    """Rows (arm, seed, data_set, protocol, value, test_images) of one source, whose jobs all have the same known metrics."""
+def _read_metrics(root: Path, source: Source, jobs: Sequence[Job], labels: np.ndarray | None) -> pd.DataFrame:
+    """Rows `SCORES` of one source, whose jobs all have the same known metrics. labels: (N,) of its test images."""
     folder = root / "metrics" / source.folder
     table = pd.DataFrame({job: read_json(_file(folder, job)) for job in jobs}).T.rename_axis(["arm", "seed"])
     is_missing: Any = table.isna().stack()
     for *job, name in is_missing.index[is_missing]:
         raise ValueError(f"{_file(folder, job)}: {name} is missing and other jobs have it; run `dvc repro` again")
+    facts = table.iloc[0].to_dict()
     metrics = table.drop(columns=FACTS, errors="ignore")
+    scales = {}
     for name in metrics.columns[~metrics.columns.str.fullmatch(CLASS_IOU)]:
-        if source.stage not in find(name)[0].stages:
+        protocol, _ = find(name)
+        if source.stage not in protocol.stages:
             raise ValueError(f"{folder}: {name} is no protocol of stage {source.stage} in evaluation/protocols.py")
-    rows = metrics.add_prefix(source.prefix).melt(var_name="protocol", value_name="value", ignore_index=False)
-    return rows.assign(data_set=source.prefix, test_images=table["test_images"].astype(int)).reset_index()
+        if protocol.floor and protocol.floor not in table:
+            raise ValueError(f"{folder}: {protocol.floor} is missing; run `dvc repro` again")
+        scales[name] = _scale(protocol, facts, labels)
+    rows = metrics.melt(var_name="protocol", value_name="value", ignore_index=False)
+    scale = pd.DataFrame(scales, index=["largest_class", "chance", "image"]).T
+    rows = rows.assign(data_set=source.prefix, test_images=table["test_images"].astype(int)).join(scale, on="protocol")
+    return rows.assign(protocol=source.prefix + rows["protocol"]).reset_index()
+
+
+def _scale(protocol: Protocol, facts: Mapping[Any, float], labels: np.ndarray | None) -> tuple[float, float, float]:
+    """`largest_class`, `chance` and `image` of a protocol. An image of the smallest class moves a class mean most."""
+    if labels is None:
+        return facts[protocol.floor], np.nan, 1 / facts["test_images"]
+    counts = np.unique(labels, return_counts=True)[1]
+    chance = 1 / len(counts)
+    if protocol.class_mean:
+        return chance, chance, chance / counts.min()
+    return counts.max() / counts.sum(), chance, 1 / counts.sum()
 
 
 def _check_test_images(metrics: pd.DataFrame, root: Path) -> None:
@@ -169,12 +189,13 @@ def _check_test_images(metrics: pd.DataFrame, root: Path) -> None:
 
 
 def _in_order(scores: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
-    """Sorted by arm as given and then by protocol, headline protocols first."""
-    names = sorted(
-        scores["protocol"].unique(),
-        key=lambda name: (HEADLINE.index(name) if name in HEADLINE else len(HEADLINE), name),
-    )
-    order = {"arm": list(arms), "protocol": names}
+    """Sorted by arm as given, then by data set, the own one first, and then by protocol, headline protocols first."""
+
+    def place(name: str) -> tuple[str, int, str]:
+        data_set, _, key = name.rpartition("/")
+        return data_set, HEADLINE.index(key) if key in HEADLINE else len(HEADLINE), key
+
+    order = {"arm": list(arms), "protocol": sorted(scores["protocol"].unique(), key=place)}
     return scores.sort_values(
         ["arm", "protocol"], key=lambda column: column.map(order[str(column.name)].index), ignore_index=True
     )

@@ -12,6 +12,7 @@ from images.decoding import decode_square, inspect
 from reports import layout
 from reports.dissection import Dissection, dissect, load_decoder
 from reports.gallery import PartMaps, Strip, painted_strip, rebuilt_strip, single_part_strips
+from reports.lettering import drawable, shortened
 from reports.map_tiles import part_colours
 from reports.pictures import strip
 from reports.portrait import portrait
@@ -38,9 +39,10 @@ class Shown(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A file that can be decoded, and the path of its picture."""
+    """A file that can be decoded, its name as pictures can draw it, and the path of its picture."""
 
     source: Path
+    title: str
     encoded: bytes
     aspect: float
     target: Path
@@ -66,9 +68,9 @@ def show(
     sheet: list[tuple[Read, Dissection, int]] = []
     for start in range(0, len(paths), BATCH):
         files = []
-        for path, target in list(zip(paths, targets, strict=True))[start : start + BATCH]:
+        for number, (path, target) in list(enumerate(zip(paths, targets, strict=True), 1))[start : start + BATCH]:
             try:
-                files.append(read(path, target, max_pixels=max_pixels))
+                files.append(read(path, target, title=drawable(path.name, f"image {number}"), max_pixels=max_pixels))
             except (ValueError, OSError) as error:
                 yield Shown(path, None, " ".join(str(error).split()))
         if not files:
@@ -76,7 +78,7 @@ def show(
         seen = dissect([file.encoded for file in files], teacher, parts, decoder)
         for place, file in enumerate(files):
             picture = portrait(
-                decode_square(file.encoded, PORTRAIT_TILE), seen, place, title=file.source.name, aspect=file.aspect
+                decode_square(file.encoded, PORTRAIT_TILE), seen, place, title=file.title, aspect=file.aspect
             )
             yield Shown(file.source, write(file.target, picture))
         sheet += [(file, seen, place) for place, file in enumerate(files)][: MOST_ON_SHEET - len(sheet)]
@@ -85,14 +87,14 @@ def show(
         yield Shown(None, write(target, draw_sheet(sheet)))
 
 
-def read(path: Path, target: Path, *, max_pixels: int) -> Read:
+def read(path: Path, target: Path, *, title: str, max_pixels: int) -> Read:
     """Read a file and decode it once as a check. Raises ValueError or OSError with the reason."""
     try:
         encoded = path.read_bytes()
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
     geometry = inspect(encoded, max_pixels=max_pixels)
-    return Read(path, encoded, geometry.width / geometry.height, target)
+    return Read(path, title, encoded, geometry.width / geometry.height, target)
 
 
 def choose_targets(
@@ -128,7 +130,5 @@ def draw_sheet(sheet: Sequence[tuple[Read, Dissection, int]]) -> bytes:
     if rebuilt:
         rows.append(rebuilt_strip(rebuilt))
     rows += single_part_strips(tiles, maps)
-    heads = [
-        name if len(name) < 16 else f"{name[:7]}…{name[-7:]}" for name in (file.source.name for file, _, _ in sheet)
-    ]
+    heads = [shortened(file.title, 15) for file, _, _ in sheet]
     return layout.sheet(rows, heads=heads, legend=part_colours(maps.num_parts))

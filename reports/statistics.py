@@ -7,6 +7,8 @@ import pandas as pd
 
 # With fewer seeds no difference is called higher or lower, whatever its interval.
 ENOUGH_SEEDS = 5
+# A mean difference worth no more test images than this is not called one, however well the seeds agree.
+TOO_FEW_IMAGES = 1.5
 
 HIGHER, LOWER = "higher", "lower"
 DIRECTION_HIGHER, DIRECTION_LOWER = "direction: higher", "direction: lower"
@@ -29,15 +31,20 @@ def estimate(values: pd.DataFrame, *, confidence: float) -> pd.DataFrame:
     return pd.DataFrame({"mean": mean, "se": se, "low": mean - reach, "high": mean + reach})
 
 
-def verdict(differences: np.ndarray, *, low: float, high: float) -> str:
+def verdict(differences: np.ndarray, *, low: float, high: float, image: float) -> str:
     """The strongest word that paired differences allow: one number a seed, and the interval of their mean.
 
-    From `ENOUGH_SEEDS` seeds on: higher or lower if the interval excludes 0. With fewer at most a direction, if all seeds
-    agree in sign. Otherwise `no difference shown`, which is not the same as `no difference`.
+    image: what one test image is worth, in the same unit. From `ENOUGH_SEEDS` seeds on: higher or lower if the interval
+    excludes 0. With fewer at most a direction, if all seeds agree in sign. Otherwise `no difference shown`, which is not the
+    same as `no difference`; also if the mean is worth `TOO_FEW_IMAGES` or less: seeds share their test images, so one image
+    that is hard for an arm makes all of them agree.
     """
     seeds = len(differences)
     if seeds == 1:
         return ONE_SEED
+    # Rounded, because 1.5 images are the mean of one and two, and floats do not add up to it.
+    if round(abs(float(np.mean(differences))), 9) <= round(TOO_FEW_IMAGES * image, 9):
+        return NO_DIFFERENCE
     if seeds < ENOUGH_SEEDS:
         low, high = min(differences), max(differences)
     if low > 0:

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 from config.arms import Arm
+from config.presets import compose, write_params
 from evaluation.predictions import Predictions, write_predictions
+from evaluation.protocols import Source
 from models.mae import MaskedAutoencoder
 from models.part_decoder import PartDecoder
 from models.part_learner import PartLearner
@@ -26,6 +28,7 @@ from shards.arrays import VERSION
 from shards.files import write_json, write_rows
 from shards.image_shard_writer import ImageShardWriter
 from shards.mask_cache import MaskCacheWriter
+from shards.mask_shards import MaskShardWriter
 from shards.seals import MANIFEST, write_sealed
 from training.encoders import save_model
 from training.snapshots import Snapshots
@@ -43,6 +46,24 @@ MODEL = {
 }  # fmt: skip
 OPTIONS = {"ratio": 0.75, "hint_share": 0.1, "pictures": 3, "mask_images": 30, "device": torch.device("cpu")}
 GRID, PARTS, CLASSES = (8, 8), 4, ["ant", "bee", "<cat & co>"]
+OWN = (Source("probe", "probe"), Source("finetune", "finetune"))
+BIRDS, STREETS = Source("transfer/birds", "transfer", "birds/"), Source("segment/streets", "segment", "streets/")
+
+
+# What a stage measures of every arm and seed, and facts of its test set.
+FROZEN = {"knn_accuracy": 0.4, "knn_accuracy_k5": 0.45, "linear_accuracy": 0.5, "linear_class_accuracy": 0.55}
+TUNED = {"finetune_accuracy": 0.7}
+SEGMENTED = {"linear_miou": 0.2, "linear_pixel_accuracy": 0.6, "linear_iou/0": 0.7, "linear_iou/2": 0.1}
+MEASURED = {
+    "probe": FROZEN, "finetune": {**TUNED, "finetune_class_accuracy": 0.69}, "transfer": {**FROZEN, **TUNED},
+    "segment": SEGMENTED,
+}  # fmt: skip
+FACTS = {"probe": {"penalty": 1.0}, "segment": {"floor_miou": 0.15, "floor_pixel_accuracy": 0.55}}
+TEACHER = {
+    "knn_accuracy": 0.52, "test_images": 12, "knn_accuracy_untrained": 0.31, "knn_accuracy_pixels": 0.2,
+    "knn_above_pixels": 0.3, "knn_above_pixels_se": 0.05, "knn_above_untrained": 0.2, "knn_above_untrained_se": 0.05,
+    "knn_above_images": 52,
+}  # fmt: skip
 
 
 def encoded(array):
@@ -51,21 +72,27 @@ def encoded(array):
     return out.getvalue()
 
 
-def write_shards(folder, *, train=40, test=12, has_masks=True):
-    """Image shards of random blobs; returns the ids of all images."""
+def write_shards(folder, *, train=40, test=12, has_masks=True, classes=CLASSES):
+    """Image shards of random blobs, without labels if there are no classes; returns the ids of all images."""
     rng = np.random.default_rng(0)
     ids = []
-    with ImageShardWriter(folder, classes=CLASSES, has_masks=has_masks, shard_bytes=2**20) as writer:
+    with (
+        ImageShardWriter(folder, classes=classes, shard_bytes=2**20) as writer,
+        MaskShardWriter(folder.parent / "masks", shard_bytes=2**20) as masks,
+    ):
+        masks.labels = {value: value for value in range(4) if has_masks}
         for split, count in (("train", train), ("test", test)):
             for number in range(count):
                 pixels = np.kron(rng.integers(0, 255, (4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
                 mask = np.kron(rng.integers(0, 4, (4, 4)), np.ones((8, 8))).astype(np.uint8)
                 ids.append(int(rng.integers(2**62)))
-                extra = {"mask": encoded(mask), "mask_path": "m.png", "max_part_label": 3} if has_masks else {}
                 writer.add(
-                    split, image_id=ids[-1], label=number % 3, sha256=bytes(32), image=encoded(pixels),
-                    path=f"{split}/{number}.png", **extra,
+                    split, image_id=ids[-1], label=number % 3 if classes else -1, sha256=bytes(32), image=encoded(pixels),
+                    path=f"{split}/{number}.png",
                 )  # fmt: skip
+                if has_masks:
+                    counts = np.bincount(mask.ravel(), minlength=256)
+                    masks.add(split, image_id=ids[-1], mask=encoded(mask), path="m.png", pixels=counts)
     return np.array(ids, dtype=np.uint64)
 
 
@@ -87,30 +114,35 @@ def write_no_masks(folder):
     write_sealed(folder / MANIFEST, {"version": VERSION, "header": {"kind": "none"}, "shards": []})
 
 
-def write_metrics_of(root, arms, seeds, *, steps=30, test_images=12):
+def write_metrics_of(root, arms, seeds, *, sources=OWN, steps=30, test_images=12):
     """Metrics and histories of arms x seeds: every arm a little above the one before, seeds apart."""
     for place, arm in enumerate(arms):
         for seed in seeds:
             shift = 0.01 * place + 0.02 * math.sin(7 * seed + place)
-            score = {"test_images": test_images}
-            names = ("knn_accuracy", "knn_accuracy_k5", "linear_accuracy", "linear_class_accuracy")
-            probe = {**score, "penalty": 1.0, **{name: 0.4 + 0.05 * n + shift for n, name in enumerate(names)}}
-            finetune = {**score, "finetune_accuracy": 0.7 + shift, "finetune_class_accuracy": 0.69 + shift}
+            job = f"{arm}-{seed}"
+            for source in sources:
+                metrics = {name: value + shift for name, value in MEASURED[source.stage].items()}
+                facts = {"test_images": test_images, **FACTS.get(source.stage, {})}
+                write_json(root / "metrics" / source.folder / f"{job}.json", {**metrics, **facts})
+                if source.has_predictions:
+                    write_predictions_of(root, source.folder, job, list(metrics), place + seed, test_images)
             history = [{"step": n + 1, "loss": math.exp(-n / 9) + 0.4 + shift, "skipped": 0.0} for n in range(steps)]
             pretraining = [dict(row) for row in history]
             if arm != "mae":
                 for n, row in enumerate(pretraining):
                     row |= {"alpha": (n / (steps - 1)) ** 2, "hidden_ratio_std": 0.05 + 0.35 * n / steps}
-            job = f"{arm}-{seed}.json"
-            write_predictions_of(root, f"{arm}-{seed}", place + seed, test_images)
-            write_json(root / "metrics/probe" / job, probe)
-            write_json(root / "metrics/finetune" / job, finetune)
-            write_json(root / "metrics/pretrain" / job, {"images": 100, "loss": history[-1]["loss"]})
-            write_rows(root / "history/pretrain" / job, pretraining)
-            write_rows(root / "history/finetune" / job, history)
-    write_json(root / "metrics/prepare_data.json", {"train_images": 40, "val_images": 0, "test_images": test_images})
-    teacher = {"knn_accuracy": 0.52, "knn_accuracy_untrained": 0.31, "knn_accuracy_pixels": 0.2}
-    write_json(root / "metrics/train_teacher.json", teacher)
+            for row in pretraining[3::4]:
+                row |= {"knn_accuracy": 0.2 + 0.01 * row["step"] + shift, "rankme": 5.0 + row["step"]}
+            losses = {"loss": history[-1]["loss"], "val_loss": 0.6 + shift}
+            write_json(root / "metrics/pretrain" / f"{job}.json", {"images": 100, **losses})
+            write_rows(root / "history/pretrain" / f"{job}.json", pretraining)
+            if OWN[1] in sources:
+                write_rows(root / "history/finetune" / f"{job}.json", history)
+    has_labels = OWN[0] in sources
+    counts = {"train_images": 40, "val_images": 4, "test_images": test_images}
+    unlabelled = 0 if has_labels else sum(counts.values())
+    write_json(root / "metrics/prepare_data.json", {**counts, "unlabelled_images": unlabelled})
+    write_json(root / "metrics/train_teacher.json", TEACHER if has_labels else {})
     write_json(root / "metrics/refine_parts.json", {"loss": 1.25, "diversity": 0.1})
     for name in ("class", "token"):
         history = [{"step": n + 1, "loss": 2.0, f"{name}_loss": 1 / (n + 1), "usage_loss": 0.0} for n in range(steps)]
@@ -123,18 +155,16 @@ def write_metrics_of(root, arms, seeds, *, steps=30, test_images=12):
     write_json(root / "metrics/evaluate_parts.json", quality)
 
 
-def write_predictions_of(root, job, seed, test_images):
+def write_predictions_of(root, folder, job, names, seed, test_images):
     """Predictions of which some are right."""
     draw = np.random.default_rng(seed)
     ids, labels = np.arange(test_images, dtype=np.uint64), np.arange(test_images) % 3
-    said = {
-        "probe": ("knn_accuracy", "knn_accuracy_k5", "linear_accuracy"), "finetune": ("finetune_accuracy",),
-    }  # fmt: skip
-    for stage, names in said.items():
-        classes = {
-            name: np.where(draw.random(test_images) < 0.6, labels, draw.integers(0, 3, test_images)) for name in names
-        }
-        write_predictions(root / "predictions" / stage / f"{job}.parquet", Predictions(ids, labels, classes))
+    classes = {
+        name: np.where(draw.random(test_images) < 0.6, labels, draw.integers(0, 3, test_images))
+        for name in names
+        if "class" not in name
+    }
+    write_predictions(root / "metrics/predictions" / folder / f"{job}.parquet", Predictions(ids, labels, classes))
 
 
 def write_models(root, arms, seeds, config):
@@ -185,37 +215,54 @@ def coarse_charts():
         yield
 
 
-@pytest.fixture(scope="session")
-def outs(tmp_path_factory):
-    """The folder; tests that change it take a copy."""
-    root = tmp_path_factory.mktemp("outs")
-    ids = write_shards(root / "data/shards")
+def write_parameters(root):
+    """The quickstart's, as far as a small comparison has them."""
+    document = compose("quickstart")
+    document["compare"].update({**{name: OPTIONS[name] for name in ("pictures", "mask_images")}, "resamples": 50})
+    document["compute"].update({"threads": torch.get_num_threads(), "device": "cpu"})
+    document["seeds"] = list(SEEDS)
+    write_params(document, root / "params.yaml", preset="quickstart")
+
+
+def write_outs(root, *, classes=CLASSES, sources=OWN):
+    """All that a comparison reads, of images of these classes and judged by these sources."""
+    write_parameters(root)
+    ids = write_shards(root / "data/shards", classes=classes)
     write_labels(root / "masks/learned", ids, seed=1)
     write_labels(root / "arms/semmae", ids, seed=1)
     write_labels(root / "arms/raw_attention", ids, seed=2)
     write_no_masks(root / "arms/mae")
-    write_metrics_of(root, ARMS, SEEDS)
+    write_metrics_of(root, ARMS, SEEDS, sources=sources)
     write_models(root, ARMS, SEEDS, MODEL)
     write_part_model(root)
     return root
 
 
+@pytest.fixture(scope="session")
+def outs(tmp_path_factory):
+    """The folder; tests that change it take a copy."""
+    return write_outs(tmp_path_factory.mktemp("outs"))
+
+
 def results_of(scores, *, protocols=("finetune_accuracy", "linear_accuracy", "knn_accuracy"), test_images=400):
     """Results of arms whose protocols all have the same scores, a number a seed."""
+    seen = {"test_images": test_images, "largest_class": 0.3, "chance": 0.25, "image": 1 / test_images}
     rows = [
-        {"arm": arm, "seed": seed, "protocol": protocol, "value": value, "test_images": test_images}
+        {"arm": arm, "seed": seed, "protocol": protocol, "value": value, **seen}
         for arm, values in scores.items()
         for protocol in protocols
         for seed, value in enumerate(values)
     ]
-    nothing = pd.DataFrame()
-    return Results(pd.DataFrame(rows), nothing, nothing, nothing, {}, {}, nothing, {}, {}, {})
+    nothing, seeds = pd.DataFrame(), range(len(next(iter(scores.values()))))
+    return Results(
+        list(scores), list(seeds), pd.DataFrame(rows), nothing, nothing, nothing, {}, nothing, {}, nothing, {}, {}, {}
+    )
 
 
-def material_of(root, *, arms=ARMS, seeds=SEEDS, part_truth=True):
-    results = read_results(root, arms=tuple(arms), seeds=seeds, part_truth=part_truth)
+def material_of(root, *, arms=ARMS, seeds=SEEDS, part_truth=True, sources=OWN):
+    results = read_results(root, arms=tuple(arms), seeds=seeds, part_truth=part_truth, sources=sources)
     rows = compare(results, baseline="mae", confidence=0.95, resamples=50)
-    return gather(results, rows, arms=arms, root=root, **OPTIONS)
+    return gather(results, rows, baseline="mae", arms=arms, root=root, **OPTIONS)
 
 
 @pytest.fixture(scope="session")

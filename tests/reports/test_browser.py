@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from reports.comparison import to_csv
+
 pytestmark = pytest.mark.slow
 
 
@@ -78,6 +80,14 @@ def test_report__a_picture_opens_in_its_own_size_and_closes(opened):
     assert page.locator("dialog").evaluate("one => one.open")
     page.locator("dialog img").click()
     assert not page.locator("dialog").evaluate("one => one.open")
+
+
+def test_report__its_table_can_be_saved(opened, material, tmp_path):
+    page = opened()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="comparison.csv").click()
+    download.value.save_as(tmp_path / "saved.csv")
+    assert (tmp_path / "saved.csv").read_text() == to_csv(material.rows)
 
 
 def test_report__fits_a_phone(opened):

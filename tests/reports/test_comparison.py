@@ -3,11 +3,23 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from reports.comparison import compare, flat_metrics, from_csv, percent, points, sentences, to_csv
+from reports.comparison import (
+    NO_ACCURACY,
+    WHERE_TO_JUDGE,
+    compare,
+    flat_metrics,
+    from_csv,
+    has_labels,
+    headline,
+    percent,
+    points,
+    sentences,
+    to_csv,
+)
 from reports.results import read_results
 from reports.statistics import BASELINE, DIRECTION_HIGHER, HIGHER, NO_DIFFERENCE
 from shards.files import read_json
-from tests.reports.conftest import results_of
+from tests.reports.conftest import OWN, results_of
 
 
 def rows_of(scores, **options):
@@ -27,7 +39,7 @@ def test_compare__has_a_row_for_every_arm_and_protocol():
 
 
 def test_compare__agrees_with_a_paired_test(outs):
-    results = read_results(outs, arms=("semmae", "mae", "raw_attention"), seeds=(0, 1), part_truth=True)
+    results = read_results(outs, arms=("semmae", "mae", "raw_attention"), seeds=(0, 1), part_truth=True, sources=OWN)
     rows = compare(results, baseline="mae", confidence=0.9, resamples=50).set_index(["arm", "protocol"])
     for (arm, protocol), row in rows.drop("mae", level="arm").iterrows():
         mine, theirs = (
@@ -42,6 +54,29 @@ def test_compare__agrees_with_a_paired_test(outs):
         oracle = stats.ttest_rel(mine, theirs).confidence_interval(0.9)
         assert (row["difference_low"], row["difference_high"]) == pytest.approx(tuple(oracle))
         assert row["difference"] == pytest.approx(np.mean(mine) - np.mean(theirs))
+
+
+def test_compare__one_test_image_is_no_difference():
+    for images, word in ((100, NO_DIFFERENCE), (1000, DIRECTION_HIGHER)):
+        rows = rows_of({"semmae": [0.51, 0.61], "mae": [0.5, 0.6]}, test_images=images)
+        assert set(rows.loc[rows["arm"] == "semmae", "verdict"]) == {word}
+
+
+def test_headline__other_data_sets_lead_where_the_images_have_no_labels():
+    sets = [f"birds/{name}" for name in ("linear_accuracy", "low_shot_10_accuracy")]
+    rows = rows_of({"semmae": [0.5], "mae": [0.4]}, protocols=sets)
+    assert set(headline(rows)["protocol"]) == {"birds/linear_accuracy"} and not has_labels(rows)
+    assert "birds: linear probe (+10.0)" in sentences(rows)[1] and "400 test images of birds" in sentences(rows)[0]
+    both = rows_of({"semmae": [0.5], "mae": [0.4]}, protocols=["linear_accuracy", *sets])
+    assert set(headline(both)["protocol"]) == {"linear_accuracy"} and has_labels(both)
+
+
+def test_compare__nothing_to_judge_by_is_no_row_and_said(tmp_path):
+    rows = rows_of({"semmae": [0.5, 0.6], "mae": [0.4, 0.5]}, protocols=())
+    assert rows.empty and flat_metrics(rows) == {} and sentences(rows) == (NO_ACCURACY, WHERE_TO_JUDGE)
+    (tmp_path / "comparison.csv").write_text(to_csv(rows))
+    again = from_csv(tmp_path / "comparison.csv")
+    assert again.empty and list(again) == list(rows)
 
 
 def test_flat_metrics__hold_every_number_under_arm_and_protocol():
@@ -75,17 +110,22 @@ def test_from_csv__a_missing_file_says_what_to_run(tmp_path):
         from_csv(tmp_path / "comparison.csv")
 
 
-def test_sentences__two_seeds_make_no_more_than_a_direction():
-    seen, worth = sentences(rows_of({"semmae": [0.5, 0.6], "mae": [0.4, 0.55]}))
+def test_sentences__two_seeds_make_no_more_than_a_direction_and_say_so_first():
+    worth, seen = sentences(rows_of({"semmae": [0.5, 0.6], "mae": [0.4, 0.55]}))
     assert seen.startswith("semmae against mae: all seeds point up in fine-tuning (+7.5), linear probe (+7.5) and kNN")
-    assert "2 seeds can show a direction at most" in worth
+    assert worth.startswith("2 seeds cannot show a difference, but a direction at most")
     assert "1 of 2" in worth
     assert "400 test images" in worth
     assert "±2.5 points" in worth
 
 
+def test_sentences__no_error_of_a_miou_is_claimed():
+    rows = rows_of({"semmae": [0.5, 0.6], "mae": [0.4, 0.55]}, protocols=["streets/linear_miou"])
+    assert sentences(rows.assign(chance=np.nan))[0].endswith("in 1 of 2 comparisons.")
+
+
 def test_sentences__no_difference_shown_is_said_in_words():
-    seen, _ = sentences(rows_of({"semmae": [0.5, 0.5], "mae": [0.4, 0.55]}))
+    _, seen = sentences(rows_of({"semmae": [0.5, 0.5], "mae": [0.4, 0.55]}))
     assert "no difference shown in fine-tuning" in seen
 
 
@@ -100,7 +140,7 @@ def test_sentences__enough_seeds_name_their_interval():
 
 
 def test_sentences__one_seed_shows_nothing():
-    seen, worth = sentences(rows_of({"semmae": [0.9], "mae": [0.1]}))
+    worth, seen = sentences(rows_of({"semmae": [0.9], "mae": [0.1]}))
     assert "no verdict" in seen
     assert "nothing about the arms" in worth
 

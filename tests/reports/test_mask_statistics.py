@@ -3,7 +3,7 @@ import pytest
 
 from config.arms import Arm
 from parts.schedules import alpha_at
-from reports.mask_statistics import ALPHAS, POINTS, draw, hidden_spread, shown_progress
+from reports.mask_statistics import ALPHAS, POINTS, draw, hidden_shares, shown_progress
 from shards.mask_cache import MaskCacheWriter
 from tests.reports.conftest import write_no_masks
 from training.masks import ArmMasks
@@ -31,11 +31,12 @@ def arms(tmp_path):
     return opened, labels
 
 
-def test_hidden_spread__rises_with_the_schedule_and_stays_flat_without(arms):
+def test_hidden_shares__the_spread_rises_with_the_schedule_and_stays_flat_without(arms):
     opened, labels = arms
-    found = {
-        name: hidden_spread(masks, labels, num_parts=PARTS, grid=GRID, seeds=(0, 1)) for name, masks in opened.items()
+    shares = {
+        name: hidden_shares(masks, labels, num_parts=PARTS, grid=GRID, seeds=(0, 1)) for name, masks in opened.items()
     }
+    found = {name: spreads for name, (spreads, _) in shares.items()}
     assert len(found["semmae"]) == len(POINTS)
     assert found["semmae"][0] < 0.01
     assert found["semmae"][-1] > 0.4
@@ -43,6 +44,14 @@ def test_hidden_spread__rises_with_the_schedule_and_stays_flat_without(arms):
     assert np.ptp(found["mae"]) < 0.02
     # Sixteen draws without replacement from 64 with 48 hidden: the spread of a share over four such parts.
     assert np.mean(found["mae"]) == pytest.approx(np.sqrt(0.75 * 0.25 / 16 * 48 / 63 * 3 / 4), abs=0.015)
+
+
+def test_hidden_shares__are_measured_on_the_same_foreground_for_every_arm(arms):
+    """With two quadrants as background, masks of whole quadrants hide three of four of them at the end, as random ones do."""
+    opened, labels = arms
+    for masks in opened.values():
+        _, foreground = hidden_shares(masks, np.minimum(labels, 2), num_parts=2, grid=GRID, seeds=(0, 1))
+        assert foreground == pytest.approx([0.75] * len(POINTS), abs=0.05)
 
 
 def test_draw__is_a_pure_function_of_seed_and_progress(arms):

@@ -7,7 +7,6 @@ from config.params import read_yaml
 from reports.figures import Chart
 from reports.gallery import Strip
 from reports.page import environment
-from reports.pictures import png
 from tests.reports.document import parse
 
 macros = environment().get_template("macros.html.j2").module
@@ -26,8 +25,8 @@ def test_table__headings_sort_and_text_is_to_the_left():
 
 
 def test_chart__has_a_version_for_dark_surroundings():
-    light, dark = (png(np.full((2, 5, 3), value, np.uint8)) for value in (250, 20))
-    uri = environment().filters["uri"]
+    light, dark = (np.full((2, 5, 3), value, np.uint8) for value in (250, 20))
+    uri = environment().filters["chart"]
     found = dict(parse(macros.chart(Chart(light, dark), 'say "it"', "")).tags)
     assert found["source"]["media"] == "(prefers-color-scheme: dark)"
     assert found["source"]["srcset"] == uri(dark)
@@ -44,7 +43,7 @@ def test_macros__text_is_never_markup():
     hostile = '<script>"x" & y</script>'
     html = macros.strips([Strip(hostile, PICTURE, hostile)], heads=[hostile], caption=hostile, title=hostile)
     html += macros.table([hostile], hostile, caller=lambda: "") + macros.arm_head(hostile, "#fff")
-    html += macros.chart(Chart(png(PICTURE), png(PICTURE)), hostile, hostile)
+    html += macros.chart(Chart(PICTURE, PICTURE), hostile, hostile)
     document = parse(html)
     assert "script" not in {tag for tag, _ in document.tags}
     assert document.text.count(hostile) == 8

@@ -1,7 +1,23 @@
+import io
+
 import numpy as np
 from PIL import Image
 
-from reports.pictures import GAP, HIDDEN, enlarge, glow, hide, only_part, paint_parts, part_colour, png, spread, strip
+from reports.pictures import (
+    GAP,
+    HIDDEN,
+    enlarge,
+    exact_webp,
+    glow,
+    hide,
+    only_part,
+    paint_parts,
+    part_colour,
+    png,
+    spread,
+    strip,
+    webp,
+)
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (12, 12, 3)).astype(np.uint8)
 LABELS = np.array([[0, 1, 2], [2, 2, 2], [1, 1, 0]])
@@ -51,6 +67,25 @@ def test_png__is_lossless_and_holds_no_text(tmp_path):
     assert (np.asarray(read)[..., :3] == IMAGE).all()
     assert read.info == {}
     assert png(strip([IMAGE])) == data
+
+
+def test_exact_webp__is_lossless():
+    picture = strip([IMAGE, IMAGE])
+    read = np.asarray(Image.open(io.BytesIO(exact_webp(picture))))
+    seen = picture[..., 3] > 0
+    assert (read[seen] == picture[seen]).all() and (read[..., 3] == picture[..., 3]).all()
+
+
+def test_webp__looks_like_the_picture_in_far_fewer_bytes():
+    grain = np.random.default_rng(1).integers(-8, 9, (128, 128, 3))
+    tile = (enlarge(IMAGE, 128).clip(8, 247) + grain).astype(np.uint8)
+    picture = strip([tile, paint_parts(tile, LABELS, num_parts=2), hide(tile, LABELS == 1)])
+    data = webp(picture)
+    read = np.asarray(Image.open(io.BytesIO(data))).astype(int)
+    assert (read[..., 3] == picture[..., 3]).all()
+    assert np.abs(read - picture)[picture[..., 3] > 0].mean() < 4
+    assert len(data) < len(png(picture)) / 3
+    assert webp(picture) == data
 
 
 def test_enlarge__keeps_a_flat_colour():

@@ -6,11 +6,12 @@ from parts.masking import random_mask
 from reports.reconstructions import inputs_of, load_autoencoder, reconstruct
 from reports.samples import choose
 from shards.image_shards import ImageShards
+from shards.mask_shards import MaskShards
 
 
 def test_reconstruct__leaves_visible_patches_as_they_are(outs):
     model = load_autoencoder(outs / "pretrained/semmae-0")
-    samples = choose(ImageShards(outs / "data/shards", "test"), 3)
+    samples = choose(ImageShards(outs / "data/shards", "test"), MaskShards(outs / "data/masks", "test"), 3)
     images = inputs_of(model, samples.encoded)
     assert images.shape == (3, 3, *model.image_size)
     mask = random_mask(3, 64, ratio=0.75, generator=torch.Generator().manual_seed(0))

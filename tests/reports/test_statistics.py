@@ -31,11 +31,11 @@ def estimate_of(values, confidence=0.95):
     return estimate(pd.DataFrame([values]), confidence=confidence).loc[0]
 
 
-def word_of(mine, theirs, confidence=0.95):
-    """The verdict on an arm and a baseline, a number a seed."""
+def word_of(mine, theirs, confidence=0.95, image=0.0):
+    """The verdict on an arm and a baseline, a number a seed; any difference is worth many images."""
     differences = np.subtract(mine, theirs)
     over = estimate_of(differences, confidence)
-    return verdict(differences, low=over["low"], high=over["high"])
+    return verdict(differences, low=over["low"], high=over["high"], image=image)
 
 
 @given(several, st.floats(0.5, 0.99))
@@ -95,12 +95,21 @@ def test_verdict__words(differences, word):
     assert word_of(differences, [0.0] * len(differences)) == word
 
 
+@pytest.mark.parametrize("seeds", [2, ENOUGH_SEEDS])
+def test_verdict__on_one_and_a_half_test_images_is_none_however_well_the_seeds_agree(seeds):
+    image = 1 / 372
+    for images, is_shown in ((0.5, False), (1, False), (1.5, False), (2, True)):
+        words = {word_of([sign * images * image] * seeds, [0.0] * seeds, image=image) for sign in (1, -1)}
+        assert (NO_DIFFERENCE not in words) == is_shown and len(words) == 1 + is_shown
+    assert word_of([image, 2 * image], [0.0, 0.0], image=image) == NO_DIFFERENCE, "their mean is 1.5 images"
+
+
 def test_verdict__is_wrong_in_one_minus_confidence_of_the_cases():
     rng = np.random.default_rng(0)
     differences = pd.DataFrame(rng.normal(size=(2000, 5)) - rng.normal(size=(2000, 5)))
     over = estimate(differences, confidence=0.9)
     words = [
-        verdict(row, low=low, high=high)
+        verdict(row, low=low, high=high, image=0.0)
         for row, low, high in zip(differences.to_numpy(), over["low"], over["high"], strict=True)
     ]
     assert 0.08 < np.mean([word != NO_DIFFERENCE for word in words]) < 0.12
