@@ -1,27 +1,49 @@
 """The command `semmae`. Each subcommand imports only what it needs, to answer in a fraction of a second."""
 
+import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from config.redaction import one_line
+from pipeline import completions, entering
 from pipeline.cli_runs import app as runs
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train SemMAE and MAE on your images, and compare them.",
 )
 app.add_typer(runs)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"semmae {version('semmae')}")
+        raise typer.Exit
+
+
+@app.callback()
+def semmae(
+    is_asked: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version, and exit")
+    ] = False,
+) -> None:
+    """Train SemMAE and MAE on your images, and compare them."""
+    if "--help" not in sys.argv:
+        entering.check_entered()
 
 
 @app.command()
 def preset(
     names: Annotated[
-        list[str], typer.Argument(help="for example quickstart, small, or clothing10 table4; `list` prints all")
+        list[str],
+        typer.Argument(
+            help="for example quickstart, small, or clothing10 table4; `list` prints all",
+            autocompletion=completions.presets,
+        ),
     ],
 ) -> None:
     """Write params.yaml from a preset; further presets are applied on top of it."""
@@ -36,36 +58,36 @@ def preset(
 
 @app.command()
 def use(
-    folder: Annotated[
-        str, typer.Argument(help="folder or URL of your images: <class>/*, train|val|test/<class>/* or Parquet shards")
-    ],
+    folder: Annotated[str, typer.Argument(help="folder or URL of your images, in any usual layout")],
 ) -> None:
-    """Use your own images: set data.path in params.yaml to a folder, or to a store (s3://BUCKET/PREFIX)."""
-    from config.presets import check, read_document, write_params
+    """Use your own images: print what a folder or a store (s3://BUCKET/PREFIX) holds, and set data in params.yaml to it."""
+    from config.groups import LISTING
+    from config.presets import check, read_document, validated, write_params
     from images.sources.tree import root_of, unhashable_entries, write_listing
-    from pipeline.checking import LISTING
+    from images.sources.understanding import understand
+    from pipeline.waiting import patience
     from shards.urls import check_url, is_url
 
     if is_url(folder):
         check_url(folder, "the folder")
-    elif not Path(folder).is_dir():
+    elif not Path(folder := str(entering.path(folder))).is_dir():
         raise ValueError(f"{folder}: not a folder; name the folder that holds your images, or a URL")
-    else:
-        folder = str(Path(folder))
-    root = root_of(folder)
     document = read_document()
     data = document["data"]
-    data["path"] = data["watch"] = folder
-    data["generate"] = []
-    data["part_truth"] = ["masks"] if b"masks" in root.subfolders() else []
-    odd = [] if is_url(folder) else unhashable_entries(folder)
-    if odd or is_url(folder):
-        write_listing(root, LISTING)
-        data["watch"] = str(LISTING)
+    with patience(f"{folder}: listing"):
+        odd = [] if is_url(folder) else unhashable_entries(folder)
+        is_listed = bool(odd) or is_url(folder)
+        data.update(path=folder, watch=LISTING if is_listed else folder, generate=[], labels=[], part_truth=[])
+        understood = understand(validated(document, "params.yaml").data, labels=None)
+    data.update(labels=["class"] * understood.has_labels, part_truth=["masks"] * understood.has_masks)
+    print("\n".join(understood.lines))
+    if is_listed:
+        write_listing(root_of(folder), LISTING)
         why = f"{len(odd)} entries that DVC cannot hash, for example {odd[0][0]} ({odd[0][1]})" if odd else "a store"
-        print(f"{why}: DVC watches {LISTING}; `semmae check` updates it")
+        print(f"{why}: DVC watches {LISTING}; `semmae check` and `semmae run` renew it, `dvc repro` alone does not")
     write_params(check(document, "params.yaml"))
-    print(f"params.yaml: data.path {folder}; next: dvc repro")
+    values = ", ".join(f"{key} [{', '.join(data[key])}]" for key in ("labels", "part_truth"))
+    print(f"params.yaml: data.path {folder}, {values}; next: dvc repro")
 
 
 @app.command()
@@ -96,8 +118,8 @@ def teacher(
     if source == "list":
         print("\n".join(OFFICIAL))
         return
-    if Path(source).is_file():
-        path = Path(source)
+    path = entering.path(source)
+    if path.is_file():
         if not architecture:
             raise ValueError(f"{source}: name its timm model, for example --architecture vit_small_patch16_224")
     else:
@@ -111,7 +133,9 @@ def teacher(
 
 @app.command()
 def start(
-    checkpoint: Annotated[Path, typer.Argument(help="file of MAE or SemMAE, or from `semmae export`")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="file of MAE or SemMAE, or from `semmae export`", parser=entering.path)
+    ],
 ) -> None:
     """Start pretraining from a checkpoint: writes its path and sha256 to params.yaml. pretrain.epochs 0 only evaluates it."""
     from config.presets import check, read_document, write_params
@@ -127,19 +151,23 @@ def start(
 
 @app.command()
 def check() -> None:
-    """Check the parameters and the image folder."""
-    from pipeline.checking import check_input
+    """Check the parameters, and print what the images are taken for."""
+    from pipeline.checking import check_images, check_input
+    from pipeline.waiting import patience
 
-    print(check_input())
+    with patience("listing"):
+        lines = [check_input(), *check_images()]
+    print("\n".join(lines))
 
 
 @app.command()
 def summary() -> None:
     """Print the comparison table and the paths of all results."""
+    from pipeline.scheduling.services import results_page
     from pipeline.tracking.client import tracking_uri
     from reports.table import print_summary
 
-    print_summary(Path(), tracking_uri())
+    print_summary(Path(), results_page() or tracking_uri())
 
 
 @app.command()
@@ -156,9 +184,24 @@ def compare(
 
 
 @app.command()
+def plots(
+    revisions: Annotated[
+        list[str] | None,
+        typer.Argument(help="commits or experiments to compare; default: only the current files"),
+    ] = None,
+) -> None:
+    """Draw curves and accuracies in a page that needs no network; from then on `dvc plots` draws such pages too."""
+    from pipeline.plots import prepare
+
+    prepare()
+    words = ["diff", *revisions] if revisions else ["show"]
+    raise SystemExit(subprocess.run([sys.executable, "-m", "dvc", "plots", *words], check=False).returncode)
+
+
+@app.command()
 def show(
-    images: Annotated[list[Path], typer.Argument(help="image files")],
-    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("parts_of"),
+    images: Annotated[list[Path], typer.Argument(help="image files", parser=entering.path)],
+    out: Annotated[Path, typer.Option(help="folder for the pictures", parser=entering.path)] = Path("parts_of"),
 ) -> None:
     """Draw the learned parts of any images; files that cannot be read are reported and skipped."""
     from config.params import load_params
@@ -179,11 +222,13 @@ def show(
 
 @app.command()
 def export(
-    job: Annotated[str, typer.Argument(help="ARM-SEED, for example semmae-0")],
+    job: Annotated[str, typer.Argument(help="ARM-SEED, for example semmae-0", autocompletion=completions.jobs)],
     layout: Annotated[
         str, typer.Option("--format", help="timm, hf (transformers' ViTMAE) or mae (the published code)")
     ],
-    out: Annotated[Path | None, typer.Option(help="new folder; default: exported/ARM-SEED-FORMAT")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="new folder; default: exported/ARM-SEED-FORMAT", parser=entering.path)
+    ] = None,
     finetuned: Annotated[bool, typer.Option(help="export the fine-tuned classifier (timm only)")] = False,
 ) -> None:
     """Export a run's weights for timm, transformers or MAE's code, with a model card."""
@@ -206,6 +251,7 @@ def track() -> None:
 def main() -> None:
     """Run a command; an error that the user can fix is one line and exit code 1."""
     try:
+        entering.enter()
         app()
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ DONE = (RAN, CACHED, UNCHANGED)
 STATUS_OF_CODE = {reproducing.RAN: RAN, reproducing.RESTORED: CACHED, reproducing.UNCHANGED: UNCHANGED}
 LOOK_SECONDS = 0.1
 LAST_LINES = 30
-PROGRESS = re.compile(r"(\d+)/(\d+) images")
+PROGRESS = re.compile(r": (\d+)/(\d+) \w+, ")
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,14 @@ def execute(
     on_line: Callable[[str], None],
     cancelled: Event,
     patience: float,
+    on_start: Callable[[str], None] = lambda device: None,
     force: bool = False,
 ) -> Outcome:
     """Run `stage` of the repository at `root` once its slots are free.
 
     job: names the result, so that two walks do not compute the same one at once. log: file for the output; on_line gets each
-    line of it. cancelled: set it to terminate the stage; training then writes its checkpoint. patience: seconds without a
-    line after which the stage counts as hung and is terminated as failed.
+    line of it. on_start: gets the device once the slots are held. cancelled: set it to terminate the stage; training then
+    writes its checkpoint. patience: seconds without a line after which the stage counts as hung and is terminated as failed.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -81,11 +83,14 @@ def execute(
                 SUPERVISOR: identity(os.getpid()),
                 SLOT: device,
                 "PYTHONUNBUFFERED": "1",
+                # Else an experiment would run the installed code, and not its own.
+                "PYTHONSAFEPATH": "",
                 # dvc.yaml says `python`: this one, also where nobody activated its environment.
                 "PATH": os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath))),
             }
             if needs.kind == GPU:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+            on_start(device)
             started = time.monotonic()
             child = _Child(command_of(stage, force=force), root, environment, log, on_line)
             status = child.follow(cancelled, patience)
@@ -162,6 +167,11 @@ class _Child:
         if text:
             self.lines.append(text)
             self.on_line(text)
+
+
+def repeat(stage: str, root: Path) -> str:
+    """The command with which a person runs one stage again."""
+    return f"cd {shlex.quote(str(root))} && dvc --wait-for-lock repro --single-item {shlex.quote(stage)}"
 
 
 def progress_of(line: str) -> float | None:

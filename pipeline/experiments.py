@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 import re
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from typing import Any
 
 from config.names import EXPERIMENT, shown
 from config.presets import read_document
+from jobs.git import author, git
 from jobs.notes import is_sound, read_note, write_note
-from jobs.state import STATE_FOLDER, state_folder
+from jobs.state import STATE_FOLDER, WORKTREES, state_folder
 from pipeline.parameters import same_values
-from pipeline.worktree import discard, git, make, restore, untracked_code
+from pipeline.worktree import discard, make, restore, untracked_code
 from shards.locks import lock
 
 RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
@@ -86,7 +88,8 @@ def save(name: str) -> None:
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "save", "--force", "--name", name]
     command += [word for path in untracked_code(folder) for word in ("--include-untracked", path)]
     with _lock():
-        answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        environment = {**os.environ, **author(folder)}
+        answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         if answer.returncode:
             raise ValueError(f"experiment {name}: dvc exp save: {' '.join(answer.stderr.split())}")
         _note(name, finished=time.time())
@@ -171,7 +174,7 @@ def _is_revision(name: str) -> bool:
 
 
 def _folder() -> Path:
-    return state_folder() / "worktrees"
+    return state_folder() / WORKTREES
 
 
 def _note_path(name: str) -> Path:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+from config.names import did_you_mean
 from config.params import Params
-from jobs.dvc_lock import stage_entries
+from jobs.dvc_lock import all_entries
 from models.layouts import to_hf, to_mae, to_timm
 from pipeline.model_card import LOADING, card, jobs
 from shards.files import whole_folder, write_text
@@ -37,7 +38,7 @@ def export(
     known = jobs(root, "finetuned" if finetuned else "pretrained")
     if job not in known:
         existing = ", ".join(known) or "none yet; run `dvc repro`"
-        raise ValueError(f"{job}: no such run; there are {existing}")
+        raise ValueError(f"{job}: no such run{did_you_mean(job, known)}; there are {existing}")
     if target.exists():
         raise ValueError(f"{target}: exists already; name another folder with --out, or remove it")
     ratio = {"mask_ratio": trained_ratio(job, params, root)} if layout == "hf" else {}
@@ -49,6 +50,6 @@ def export(
 
 def trained_ratio(job: str, params: Params, root: Path = Path()) -> float:
     """The share of patches that was hidden in the training of ARM-SEED: as dvc.lock records it, else as `params` has it."""
-    entry = stage_entries(root / "dvc.lock").get(f"pretrain@{job}", {})
+    entry = all_entries(root / "dvc.lock").get(f"pretrain@{job}", {})
     recorded = entry.get("params", {}).get("params.yaml", {}).get("pretrain", {})
     return recorded.get("mask_ratio", params.pretrain.mask_ratio)

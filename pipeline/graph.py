@@ -7,7 +7,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from config.names import did_you_mean
 from config.params import read_yaml
+from config.presets import flatten
 from jobs.dvc_lock import is_code, stage_entries
 from pipeline.slots import CPU
 from pipeline.worktree import cache_of
@@ -52,8 +54,7 @@ class Graph:
         try:
             with Repo(str(root), _wait_for_lock=wait) as repo:
                 graph = repo.index.graph
-                file = os.path.relpath(Path(root) / "dvc.yaml")
-                wanted = [stage for name in targets for stage in repo.stage.collect(f"{file}:{name}")]
+                wanted = list(_wanted(repo, targets))
                 starts = wanted if targets else repo.index.stages
                 nodes = list(dict.fromkeys(node for start in starts for node in dfs_postorder_nodes(graph, start)))
                 self.stages = {(stage := _stage_of(node, graph)).name: stage for node in nodes}
@@ -78,6 +79,20 @@ class Graph:
     def explain(self, name: str) -> Iterator[str]:
         """Lines that say which inputs of a stage changed, from what to what."""
         return explain(name, self.changes.get(name, []), self.entries.get(name), self.root, self.digests)
+
+
+def _wanted(repo: Any, targets: Sequence[str]) -> Iterator[Any]:
+    """The stages of each target, which names one, or all of a matrix."""
+    from dvc.stage.exceptions import StageNotFound
+
+    file = os.path.relpath(Path(repo.root_dir) / "dvc.yaml")
+    for target in targets:
+        try:
+            yield from repo.stage.collect(f"{file}:{target}")
+        except StageNotFound:
+            names = [_name_of(stage) for stage in repo.index.stages]
+            near = did_you_mean(target, [*names, *(name.partition("@")[0] for name in names)])
+            raise ValueError(f"{target}: no such stage{near}; `dvc stage list` names them") from None
 
 
 def _name_of(stage: Any) -> str:
@@ -183,10 +198,8 @@ def changed_leaves(before: Any, after: Any, prefix: str) -> Iterator[str]:
 
 def leaves(tree: Any, prefix: str) -> dict[str, Any]:
     """Dotted key -> value of every leaf; empty for None."""
-    if isinstance(tree, Mapping):
-        parts = (leaves(part, f"{prefix}.{name}".lstrip(".")) for name, part in tree.items())
-        return {key: value for part in parts for key, value in part.items()}
-    return {} if tree is None else {prefix: tree}
+    every = flatten(tree, f"{prefix}." if prefix else "") if isinstance(tree, Mapping) else [(prefix, tree)]
+    return {key: value for key, value in every if value is not None}
 
 
 def value_of(tree: Any, key: str) -> Any:

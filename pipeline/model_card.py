@@ -1,14 +1,16 @@
 """The model card of exported weights: what they are, what they were made from and how they score, read from the run."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from config.params import Params
-from evaluation.protocols import ALWAYS
+from evaluation.protocols import CLASS_IOU, sources
 from jobs.fingerprint import digest_of
 from jobs.recorded import check_recorded
+from reports.comparison import NO_ACCURACY
 from shards.files import read_json
 from shards.seals import read_sealed
 
@@ -29,13 +31,17 @@ def card(job: str, layout: str, params: Params, root: Path = Path()) -> str:
     if arm.parts == "learned":
         origin["part learner"] = digest_of(root / "part_learner")
     origin["weights"] = digest_of(root / "pretrained" / job)
-    stages = ("pretrain", *(source.stage for source in ALWAYS))
-    measured = {stage: Path("metrics", stage, f"{job}.json") for stage in stages}
-    measured = {stage: path for stage, path in measured.items() if (root / path).is_file()}
+    folders = ("pretrain", *(source.folder for source in sources(params)))
+    measured = {folder: Path("metrics", folder, f"{job}.json") for folder in folders}
+    measured = {folder: path for folder, path in measured.items() if (root / path).is_file()}
     check_recorded(*measured.values(), root=root)
     metrics = {
-        f"{stage}: {name}": value for stage, path in measured.items() for name, value in read_json(root / path).items()
+        f"{folder}: {name}": value
+        for folder, path in measured.items()
+        for name, value in read_json(root / path).items()
+        if not re.fullmatch(CLASS_IOU, name)
     }
+    no_labels = () if params.data.labels else ("", NO_ACCURACY)
     settings = {"arm": arm.model_dump(), "seed": int(seed), "pretrain": params.pretrain.model_dump()}
     return "\n".join(
         [
@@ -62,6 +68,7 @@ def card(job: str, layout: str, params: Params, root: Path = Path()) -> str:
             "| measured | value |",
             "|---|---|",
             *(f"| {name} | {_number(value)} |" for name, value in metrics.items()),
+            *no_labels,
             "",
             "```json",
             json.dumps(settings, indent=2),

@@ -45,6 +45,8 @@ def reproduce(stage: str, *, force: bool) -> int:
         try:
             with Repo(_wait_for_lock=True) as repo:
                 repo.stage_cache = Cache(repo)
+                # No advice about git after every stage.
+                repo.scm_context.quiet = True
                 # After a try that ran and then met a lock, DVC finds the result in its cache.
                 is_new = bool(repo.reproduce(stage, single_item=True, force=force))
                 return RAN if has_run else RESTORED if is_new else UNCHANGED

@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
 
-from jobs.dvc_lock import is_code
+from config.presets import flatten
+from config.redaction import one_line
+from jobs.dvc_lock import is_code, stage_names
 from pipeline.graph import changed_inputs
 from pipeline.tracking.keys import DIGEST_STAGE
-from pipeline.tracking.stage_runs import flatten
 
-METRICS, LOCK, WORKSPACE = "report/metrics.json", "dvc.lock", "workspace"
+METRICS, LOCK, GRAPH, WORKSPACE = "report/metrics.json", "dvc.lock", "dvc.yaml", "workspace"
 # Errors and intervals: they differ whenever their value does.
 LEFT_OUT = ("/se", "/low", "/high", "_se", "_low", "_high")
 
@@ -43,16 +44,18 @@ def read_revision(rev: str) -> Revision:
     at = None if rev == WORKSPACE else rev
     try:
         params = dvc.api.params_show("params.yaml", rev=at)
-        lock = YAML(typ="safe", pure=True).load(dvc.api.read(LOCK, rev=at))
+        lock, graph = (YAML(typ="safe", pure=True).load(dvc.api.read(path, rev=at)) for path in (LOCK, GRAPH))
         metrics = dvc.api.metrics_show(METRICS, rev=at)
     except (DvcException, SCMError, OSError) as error:
         raise ValueError(
-            f"{rev}: {' '.join(str(error).split()) or type(error).__name__}; name a commit or experiment that `dvc repro` "
+            f"{rev}: {one_line(error)}; name a commit or experiment that `dvc repro` "
             "has finished, with its dvc.lock committed"
         ) from None
     if not metrics:
         raise ValueError(f"{rev}: no {METRICS}; run `dvc repro` there, or `dvc fetch --all-commits` from your remote")
-    return Revision(dict(flatten(params)), _inputs(lock["stages"]), dict(flatten(metrics)))
+    names = set(stage_names(graph["stages"], params))
+    stages = {name: entry for name, entry in lock["stages"].items() if name in names}
+    return Revision(dict(flatten(params)), _inputs(stages), dict(flatten(metrics)))
 
 
 def _inputs(stages: Mapping[str, Any]) -> dict[str, str]:

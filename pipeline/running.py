@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shlex
 import signal
 import time
 from collections import Counter
@@ -11,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from jobs.stage import Terminated
+from jobs.supervision import EXPERIMENT_VARIABLE
 from pipeline import experiments
-from pipeline.execution import CANCELLED, FAILED, Outcome
+from pipeline.display import shown
+from pipeline.execution import CANCELLED, FAILED, Outcome, repeat
 from pipeline.graph import Graph
 from pipeline.parameters import is_as_here
+from pipeline.scheduling.flow_run import FlowRun
+from pipeline.scheduling.services import results_page, run_page
 from pipeline.tracking import client
-from pipeline.tracking.keys import EXPERIMENT_VARIABLE
+from pipeline.tracking.keys import COMPARISON_STAGE
 from pipeline.tracking.replay import replay
 from pipeline.walk import Walk
 from pipeline.worktree import restore
@@ -59,11 +62,6 @@ def status_of(outcomes: Sequence[Outcome]) -> str:
     return client.FINISHED if all(outcome.is_done for outcome in outcomes) else client.FAILED
 
 
-def repeat(stage: str, root: Path) -> str:
-    """The command with which a person runs one stage again."""
-    return f"cd {shlex.quote(str(root))} && dvc --wait-for-lock repro --single-item {shlex.quote(stage)}"
-
-
 def place_for(document: Any, *, name: str, preset: str) -> tuple[Path, str]:
     """(tree, experiment): this tree and no experiment for the parameters of params.yaml, else a worktree.
 
@@ -80,25 +78,47 @@ def place_for(document: Any, *, name: str, preset: str) -> tuple[Path, str]:
 
 
 def run_plainly(
-    document: Any, *, name: str = "", preset: str = "", targets: Sequence[str] = (), force: bool = False
+    document: Any,
+    *,
+    name: str = "",
+    preset: str = "",
+    targets: Sequence[str] = (),
+    force: bool = False,
+    flow_run: FlowRun | None = None,
 ) -> Sequence[Outcome]:
-    """Walk, replay into MLflow, verify, save; returns the outcomes of all stages. Raises ValueError as `Walk` does."""
+    """Walk, verify, save, replay into MLflow; returns the outcomes of all stages. Raises ValueError as `Walk` does.
+
+    The replay comes last: its warning ends the output. flow_run: shows the walk in Prefect; the caller closes it.
+    """
     root, name = place_for(document, name=name, preset=preset)
     if name:
         print(f"experiment {name} in {root}", flush=True)
-    with experiments.hold(root), at(root, name), terminable():
-        walk = Walk(root, targets=targets, force=force)
+    with experiments.hold(root) as held, at(root, name), terminable():
+        walk = Walk(root, targets=targets, force=force, label=flow_run.id if flow_run else "")
+        if flow_run:
+            held.write(f"{flow_run.id}\n")
+            held.flush()
+            flow_run.show(walk, name)
         started = time.monotonic()
         outcomes: Sequence[Outcome] = []
         try:
-            outcomes = walk.run_all(lambda stage, line: print(f"[{stage}] {line}", flush=True))
+            with shown(walk) as terminal:
+                outcomes = walk.run([terminal, *([flow_run] if flow_run else [])])
+            if all(outcome.is_done for outcome in outcomes):
+                walk.verify()
+                if name:
+                    experiments.save(name)
+                show_comparison(walk, root if name else Path())
+            report(outcomes, root, time.monotonic() - started, name)
         finally:
-            replay(status=status_of(outcomes) if outcomes or not walk.stages else client.KILLED)
-        if all(outcome.is_done for outcome in outcomes):
-            walk.verify()
-            if name:
-                experiments.save(name)
-        report(outcomes, root, time.monotonic() - started, name)
+            was_interrupted = bool(walk.stages) and not outcomes
+            if was_interrupted:
+                report(list(walk.finished.values()), root, time.monotonic() - started, name)
+            written = replay(status=client.KILLED if was_interrupted else status_of(outcomes))
+            if written.pipeline and (page := run_page(written.experiment, written.pipeline)):
+                print(f"{'this run':<11} {page}")
+            if flow_run:
+                flow_run.show_results(written)
     return outcomes
 
 
@@ -115,6 +135,14 @@ def nothing_to_run(root: Path = Path(), *, targets: Sequence[str], force: bool, 
     return not stages
 
 
+def show_comparison(walk: Walk, root: Path) -> None:
+    """Print the comparison and the paths of all results, if the walk was to make them."""
+    if COMPARISON_STAGE in walk.graph.stages:
+        from reports.table import print_summary
+
+        print_summary(root, results_page() or client.tracking_uri())
+
+
 def report(outcomes: Sequence[Outcome], root: Path, seconds: float, name: str) -> None:
     """Print a summary, and for each failed stage its last lines and the command that repeats it."""
     counts = Counter(outcome.status for outcome in outcomes)
@@ -125,6 +153,6 @@ def report(outcomes: Sequence[Outcome], root: Path, seconds: float, name: str) -
             print("\n".join(("", f"{outcome.stage} failed; the end of {outcome.log}:", *outcome.last_lines)))
             print(f"to repeat it: {repeat(outcome.stage, root)}")
     if name and all(outcome.is_done for outcome in outcomes):
-        print(f"experiment {name}: dvc exp show; dvc exp apply {name}")
+        print(f"experiment {name}: `semmae runs` lists it, `dvc exp apply {name}` puts it here")
     elif name:
-        print(f"experiment {name}: see the output above. Fix it and rerun with --name {name}: training resumes")
+        print(f"experiment {name}: not done, see above; rerun with --name {name}: training resumes")

@@ -6,7 +6,7 @@ At the end DVC must find nothing left to do: it checks the walk.
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from jobs.dvc_lock import digests_of, is_code, stage_entries
 from jobs.state import STATE_FOLDER
 from pipeline.execution import CANCELLED, SKIPPED, UNCHANGED, Outcome, execute
 from pipeline.graph import Graph, value_of
+from pipeline.observing import Observer, Observers
 from pipeline.slots import CPU, Needs, needs_of
 from pipeline.tracking.keys import key_of
 from shards.files import md5_of
 
-Report = Callable[[str, str], None]
 # Longer than DVC takes to write dvc.lock.
 WRITE_SECONDS = 5.0
 
@@ -94,32 +94,22 @@ class Walk:
         values = read_yaml(self.root / path)
         return {key: value_of(values, key) for key in keys} if keys else values
 
-    def run(self, stage: str, on_line: Callable[[str], None]) -> Outcome:
-        """Run one stage and keep its outcome in `finished`; the caller is responsible for the order."""
-        self.finished[stage] = execute(
-            stage,
-            root=self.root,
-            needs=self.needs(stage),
-            job=self.job(stage),
-            log=self.logs / f"{stage}.log",
-            on_line=on_line,
-            cancelled=self.cancelled,
-            patience=self.runtime.watchdog_seconds,
-            force=self.force,
-        )
-        return self.finished[stage]
+    def run(self, observers: Sequence[Observer] = ()) -> list[Outcome]:
+        """Run every stage, each in a thread; stages downstream of a failed one are skipped. Keeps outcomes in `finished`.
 
-    def run_all(self, report: Report) -> list[Outcome]:
-        """Run every stage, each in a thread; stages downstream of a failed one are skipped.
-
-        report: called with (stage, line). An interrupt cancels the running stages, waits for them, and is raised again.
+        An interrupt cancels the running stages, waits for them, and is raised again.
         """
         outcomes: dict[str, Future[Outcome]] = {}
+        watching = Observers(observers)
 
         def run(stage: str, before: list[Future[Outcome]]) -> Outcome:
-            if not all(future.result().is_done for future in before):
-                return Outcome(stage, CANCELLED if self.cancelled.is_set() else SKIPPED)
-            return self.run(stage, lambda line: report(stage, line))
+            if all(future.result().is_done for future in before):
+                outcome = self._run(stage, watching)
+            else:
+                outcome = Outcome(stage, CANCELLED if self.cancelled.is_set() else SKIPPED)
+            self.finished[stage] = outcome
+            watching.tell(lambda observer: observer.ended(outcome))
+            return outcome
 
         # One thread a stage: waiting costs nothing, and the slots decide how many run.
         with ThreadPoolExecutor(max(1, len(self.stages))) as pool:
@@ -130,6 +120,21 @@ class Walk:
             except BaseException:
                 self.cancelled.set()
                 raise
+
+    def _run(self, stage: str, watching: Observers) -> Outcome:
+        watching.tell(lambda observer: observer.waiting(stage))
+        return execute(
+            stage,
+            root=self.root,
+            needs=self.needs(stage),
+            job=self.job(stage),
+            log=self.logs / f"{stage}.log",
+            on_start=lambda device: watching.tell(lambda observer: observer.started(stage, device)),
+            on_line=lambda text: watching.tell(lambda observer: observer.line(stage, text)),
+            cancelled=self.cancelled,
+            patience=self.runtime.watchdog_seconds,
+            force=self.force,
+        )
 
     def verify(self) -> None:
         """Ask DVC, without running anything, whether everything is done; ValueError if it would run or restore a stage."""

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from config.names import did_you_mean
+from jobs.progress import Meter
 from shards.files import sha256_of, whole_file
 
 IBOT = "https://lf3-nlp-opensource.bytetos.com/obj/nlp-opensource/archive/2022/ibot"
-CHUNK = 1 << 20
+MIB = 2**20
+# Of a checkpoint that is not trained here, kNN is but a check that it was loaded well.
+KNN_IMAGES = 500
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,10 @@ def fetch(name: str, folder: str | Path = "weights") -> Path:
     Raises ValueError for an unknown name and a download that fails or ends early.
     """
     if name not in OFFICIAL:
-        raise ValueError(f"teacher {name}: no such file, and no official checkpoint; there are {', '.join(OFFICIAL)}")
+        near = did_you_mean(name, OFFICIAL)
+        raise ValueError(
+            f"teacher {name}: no such file, and no official checkpoint{near}; there are {', '.join(OFFICIAL)}"
+        )
     path = Path(folder) / f"{name}.pth"
     if path.is_file():
         return path
@@ -43,8 +50,10 @@ def fetch(name: str, folder: str | Path = "weights") -> Path:
     try:
         with urllib.request.urlopen(url, timeout=60) as response, whole_file(path) as file:
             expected = int(response.headers.get("Content-Length") or 0)
-            while chunk := response.read(CHUNK):
-                file.write(chunk)
+            with Meter(expected // MIB, label=f"teacher {name}", unit="MiB") as meter:
+                while chunk := response.read(MIB):
+                    file.write(chunk)
+                    meter.advance(file.tell() // MIB - meter.done)
             if expected and file.tell() != expected:
                 raise OSError(f"it ended after {file.tell()} of {expected} bytes")
     except OSError as error:
@@ -56,5 +65,7 @@ def fetch(name: str, folder: str | Path = "weights") -> Path:
 def pin(document: Any, path: Path, *, architecture: str, image_size: int) -> str:
     """Make a checkpoint file the teacher of a parameter document; returns its sha256."""
     digest = sha256_of(path)
-    document["teacher"].update(source=str(path), sha256=digest, architecture=architecture, image_size=image_size)
+    document["teacher"].update(
+        source=str(path), sha256=digest, architecture=architecture, image_size=image_size, knn_images=KNN_IMAGES
+    )
     return digest

@@ -10,6 +10,7 @@ from typing import Any
 
 from config.presets import write_params
 from jobs.code import ROOMS
+from jobs.git import git
 from jobs.state import main_worktree
 from shards.files import write_text
 
@@ -19,10 +20,17 @@ CODE_FOLDERS = (*ROOMS, "presets")
 
 def make(folder: Path, document: Any, preset: str) -> None:
     """Make the worktree `folder` of the tree that the current folder is in, with the parameters of `document`."""
-    here = Path(git("rev-parse", "--show-toplevel", folder=Path.cwd()))
+    here = Path(git("rev-parse", "--show-toplevel"))
+    if here != Path.cwd().resolve():
+        raise ValueError(
+            f"{Path.cwd()}: in the repository of {here}; experiments need one of their own: `git init` here"
+        )
+    if not git("rev-list", "--all", "--max-count=1"):
+        raise ValueError(f"{here}: has no commit to start an experiment from; `git add -A && git commit -m start`")
     folder.parent.mkdir(parents=True, exist_ok=True)
     discard(folder)
-    git("worktree", "add", "--quiet", "--detach", str(folder), git("rev-parse", "HEAD", folder=here))
+    _own_main_worktree()
+    git("worktree", "add", "--quiet", "--detach", str(folder), "HEAD")
     if uncommitted := _uncommitted(here):
         # The files of the working tree, as changes over the commit: an experiment is compared with that.
         git("read-tree", "-m", "-u", "HEAD", uncommitted, folder=folder)
@@ -34,6 +42,15 @@ def make(folder: Path, document: Any, preset: str) -> None:
     write_params(document, folder / "params.yaml", preset=preset)
     write_text(folder / ".dvc" / "config.local", f'[cache]\n    dir = "{cache_of(here)}"\n')
     _link_inputs(folder, here, str(document["data"]["path"]))
+
+
+def _own_main_worktree() -> None:
+    """Move `core.worktree`, which a submodule has, into the main worktree's own settings: DVC's library takes it for all."""
+    main = main_worktree()
+    if apart := git("config", "--local", "--default=", "--get", "core.worktree", folder=main):
+        git("config", "extensions.worktreeConfig", "true", folder=main)
+        git("config", "--worktree", "core.worktree", apart, folder=main)
+        git("config", "--local", "--unset", "core.worktree", folder=main)
 
 
 def discard(folder: Path) -> None:
@@ -59,23 +76,11 @@ def untracked_code(root: Path) -> list[str]:
     return [path for path in listed.split("\0") if path]
 
 
-def git(*words: str, folder: Path | None = None) -> str:
-    """The output of a git command in `folder`, by default the main worktree; ValueError of one line if it fails."""
-    answer = subprocess.run(
-        ["git", "-C", str(folder or main_worktree()), *words], capture_output=True, text=True, check=False
-    )
-    if answer.returncode:
-        raise ValueError(f"git {words[0]}: {' '.join(answer.stderr.split()) or answer.returncode}")
-    return answer.stdout.strip()
-
-
 def _uncommitted(root: Path) -> str:
     """A commit of the tracked files as they lie in `root`, which itself does not change; empty if they equal HEAD."""
-    answer = subprocess.run(["git", "-C", str(root), "stash", "create"], capture_output=True, text=True, check=False)
-    # If files were only touched, git ends with 1 and prints nothing.
-    if answer.returncode and answer.stderr.strip():
-        raise ValueError(f"git stash create: {' '.join(answer.stderr.split())}")
-    return answer.stdout.strip()
+    # `stash` ends with 1 and no word if files were only touched; what differs after this does so in content.
+    git("update-index", "-q", "--refresh", folder=root)
+    return git("stash", "create", folder=root)
 
 
 @cache

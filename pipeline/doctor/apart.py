@@ -28,4 +28,4 @@ def _run(environment: Mapping[str, str], function: Callable[..., R], arguments: 
     try:
         return function(*arguments)
     except Exception as error:  # not every one of MLflow's can be sent to another process
-        raise ValueError(one_line(error) or type(error).__name__) from None
+        raise ValueError(one_line(error)) from None

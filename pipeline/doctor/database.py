@@ -1,4 +1,4 @@
-"""The runs in MLflow: a damaged local database, and runs that a killed replay left half-written.
+"""The runs in MLflow: a damaged local database, runs that a killed replay left half-written, and trainings that are gone.
 
 The local database is a cache of what DVC holds. A damaged one is moved aside, not repaired, and what lies in the trees is
 replayed into a new one.
@@ -14,6 +14,7 @@ from jobs.state import STATE_FOLDER, state_folder
 from pipeline.doctor import lock_file
 from pipeline.doctor.apart import apart
 from pipeline.doctor.dvc_locks import is_at_work
+from pipeline.doctor.findings import Finding
 from pipeline.doctor.records import replay_of
 from pipeline.doctor.trees import trees
 from pipeline.running import at
@@ -23,14 +24,19 @@ from pipeline.tracking.client import (
     database,
     database_lock,
     fault_of,
+    is_as_left,
     is_local,
+    note_left,
     runs_of,
+    says_running,
     tracking_uri,
 )
 from pipeline.tracking.comparison import differing_runs
 from pipeline.tracking.keys import state_of
+from pipeline.tracking.live import lost_trainings
 from pipeline.tracking.replay import forget_last, last_written
 from pipeline.tracking.writer import half_written_runs
+from shards.files import sha256_of
 
 # In what MLflow or SQLite says of a database that is sound: of another version, or not to be had at this moment.
 NO_DAMAGE = (
@@ -44,15 +50,27 @@ NO_DAMAGE = (
 REST = "runs of other states and registered models are only in the one that is moved; `semmae track` replays a state"
 
 
-def tracking_database(*, repair: bool) -> Iterator[str]:
-    """A damaged local database is moved aside and replayed; half-written runs of killed replays are deleted."""
+def tracking_database(*, repair: bool) -> Iterator[Finding]:
+    """A damaged local database is moved aside and replayed; half-written runs of killed replays are deleted.
+
+    The run of a training that is gone, as its follower is, gets its last rows and its status. MLflow takes seconds to load:
+    it is not asked about a database whose bytes are those that our own processes left, and in which no run is RUNNING.
+    """
     path = database()
-    if path is not None and (fault := fault_of(path, whole=True) or apart(fault_of_runs, path, trees())):
-        yield f"{path}: damaged ({fault}); {_set_aside(path) if repair else f'repair moves it into {STATE_FOLDER}'}; {REST}"
-    elif path is not None or not is_local():
+    if path is not None and not is_as_left(digest := sha256_of(path)):
+        if fault := fault_of(path, whole=True) or apart(fault_of_runs, path, trees()):
+            done = _set_aside(path) if repair else f"repair moves it into {STATE_FOLDER}"
+            yield Finding(f"{path}", f"damaged ({fault})", f"{done}; {REST}")
+            return
+        note_left(digest)
+    if says_running(path) if path is not None else not is_local():
+        place = redacted(tracking_uri())
         done = "deleted, the next replay writes it whole" if repair else "repair deletes it"
         for name in apart(half_written_runs, repair):
-            yield f"{redacted(tracking_uri())}: run {name} says RUNNING and its writer is gone; {done}"
+            yield Finding(place, "run that says RUNNING and whose writer is gone", done, name)
+        done = "brought to what it left" if repair else "repair brings it to what it left"
+        for name in apart(lost_trainings, repair):
+            yield Finding(place, "run that says RUNNING and whose training is gone", done, name)
 
 
 def fault_of_runs(path: Path, folders: Mapping[Path, str]) -> str:
@@ -91,10 +109,7 @@ def _set_aside(path: Path) -> str:
     for tree, experiment in trees().items():
         with at(tree, experiment):
             forget_last()
-        if lock_file.fault_of(tree / "dvc.lock") or is_at_work(tree):
-            continue
-        with at(tree, experiment):
-            has_stages = bool(state_of().entries)
-        if has_stages and not apart(replay_of, tree, experiment, FINISHED).pipeline:
-            failed.append(str(tree))
+            is_free = not lock_file.fault_of(tree / "dvc.lock") and not is_at_work(tree)
+            if is_free and state_of().entries and not apart(replay_of, tree, experiment, FINISHED).pipeline:
+                failed.append(str(tree))
     return f"moved to {aside}, {'not replayed: ' + ', '.join(failed) if failed else 'replayed'}"

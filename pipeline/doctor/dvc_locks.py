@@ -15,25 +15,26 @@ from typing import Any
 
 import psutil
 
+from pipeline.doctor.findings import REMOVE, Finding
 from pipeline.doctor.processes import CLOCK_SECONDS, RUN_VARIABLE, was_made_by
 from pipeline.experiments import is_walked
 from pipeline.scheduling.services import state
 from shards.files import write_json
 
 LOCKS = ("lock", "rwlock.lock")
+GONE = "a lock whose DVC is gone"
 # When rwlock was written, and its read and write locks by path.
 Listed = tuple[float, Mapping[str, Mapping[str, Any]]]
 
 
-def dead_dvc_locks(tree: Path, *, repair: bool) -> Iterator[str]:
+def dead_dvc_locks(tree: Path, *, repair: bool) -> Iterator[Finding]:
     """Locks whose DVC is gone. A lock file that is a flock means nothing, and is no finding."""
-    done = "removed" if repair else "repair removes it"
     for path in dead_links(tree):
         if repair:
             path.unlink(missing_ok=True)
-        yield f"{path}: a lock whose DVC is gone; {done}"
-    for fault in dead_entries(tree, remove=repair):
-        yield f"{_rwlock(tree)}: {fault}; {done}"
+        yield Finding(f"{path}", GONE, REMOVE[repair])
+    for detail in dead_entries(tree, remove=repair):
+        yield Finding(f"{_rwlock(tree)}", GONE, REMOVE[repair], detail)
 
 
 def is_at_work(tree: Path) -> bool:
@@ -44,7 +45,12 @@ def is_at_work(tree: Path) -> bool:
     with holding(tree) as is_ours:
         if not is_ours and not dead_links(tree):
             return True
-        return any(is_alive for _, _, _, is_alive in _entries(_read(tree)))
+        return runs_stages(tree)
+
+
+def runs_stages(tree: Path) -> bool:
+    """Whether a DVC runs stages in `tree`."""
+    return any(is_alive for _, _, _, is_alive in _entries(_read(tree)))
 
 
 @contextlib.contextmanager
@@ -105,8 +111,8 @@ def dead_entries(tree: Path, *, remove: bool) -> list[str]:
         if not is_ours or (listed is None and is_walked(tree)):
             return []
         entries = _entries(listed)
-        dead = [f"{name} ({info['cmd']}, process {info['pid']})" for _, name, info, is_alive in entries if not is_alive]
-        faults = ["not what DVC writes, cut off in the middle perhaps"] if listed is None else dead
+        dead = [f"{name}: {info['cmd']}, process {info['pid']}" for _, name, info, is_alive in entries if not is_alive]
+        faults = ["not what DVC writes: cut off in the middle perhaps"] if listed is None else dead
         if remove and faults:
             left: dict[str, dict[str, Any]] = {"read": {}, "write": {}}
             for kind, name, info, is_alive in entries:

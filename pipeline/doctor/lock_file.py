@@ -1,17 +1,19 @@
 """A dvc.lock that cannot be read: DVC writes it in place, so a kill can leave half of it."""
 
-import subprocess
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from config.params import read_yaml
+from jobs.git import git
 from jobs.state import STATE_FOLDER
 from pipeline.doctor.dvc_locks import holding, is_at_work
-from shards.files import whole_file
+from pipeline.doctor.findings import Finding
+from shards.files import write_text
 
 
-def damaged_dvc_lock(tree: Path, *, repair: bool) -> Iterator[str]:
+def damaged_dvc_lock(tree: Path, *, repair: bool) -> Iterator[Finding]:
     """A damaged dvc.lock. It is moved aside, and the one that git has is put back."""
     path = tree / "dvc.lock"
     if not fault_of(path) or is_at_work(tree):
@@ -27,12 +29,11 @@ def damaged_dvc_lock(tree: Path, *, repair: bool) -> Iterator[str]:
             aside.parent.mkdir(exist_ok=True)
             path.rename(aside)
             done = f"moved to {aside}"
-            committed = subprocess.run(["git", "show", "HEAD:./dvc.lock"], cwd=tree, capture_output=True, check=False)
-            if committed.returncode == 0:
-                with whole_file(path) as file:
-                    file.write(committed.stdout)
+            with contextlib.suppress(ValueError):
+                write_text(path, git("show", "HEAD:./dvc.lock", folder=tree) + "\n")
                 done += ", the committed one put back"
-        yield f"{path}: damaged ({fault}); {done}; `dvc repro` there then restores all stages from the run cache"
+        done = f"{done}; `dvc repro` there then restores all stages from the run cache"
+        yield Finding(f"{path}", f"damaged ({fault})", done)
 
 
 def fault_of(path: Path) -> str:

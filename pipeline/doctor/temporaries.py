@@ -8,6 +8,7 @@ from pathlib import Path
 
 from config.params import read_yaml
 from jobs.state import STATE_FOLDER
+from pipeline.doctor.findings import REMOVE, Finding
 from pipeline.doctor.processes import was_made_by
 from shards.locks import lock
 
@@ -17,7 +18,7 @@ TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 OTHER_OUTS = ("exported", "weights")
 
 
-def half_written_files(tree: Path, *, repair: bool) -> Iterator[str]:
+def half_written_files(tree: Path, *, repair: bool) -> Iterator[Finding]:
     """Temporaries beside the outs of a tree and in its state folder whose process is gone."""
     for path in (*_beside_outs(tree), *_in_state(tree)):
         match = TEMPORARY.fullmatch(path.name)
@@ -30,7 +31,7 @@ def half_written_files(tree: Path, *, repair: bool) -> Iterator[str]:
                 shutil.rmtree(path)
             elif repair:
                 path.unlink(missing_ok=True)
-            yield f"{path}: half-written by a process that is gone; {'removed' if repair else 'repair removes it'}"
+            yield Finding(f"{path}", "half-written by a process that is gone", REMOVE[repair])
 
 
 def _is_worked_in(folder: Path) -> bool:

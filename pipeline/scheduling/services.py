@@ -4,23 +4,32 @@ import contextlib
 import io
 import ipaddress
 import os
+import shlex
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 
 from config.names import shown
-from config.redaction import redacted, without_user
+from config.redaction import one_line, redacted, without_user
+from jobs.loopback import reach_directly
 from jobs.notes import read_note, write_note
 from jobs.state import main_worktree, state_folder
 from jobs.supervision import end_tree, identity, is_alive
-from pipeline.tracking.client import client, tracking_uri
+from pipeline.doctor.processes import RUN_VARIABLE, with_variable
+from pipeline.scheduling.delivery import RETRIES, connect, warn
+from pipeline.tracking import views
+from pipeline.tracking.client import artifact_root, client, tracking_uri
+from pipeline.tracking.replay import last_experiment
 
 LOOPBACK, ANY = "127.0.0.1", "0.0.0.0"
 POOL, DEPLOYMENT = "semmae", "pipeline"
@@ -28,7 +37,11 @@ WARNING = (
     "warning: {host}: no authentication: whoever reaches a port of these servers reads all results and can run code as you. "
     "Keep others out with a firewall; for yourself an SSH tunnel to the loopback address is enough"
 )
-START_SECONDS = 120
+LAUNCH = "pipeline.scheduling.launch"
+# To start a service; for a run of the form to write its checkpoint and tell MLflow and Prefect.
+START_SECONDS, RUN_SECONDS = 120, 60
+# Services start side by side, and are noted one after the other.
+_NOTE = threading.Lock()
 # The worker asks for new runs this often; Prefect's default is ten seconds.
 POLL = {"PREFECT_WORKER_QUERY_SECONDS": "1"}
 QUIET = {
@@ -42,8 +55,16 @@ QUIET = {
 
 
 def state() -> dict[str, Any]:
-    """The services that `semmae up` started: name -> process, address."""
-    return read_note(_folder() / "services.json")
+    """The services that `semmae up` started: name -> process, address; not those of a repository that this is a copy of."""
+    noted = read_note(_folder() / "services.json")
+    return {name: service for name, service in noted.items() if not _runs_elsewhere(service["process"])}
+
+
+def _runs_elsewhere(process: str) -> bool:
+    """Whether a process lives in another folder than this main worktree; one that was moved is seen where it is now."""
+    with contextlib.suppress(psutil.Error):
+        return is_alive(process) and Path(psutil.Process(int(process.partition(":")[0])).cwd()) != main_worktree()
+    return False
 
 
 def api_url() -> str:
@@ -53,6 +74,7 @@ def api_url() -> str:
     server = state().get("prefect", {})
     if not is_alive(server.get("process", "")):
         return ""
+    reach_directly(urlsplit(server["url"]).hostname or "")
     os.environ.update(_prefect_environment(server["url"]))
     return os.environ["PREFECT_API_URL"]
 
@@ -67,7 +89,12 @@ def mlflow_url() -> str:
 
 def run_page(experiment: str, run: str) -> str:
     """The address of a run's page in MLflow; empty if no server is known."""
-    return f"{without_user(mlflow_url())}/#/experiments/{experiment}/runs/{run}" if mlflow_url() else ""
+    return views.run_page(without_user(mlflow_url()), experiment, run) if mlflow_url() else ""
+
+
+def results_page() -> str:
+    """The address of the table of all results in MLflow; empty if no server is known."""
+    return views.runs_page(without_user(mlflow_url()), last_experiment()) if mlflow_url() else ""
 
 
 def worker_name() -> str:
@@ -76,45 +103,74 @@ def worker_name() -> str:
 
 
 def up(*, prefect_port: int, mlflow_port: int, host: str = LOOPBACK) -> None:
-    """Start the servers that PREFECT_API_URL and MLFLOW_TRACKING_URI do not name, register the pipeline, start a worker.
+    """Start what is not up of Prefect, MLflow and a worker, side by side; register the pipeline; return when the form works.
 
+    PREFECT_API_URL and MLFLOW_TRACKING_URI may name servers of the user's own; a Prefect that does not answer is a warning.
     host: the IPv4 address to listen on; prints a warning unless it is a loopback address, because the servers have no
-    authentication. Raises ValueError if a service is up already, the address is not one of this machine, a port is taken, or
-    a server does not start.
+    authentication. Raises ValueError if the address is not one of this machine, a port is taken, or a server does not start;
+    then it ends what it started.
     """
-    running = [name for name, service in state().items() if is_alive(service["process"])]
-    if running:
-        raise ValueError(f"{', '.join(running)}: up already; `semmae down` ends them")
+    from httpx import HTTPError
+
     names = names_of(host)
-    own_prefect, own_mlflow = "PREFECT_API_URL" not in os.environ, not tracking_uri().startswith("http")
-    for port, option in ((prefect_port, "--prefect-port"), (mlflow_port, "--mlflow-port")):
-        if (own_prefect if option == "--prefect-port" else own_mlflow) and _is_taken(host, port):
-            raise ValueError(f"port {port}: taken by another program; choose another with {option}")
-    try:
-        if own_prefect:
-            url = f"http://{_own_address(host)}:{prefect_port}"
-            os.environ.update(_prefect_environment(url))
+    reach_directly(*names)
+    running = {name: service["url"] for name, service in state().items() if is_alive(service["process"])}
+    own_prefect = "prefect" in running or not os.environ.get("PREFECT_API_URL")
+    own_mlflow = "mlflow" in running or not tracking_uri().startswith("http")
+    prefect = running.get("prefect", f"http://{_own_address(host)}:{prefect_port}")
+    for name, port, is_own in (("prefect", prefect_port, own_prefect), ("mlflow", mlflow_port, own_mlflow)):
+        if name in running:
+            print(f"{name}: up already, {running[name]}")
+        elif is_own and _is_taken(host, port):
+            raise ValueError(f"port {port}: taken by another program; choose another with --{name}-port")
+    if own_prefect:
+        os.environ.update(_prefect_environment(prefect))
+
+    def start_prefect() -> bool:
+        if own_prefect and "prefect" not in running:
             words = ["prefect", "server", "start", "--host", host, "--port", str(prefect_port)]
             settings = _prefect_server_settings(names, prefect_port)
-            _start("prefect", words, url, health=f"{url}/api/health", settings=settings)
-        if own_mlflow:
-            url = f"http://{_own_address(host)}:{mlflow_port}"
-            with client() as tracking:
-                # Creates the database before the server's processes race for it.
-                tracking.search_experiments(max_results=1)
-            words = ["mlflow", "server", "--host", host, "--port", str(mlflow_port), "--workers", "1"]
-            words += ["--default-artifact-root", (main_worktree() / "tracking" / "artifacts").as_uri()]
-            settings = _mlflow_server_settings(names, mlflow_port)
-            _start("mlflow", words, url, health=f"{url}/health", settings=settings)
-        deploy()
-        words = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", worker_name()]
-        _start("worker", words, "", health="")
+            _start("prefect", words, prefect, health=f"{prefect}/api/health", settings=settings)
+        try:
+            deploy()
+        except (HTTPError, ImportError) as error:  # the latter of httpx, for a proxy of SOCKS
+            if own_prefect:
+                raise ValueError(f"prefect: {one_line(error)}; see {_folder() / 'prefect.log'}") from None
+            warn(f"does not answer ({one_line(error)}); `semmae run` goes on without it")
+            return False
+        if "worker" in running:
+            print("worker: up already")
+        else:
+            words = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", worker_name()]
+            _start("worker", words, "", health="")
+        _wait_for_form()
+        return True
+
+    def start_mlflow() -> bool:
+        if not own_mlflow or "mlflow" in running:
+            return True
+        url = f"http://{_own_address(host)}:{mlflow_port}"
+        with client() as tracking:
+            # Creates the database before the server's processes race for it.
+            tracking.search_experiments(max_results=1)
+        words = ["mlflow", "server", "--host", host, "--port", str(mlflow_port), "--workers", "1"]
+        words += ["--default-artifact-root", artifact_root()]
+        settings = _mlflow_server_settings(names, mlflow_port)
+        _start("mlflow", words, url, health=f"{url}/health", settings=settings)
+        return True
+
+    try:
+        with ThreadPoolExecutor() as pool:
+            services = [pool.submit(start_prefect), pool.submit(start_mlflow)]
+            for started in as_completed(services):
+                started.result()
     except BaseException:
-        down(quiet=True)
+        _end(set(state()) - running.keys())
         raise
-    address = redacted(os.environ["PREFECT_API_URL"]).removesuffix("/api")
-    print(f"Prefect  {address}/deployments  (semmae / {DEPLOYMENT}: Run, Custom run)")
-    print(f"MLflow   {redacted(mlflow_url())}/#/experiments")
+    if services[0].result():
+        address = redacted(os.environ["PREFECT_API_URL"]).removesuffix("/api")
+        print(f"Prefect  {address}/deployments  (semmae / {DEPLOYMENT}: Run, Custom run)")
+    print(f"MLflow   {results_page()}")
     print(f"logs     {_folder()}; `semmae down` ends them")
     if (own_prefect or own_mlflow) and not ipaddress.IPv4Address(host).is_loopback:
         print(WARNING.format(host=host), file=sys.stderr)
@@ -137,29 +193,52 @@ def names_of(host: str) -> list[str]:
     return list(dict.fromkeys((*own, *others)))
 
 
-def down(*, quiet: bool = False) -> None:
-    """End the processes that `up` started, the worker first: its runs are cancelled in order."""
-    services = state()
-    for name in ("worker", "mlflow", "prefect"):
-        process = services.get(name, {}).get("process", "")
-        if is_alive(process):
-            end_tree(int(process.partition(":")[0]))
-            if not quiet:
-                print(f"{name}: ended")
-    (_folder() / "services.json").unlink(missing_ok=True)
-    if not services and not quiet:
+def down() -> None:
+    """End the runs of the form, which first write their checkpoints, and the processes that `up` started."""
+    runs = runs_of_form()
+    for run in runs:
+        run.terminate()
+        with contextlib.suppress(psutil.TimeoutExpired):
+            run.wait(RUN_SECONDS)
+        end_tree(run.pid)
+        print("a run of the form: cancelled")
+    services = _end(("worker", "mlflow", "prefect"))
+    for name in services:
+        print(f"{name}: ended")
+    if not (services or runs):
         print("nothing is up")
+
+
+def _end(names: Collection[str]) -> list[str]:
+    """End services in this order and forget them; returns those that were alive."""
+    services = state()
+    alive = [name for name in names if is_alive(services.get(name, {}).get("process", ""))]
+    for name in alive:
+        end_tree(int(services[name]["process"].partition(":")[0]))
+    if left := {name: service for name, service in services.items() if name not in names}:
+        write_note(_folder() / "services.json", left)
+    else:
+        (_folder() / "services.json").unlink(missing_ok=True)
+    return alive
+
+
+def runs_of_form() -> list[psutil.Process]:
+    """The processes of this repository that walk for the form."""
+    return [
+        process
+        for process, _ in with_variable(RUN_VARIABLE)
+        if LAUNCH in process.cmdline() and Path(process.cwd()).is_relative_to(main_worktree())
+    ]
 
 
 def deploy() -> None:
     """Register work pool and deployment, with its form, on the server of PREFECT_API_URL; replaces an earlier deployment."""
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     from prefect import flow
-    from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
 
-    with get_client(sync_client=True) as prefect, contextlib.suppress(ObjectAlreadyExists):
+    with connect(retries=RETRIES) as prefect, contextlib.suppress(ObjectAlreadyExists):
         prefect.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
     source: Any = flow.from_source(source=str(main_worktree()), entrypoint="pipeline/scheduling/flow.py:semmae")
     with contextlib.redirect_stdout(io.StringIO()):
@@ -169,7 +248,10 @@ def deploy() -> None:
             build=False,
             push=False,
             parameters={"form": {}},
-            description="SemMAE against MAE on your images. Other parameters than those of params.yaml make a DVC experiment.",
+            # Instead of Prefect's engine, which fails where it loses the server.
+            job_variables={"command": shlex.join([sys.executable, "-m", LAUNCH]), "working_dir": str(main_worktree())},
+            description="SemMAE against MAE on your images. Other parameters than those of params.yaml make a DVC experiment. "
+            "Values in brackets: params.yaml when `semmae up` ran.",
             print_next_steps=False,
             ignore_warnings=True,
         )
@@ -177,6 +259,8 @@ def deploy() -> None:
 
 def _start(name: str, words: list[str], url: str, *, health: str, settings: Mapping[str, str] | None = None) -> None:
     """Start a service that outlives this command, and wait until its `health` address answers."""
+    print(f"{name}: starting", flush=True)
+    started = time.monotonic()
     _folder().mkdir(parents=True, exist_ok=True)
     path = _folder() / f"{name}.log"
     environment = {**QUIET, **POLL, **os.environ, **(settings or {}), "PYTHONUNBUFFERED": "1"}
@@ -185,13 +269,38 @@ def _start(name: str, words: list[str], url: str, *, health: str, settings: Mapp
             [sys.executable, "-m", *words], cwd=main_worktree(), env=environment, stdin=subprocess.DEVNULL, stdout=log,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    write_note(_folder() / "services.json", {**state(), name: {"process": identity(process.pid), "url": url}})
-    deadline = time.monotonic() + START_SECONDS
+    with _NOTE:
+        write_note(_folder() / "services.json", {**state(), name: {"process": identity(process.pid), "url": url}})
     while health and not _answers(health):
-        if process.poll() is not None or time.monotonic() > deadline:
+        if process.poll() is not None or time.monotonic() - started > START_SECONDS:
             last = path.read_text(errors="replace").strip().splitlines()[-1:] or ["(it is empty)"]
             raise ValueError(f"{name}: did not start; {path} ends with: {redacted(last[0])}")
         time.sleep(0.2)
+    if health:
+        print(f"{name}: up after {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _wait_for_form() -> None:
+    """Wait until the server answers what the page of the form asks when it is submitted, and has heard of the worker."""
+    from httpx import HTTPError
+
+    started, reason = time.monotonic(), "no worker"
+    while time.monotonic() - started < START_SECONDS:
+        try:
+            with connect() as prefect:
+                deployment = prefect.read_deployment_by_name(f"semmae/{DEPLOYMENT}")
+                values = {"schema": deployment.parameter_openapi_schema, "values": deployment.parameters}
+                ask: Any = prefect.request
+                if (
+                    ask("POST", "/ui/schemas/validate", json=values).json()["valid"]
+                    and prefect.read_work_pool(POOL).status == "READY"
+                ):
+                    print(f"worker: up, the form works after {time.monotonic() - started:.0f} s", flush=True)
+                    return
+        except HTTPError as error:
+            reason = one_line(error)
+        time.sleep(0.2)
+    raise ValueError(f"the form does not work after {START_SECONDS} s: {reason}; see {_folder() / 'worker.log'}")
 
 
 def _answers(url: str) -> bool:

@@ -8,7 +8,8 @@ from pipeline.tracking.replay import replay
 
 def main() -> None:
     """Replay every stage of dvc.lock that MLflow does not have yet."""
-    print(f"{len(replay().runs)} stages recorded in {redacted(tracking_uri())}")
+    if (written := replay()).pipeline:
+        print(f"{len(written.runs)} stages recorded in {redacted(tracking_uri())}")
 
 
 if __name__ == "__main__":

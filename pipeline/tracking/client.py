@@ -13,8 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from jobs.state import main_worktree, state_folder
+from pipeline.tracking.relocation import follow_repository
+from pipeline.tracking.views import views
+from shards.files import sha256_of, write_text
 
 EXPERIMENT = "semmae"
+# The id of the first experiment in a new database, after MLflow's own, which is 0.
+FIRST_EXPERIMENT = "1"
 # Without it MLflow 3 opens the experiment as one of language models, with an empty page of traces.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
@@ -32,7 +37,16 @@ LOCAL = "sqlite:///"
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or the SQLite database of the main worktree, by absolute path."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{LOCAL}{main_worktree() / 'tracking' / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{LOCAL}{_own_database()}"
+
+
+def _own_database() -> Path:
+    return main_worktree() / "tracking" / "mlflow.db"
+
+
+def artifact_root() -> str:
+    """The address of the folder of MLflow's artifacts in the main worktree."""
+    return (main_worktree() / "tracking" / "artifacts").as_uri()
 
 
 def is_local() -> bool:
@@ -71,6 +85,40 @@ def database_lock() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _left() -> Iterator[None]:
+    """Note the local database as this block leaves it, unless somebody else changed it before."""
+    is_known = (path := database()) is None or is_as_left(sha256_of(path))
+    yield
+    if is_known and (path := database()):
+        note_left(sha256_of(path))
+
+
+def is_as_left(digest: str) -> bool:
+    """Whether the local database, of this SHA-256, is the one that our own processes left, so that nothing damaged it."""
+    path = _left_digest()
+    return path.is_file() and path.read_bytes() == digest.encode()
+
+
+def note_left(digest: str) -> None:
+    """Note the SHA-256 of the local database as sound."""
+    write_text(_left_digest(), digest)
+
+
+def _left_digest() -> Path:
+    return state_folder() / "tracking.sha256"
+
+
+def says_running(path: Path) -> bool:
+    """Whether a run in a local database says RUNNING, asked of SQLite alone; True if it cannot tell."""
+    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            query = "SELECT 1 FROM runs WHERE status = 'RUNNING' AND lifecycle_stage = 'active'"
+            return connection.execute(query).fetchone() is not None
+        except sqlite3.DatabaseError:
+            return True
+
+
 def be_quiet() -> None:
     """Set MLflow's variables for no telemetry, few messages and short waits, where the user has not set them."""
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
@@ -82,7 +130,7 @@ def client() -> Iterator[Any]:
     be_quiet()
     if is_local():
         Path(tracking_uri().removeprefix(LOCAL)).parent.mkdir(parents=True, exist_ok=True)
-    with database_lock():
+    with database_lock(), _left():
         if (path := database()) and (fault := fault_of(path)):
             raise ValueError(f"{path}: damaged ({fault}); `semmae doctor --repair` moves it aside")
         logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -90,16 +138,29 @@ def client() -> Iterator[Any]:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         from mlflow import MlflowClient
 
-        yield MlflowClient(tracking_uri=tracking_uri())
+        mlflow_client = MlflowClient(tracking_uri=tracking_uri())
+        # Not before MLflow has taken the database for one of its own version.
+        if path == _own_database():
+            follow_repository(path, EXPERIMENT, artifact_root())
+        yield mlflow_client
 
 
 def experiment_id(mlflow_client: Any) -> str:
     """The id of our experiment, which is created where it is missing."""
+    from mlflow.exceptions import MlflowException
+
     known = mlflow_client.get_experiment_by_name(EXPERIMENT)
-    if known is not None:
-        return known.experiment_id
-    artifacts = (main_worktree() / "tracking" / "artifacts").as_uri() if is_local() else None
-    return mlflow_client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=KIND)
+    if known is None:
+        # A server knows where its artifacts go; of a database alone MLflow takes the current folder.
+        artifacts = None if tracking_uri().startswith("http") else artifact_root()
+        try:
+            return mlflow_client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags={**KIND, **views()})
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        # Another clone was faster.
+        known = mlflow_client.get_experiment_by_name(EXPERIMENT)
+    return known.experiment_id
 
 
 def runs_of(mlflow_client: Any, experiments: Sequence[str], condition: str = "") -> Iterator[Any]:

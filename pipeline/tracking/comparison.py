@@ -2,7 +2,7 @@
 
 SQLite's own check finds a damaged structure and damaged indices, but not a value that became another. Where the outs of
 a stage are there, dvc.lock and they tell what its run holds. Whatever else a run has is ignored: notes, tags and names that
-people gave it, tags of an earlier version, and times and system metrics, which only the execution knew.
+people gave it, descriptions, tags of an earlier version, and times and system metrics, which only the execution knew.
 """
 
 import math
@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from config.redaction import MARK
+from jobs.dvc_lock import other_outs
 from pipeline.tracking.client import FINISHED, RUNNING
-from pipeline.tracking.keys import State
+from pipeline.tracking.keys import COMPARISON_STAGE, State
 from pipeline.tracking.stage_runs import SOURCE_TYPE, Content, content_of
 from pipeline.tracking.tags import (
     KEY_TAG,
@@ -36,7 +37,12 @@ def differing_runs(runs: Mapping[str, Any], state: State, noted: Replayed | None
     tops = {run_id for run_id, run in runs.items() if run.data.tags.get(PIPELINE_TAG) == state.key}
     # A damaged tag hides a run from a search by this tag, and not from one by its id.
     tops |= {noted.pipeline} & runs.keys() if noted else set()
-    differing = [runs[top].info.run_name for top in tops if not _agrees(runs[top], Tagged(origin, state=state.key))]
+    headline = _headline(state)
+    differing = [
+        runs[top].info.run_name
+        for top in tops
+        if not _agrees(runs[top], Tagged(origin, state=state.key)) or not _has_headline(runs[top], headline)
+    ]
     for run_id, run in runs.items():
         parent = run.data.tags.get(PARENT_TAG, "")
         if noted and run_id in noted.runs.values():
@@ -55,6 +61,23 @@ def _agrees(run: Any, expected: Tagged) -> bool:
     tags = tags_of(expected, OF_STATE)
     is_finished = run.info.status == FINISHED
     return is_finished and all(_is_same(run.data.tags.get(name, value), value) for name, value in tags.items())
+
+
+def _headline(state: State) -> dict[str, float]:
+    """The headline metrics of a state; empty if its report is gone or has changed, so that there is nothing to compare with."""
+    from pipeline.tracking.headline import headline_points
+
+    entry = state.entries.get(COMPARISON_STAGE)
+    try:
+        return {} if entry is None or other_outs(entry) else {point.key: point.value for point in headline_points()}
+    except (ValueError, OSError):
+        return {}
+
+
+def _has_headline(run: Any, headline: Mapping[str, float]) -> bool:
+    """Whether the headline metrics of a run are right. One that it lacks is of a version that did not write it."""
+    metrics = run.data.metrics
+    return all(_is_close(metrics.get(name, value), value) for name, value in headline.items())
 
 
 def _is_content_of(run: Any, entry: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from jobs.notes import read_note, write_note
 from jobs.state import own_state
 from pipeline.tracking.client import FINISHED
 from pipeline.tracking.keys import State, key_of
+from pipeline.tracking.stage_runs import missing_outs
 
 Record = Mapping[str, Any]
 
@@ -30,7 +31,9 @@ def pending(entries: Mapping[str, Mapping[str, Any]]) -> Pending:
     done = {
         name: record
         for name, record in records.items()
-        if record["status"] == FINISHED and name in entries and not other_outs(entries[name])
+        if record["status"] == FINISHED
+        and name in entries
+        and not (other_outs(entries[name]) or missing_outs(entries[name]))
     }
     return Pending(done, {name: record for name, record in records.items() if record["status"] != FINISHED})
 

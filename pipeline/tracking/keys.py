@@ -3,18 +3,20 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jobs.dvc_lock import stage_entries
+from jobs.supervision import EXPERIMENT_VARIABLE
 
 # The stage that replays: its own entry in dvc.lock is written after the replay.
 REPLAY_STAGE = "track_runs"
 # Its entry also changes with comments; what changes results is in the entries of the stages that read its outs.
 DIGEST_STAGE = "digest_code"
-EXPERIMENT_VARIABLE = "SEMMAE_EXPERIMENT"
+# The stage that writes report/.
+COMPARISON_STAGE = "compare"
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,17 @@ class State:
     keys: Mapping[str, str]
     key: str
 
+    def without(self, names: Collection[str]) -> "State":
+        """The state of the other stages alone."""
+        return _state({name: entry for name, entry in self.entries.items() if name not in names})
+
 
 def state_of(lock_file: str | Path = "dvc.lock") -> State:
     """The state that dvc.lock records, as the experiment of this environment: results, and what determines them."""
-    left_out = (REPLAY_STAGE, DIGEST_STAGE)
-    entries = {name: entry for name, entry in stage_entries(Path(lock_file)).items() if name not in left_out}
+    return _state(stage_entries(Path(lock_file))).without((REPLAY_STAGE, DIGEST_STAGE))
+
+
+def _state(entries: Mapping[str, Mapping[str, Any]]) -> State:
     keys = {name: key_of(name, entry) for name, entry in entries.items()}
     return State(entries, keys, key_of(os.environ.get(EXPERIMENT_VARIABLE, ""), keys))
 

@@ -44,6 +44,7 @@ def register(arm: str) -> str:
     digest = sha256_of(weights / WEIGHTS)
     known = registry.known_version(choice, digest)
     if known is not None:
+        registry.make_champion(choice, known)
         return f"models:/{choice.model}/{known}: has the weights of {choice.job} already"
     run = registry.source_run(choice)
     with tempfile.TemporaryDirectory() as scratch:
@@ -51,6 +52,7 @@ def register(arm: str) -> str:
         write_program(load_encoder(weights), folder, run_id=run.info.run_id)
         export(choice.job, "timm", folder / "timm", params)
         added = registry.add_version(choice, digest, run, folder)
+    registry.make_champion(choice, added)
     among = ", ".join(map(str, choice.among))
     return (
         f"models:/{choice.model}/{added}: {choice.job}, best {registry.MEASURE} {choice.accuracy:.4f} on test "

@@ -15,6 +15,7 @@ from pipeline.tracking.client import EXPERIMENT, FINISHED, client, tracking_uri
 from pipeline.tracking.keys import key_of
 from pipeline.tracking.replay import replay
 from pipeline.tracking.tags import KEY_TAG
+from pipeline.tracking.views import run_page
 from shards.files import read_json
 from shards.seals import read_sealed
 
@@ -22,6 +23,8 @@ from shards.seals import read_sealed
 ARTIFACT = "encoder"
 WEIGHTS_TAG = "weights_sha256"
 MEASURE = "linear_accuracy"
+# The alias of the version that was registered last.
+CHAMPION = "champion"
 LOCK_FILE = Path("dvc.lock")
 
 
@@ -50,13 +53,17 @@ def choose(arm: str, params: Params) -> Choice:
 
     The probe measures on test alone (validation images choose its penalty and leave no number), so this is a selection on
     test: the winner's accuracy is biased upwards and does not estimate the arm's. The version's tags say so. Raises
-    ValueError for an arm that does not run, one without pretraining, and one without weights or probe.
+    ValueError for an arm that does not run, one without pretraining, one without weights or probe, and images without labels.
     """
     if arm not in params.arms.names:
         raise ValueError(f"arm {arm}: not one that runs here; arms.names are {', '.join(params.arms.names)}")
     if params.arms.definitions[arm].mask == "none":
         raise ValueError(
             f"arm {arm}: mask none leaves its weights random, the floor of the comparison; name another arm"
+        )
+    if not params.data.labels:
+        raise ValueError(
+            f"arm {arm}: data.labels is [], so no linear probe chooses its best seed; `semmae export {arm}-SEED` exports one"
         )
     pretrained = jobs(Path(), "pretrained")
     accuracies = {}
@@ -78,7 +85,7 @@ def check_recorded(choice: Choice) -> None:
     The run in MLflow is that of dvc.lock, and the card reads the files in this folder: both must be about the same weights.
     Code may have changed since.
     """
-    graph = Graph(targets=[f"probe@{choice.arm}-{seed}" for seed in choice.among])
+    graph = Graph(targets=[f"probe@class-{choice.arm}-{seed}" for seed in choice.among])
     for name, changes in graph.changes.items():
         for line in explain(name, list(_apart_from_code(changes)), graph.entries.get(name)):
             raise ValueError(f"{line}; `{_command(choice.arm, choice.among)}` brings it up to date")
@@ -96,7 +103,7 @@ def _apart_from_code(changes: Sequence[Any]) -> Iterator[Any]:
 
 
 def _command(arm: str, seeds: Sequence[int]) -> str:
-    return " ".join(["semmae run", *(f"probe@{arm}-{seed}" for seed in seeds)])
+    return " ".join(["semmae run", *(f"probe@class-{arm}-{seed}" for seed in seeds)])
 
 
 def source_run(choice: Choice) -> Any:
@@ -146,8 +153,28 @@ def add_version(choice: Choice, digest: str, run: Any, folder: Path) -> str:
         mlflow_client.log_artifacts(run_id, str(folder), ARTIFACT)
         source = RunsArtifactRepository.get_underlying_uri(f"runs:/{run_id}/{ARTIFACT}", tracking_uri())
         with _model(mlflow_client, choice.model):
-            tags = tags_of(choice, digest, run.data.tags)
-            return str(mlflow_client.create_model_version(choice.model, source, run_id, tags=tags).version)
+            tags, text = tags_of(choice, digest, run.data.tags), description(choice, run.info)
+            added = mlflow_client.create_model_version(choice.model, source, run_id, tags=tags, description=text)
+            return str(added.version)
+
+
+def make_champion(choice: Choice, version: str) -> None:
+    """Let `models:/MODEL@champion` mean this version."""
+    with _registry(
+        f"version {version} is registered, but is not the {CHAMPION}: run the command again"
+    ) as mlflow_client:
+        mlflow_client.set_registered_model_alias(choice.model, CHAMPION, version)
+
+
+def description(choice: Choice, run: Any) -> str:
+    """What the page of a version says, in Markdown; `run`: MLflow's info of its pretraining."""
+    return (
+        f"{choice.job}: linear probe {choice.accuracy:.4f}, the best of seeds {', '.join(map(str, choice.among))} on the test "
+        f"images. It was chosen on these, so the number is biased upwards.\n\n"
+        f'`mlflow.pytorch.load_model("models:/{choice.model}@{CHAMPION}")` takes pixels (B, 3, h, w) uint8 and gives features '
+        f"(B, D). An export for timm lies beside it in `timm/`.\n\n"
+        f"[run of its pretraining]({run_page('', run.experiment_id, run.run_id).lstrip('/')})"
+    )
 
 
 def tags_of(choice: Choice, digest: str, origin: Mapping[str, str]) -> dict[str, str]:
@@ -184,7 +211,7 @@ def _model(mlflow_client: Any, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _registry() -> Iterator[Any]:
+def _registry(left: str = "nothing was registered") -> Iterator[Any]:
     """An MLflow client; a lost server or a broken database is a ValueError of one line."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -194,4 +221,4 @@ def _registry() -> Iterator[Any]:
             yield mlflow_client
     except (MlflowException, SQLAlchemyError) as error:
         reason = f"{redacted(tracking_uri())}: {one_line(error)[:300]}"
-        raise ValueError(f"{reason}; nothing was registered") from error
+        raise ValueError(f"{reason}; {left}") from error

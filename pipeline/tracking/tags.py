@@ -1,8 +1,8 @@
 """The tags of MLflow runs: two tables of name -> how the value is computed. Adding a tag is adding one entry."""
 
+import contextlib
 import os
 import socket
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,11 +12,18 @@ from typing import Any
 from config.params import read_yaml
 from config.presets import preset_of
 from config.redaction import redacted
-from jobs.supervision import identity
-from pipeline.tracking.keys import EXPERIMENT_VARIABLE
+from jobs.git import git
+from jobs.supervision import EXPERIMENT_VARIABLE, identity
 
 KEY_TAG, PIPELINE_TAG, WRITER_TAG, COMPUTED_TAG = "fingerprint", "semmae.pipeline", "semmae.writer", "computed_by"
-PARENT_TAG = "mlflow.parentRunId"
+# The stage as DVC names it. The name of a run is for people, who change it.
+NAME_TAG, PARENT_TAG = "dvc_stage", "mlflow.parentRunId"
+# What the run of a state has for a stage.
+PIPELINE = "pipeline"
+# The key of a matrix that is there to leave a stage out if the images have no labels.
+SWITCH = "labels"
+# Of a run that a follower began while its stage ran: the name of its line file.
+LIVE_TAG = "semmae.live"
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,9 @@ def origin_here() -> Origin:
 
 
 def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+    with contextlib.suppress(ValueError):
+        return git(*words)
+    return ""
 
 
 def matrix_of(path: Path) -> dict[str, list[str]]:
@@ -62,7 +71,7 @@ class Tagged:
     """
 
     origin: Origin
-    name: str = "pipeline"
+    name: str = PIPELINE
     entry: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] | None = None
     key: str = ""
@@ -75,11 +84,24 @@ class Tagged:
         """The name without the item of a matrix."""
         return self.name.partition("@")[0]
 
+    @property
+    def title(self) -> str:
+        """The name of the run: the experiment alone for the pipeline's own, else `EXPERIMENT ARM SEED STAGE`."""
+        if self.name == PIPELINE:
+            return self.origin.experiment or PIPELINE
+        items = [value for key, value in self.items.items() if key != SWITCH]
+        stage = self.stage if self.items else self.name
+        return " ".join(filter(None, (self.origin.experiment, *items, stage)))
+
+    @property
+    def items(self) -> dict[str, str]:
+        """Key -> value of its matrix in dvc.yaml: DVC names a stage STAGE@VALUE-VALUE. Empty if the matrix is another."""
+        keys, values = self.origin.matrix.get(self.stage, ()), self.name.partition("@")[2].split("-")
+        return dict(zip(keys, values, strict=True)) if len(keys) == len(values) else {}
+
 
 def _item(key: str, run: Tagged) -> str | None:
-    """The value for a key of the stage's matrix: DVC names a stage STAGE@VALUE-VALUE."""
-    keys, values = run.origin.matrix.get(run.stage, ()), run.name.partition("@")[2].split("-")
-    return dict(zip(keys, values, strict=True)).get(key) if len(keys) == len(values) else None
+    return run.items.get(key)
 
 
 def _parameter(key: str, run: Tagged) -> Any:
@@ -93,6 +115,7 @@ def _recorded(key: str, run: Tagged) -> Any:
 # Computed from dvc.lock and dvc.yaml: a second replay of the same state would write the same, and the doctor compares it.
 OF_STATE: Mapping[str, Callable[[Tagged], Any]] = {
     "stage": lambda run: run.stage,
+    NAME_TAG: lambda run: run.name,
     KEY_TAG: lambda run: run.key,
     PIPELINE_TAG: lambda run: run.state,
     PARENT_TAG: lambda run: run.parent,

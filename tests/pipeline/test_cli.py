@@ -1,15 +1,14 @@
 import hashlib
 import os
 import shutil
-import sys
+import subprocess
 
 import pytest
 from PIL import Image
 
 from config.params import load_params
-from pipeline import cli
 from pipeline.weights import OFFICIAL, Official
-from tests.conftest import ROOT
+from tests.conftest import ROOT, call
 
 
 @pytest.fixture
@@ -21,15 +20,10 @@ def project(tmp_path, monkeypatch):
     shutil.copyfile(ROOT / "runtime.yaml", "runtime.yaml")
     for name in ("cats", "dogs"):
         (tmp_path / "mine" / name).mkdir(parents=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / "mine" / name / "a.png")
+        for image in "abc":
+            Image.new("RGB", (8, 8)).save(tmp_path / "mine" / name / f"{image}.png")
+    subprocess.run(["git", "init", "-q"], check=True)
     return tmp_path
-
-
-def call(monkeypatch, *words):
-    monkeypatch.setattr(sys, "argv", ["semmae", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code
 
 
 def test_preset__writes_params(project, monkeypatch, capsys):
@@ -54,15 +48,50 @@ def test_preset__an_unknown_one_is_one_line_and_exit_1(project, monkeypatch, cap
 
 def test_use__points_at_a_folder_and_keeps_the_rest(project, monkeypatch):
     assert call(monkeypatch, "use", "mine") == 0
-    params = load_params()
-    assert (params.data.path, params.data.watch, params.data.generate, params.data.part_truth) == (
-        "mine",
-        "mine",
-        [],
-        [],
-    )
+    data = load_params().data
+    assert (data.path, data.watch, data.generate, data.labels, data.part_truth) == ("mine", "mine", [], ["class"], [])
     assert "# Every number" in (project / "params.yaml").read_text()
     assert call(monkeypatch, "check") == 0
+
+
+def test_use__an_empty_folder_is_one_line_and_nothing_is_written(project, monkeypatch, capsys):
+    before = (project / "params.yaml").read_bytes()
+    (project / "none").mkdir()
+    assert call(monkeypatch, "use", "none") == 1
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.startswith("error: data.path: no image below none, which is empty")
+    assert (project / "params.yaml").read_bytes() == before and not (project / "data").exists()
+
+
+def test_use__images_without_labels_switch_the_labels_off_and_labelled_ones_on(project, monkeypatch, capsys):
+    assert call(monkeypatch, "use", "mine/cats") == 0
+    assert load_params().data.labels == []
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "no labels" in line]
+    assert line == (
+        "  no labels: parts, masks, encoders and reconstructions, no accuracy; to judge the encoders put a labelled set into "
+        "data/transfer/NAME and name it in transfer.sets"
+    )
+    assert call(monkeypatch, "use", "mine") == 0
+    assert load_params().data.labels == ["class"]
+
+
+def test_check__a_path_changed_by_hand_is_refused_until_use_has_seen_it(project, monkeypatch, capsys):
+    assert call(monkeypatch, "use", "mine") == 0
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("  path: mine\n", "  path: mine/cats\n"))
+    assert call(monkeypatch, "check") == 1
+    assert "data: watch: got 'mine', expected 'mine/cats' as in path, or data/listing.txt" in capsys.readouterr().err
+    # The same with a listing, which names what it lists.
+    os.symlink("nowhere", project / "mine" / "cats" / "broken")
+    assert call(monkeypatch, "use", "mine") == 0
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("  path: mine\n", "  path: mine/cats\n"))
+    capsys.readouterr()
+    assert call(monkeypatch, "check") == 1
+    assert capsys.readouterr().err == (
+        "error: data/listing.txt: got listing of mine, expected the listing of mine/cats; run `semmae use mine/cats`\n"
+    )
+    assert call(monkeypatch, "use", "mine/cats") == call(monkeypatch, "check") == 0
 
 
 def test_use__a_folder_that_dvc_cannot_hash_gets_a_listing(project, monkeypatch, capsys):
@@ -135,12 +164,14 @@ def test_use__a_store_is_watched_by_a_listing_that_check_renews(project, monkeyp
     assert (data.path, data.watch, data.part_truth) == (f"{bucket.url}/photos", "data/listing.txt", ["masks"])
     listing = project / "data/listing.txt"
     first = listing.read_text()
+    images = [f"images/{name}/{image}.png" for name in ("cats", "dogs") for image in "abc"]
     assert [line.split("\t")[0] for line in first.splitlines()] == [
-        "images/cats/a.png", "images/dogs/a.png", "masks/cats/a.png"
+        f"listing of {bucket.url}/photos", *images, "masks/cats/a.png"
     ]  # fmt: skip
-    bucket.put("photos/images/dogs/b.png", b"more")
+    assert "`semmae run` renew it, `dvc repro` alone does not" in capsys.readouterr().out
+    bucket.put("photos/images/dogs/d.png", b"more")
     assert call(monkeypatch, "check") == 0
-    assert "images/dogs/b.png" in listing.read_text()
+    assert "images/dogs/d.png" in listing.read_text()
 
 
 def test_use__a_url_with_a_password_is_refused_and_nothing_is_written(project, monkeypatch, capsys):

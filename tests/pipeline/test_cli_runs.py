@@ -3,13 +3,18 @@ import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
 
-from pipeline import cli, experiments, running
+from config.groups import LISTING
+from config.presets import read_document, write_params
+from pipeline import experiments, running
 from pipeline.parameters import changed
+from pipeline.tracking.writer import Replayed
 from shards.files import read_json
+from tests.conftest import call as call_semmae
 from tests.pipeline.conftest import enter_copy, make_small
 
 # `notes` leaves a record, as every stage of the project does. `waits` is there for one who terminates it.
@@ -50,7 +55,8 @@ COMMAND = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from pipeline import cli, running
-running.replay = lambda **status: print("replayed", status, flush=True)
+from pipeline.tracking.writer import Replayed
+running.replay = lambda **status: print("replayed", status, flush=True) or Replayed()
 try:
     cli.main()
 finally:
@@ -82,7 +88,7 @@ def ran(tmp_path_factory, surroundings):
 @pytest.fixture
 def small(ran, tmp_path, monkeypatch):
     """A copy of that repository for one test, as the current folder."""
-    monkeypatch.setattr(running, "replay", lambda **_: None)
+    monkeypatch.setattr(running, "replay", lambda **_: Replayed())
     return enter_copy(ran[0], tmp_path / "small", monkeypatch)
 
 
@@ -91,11 +97,9 @@ def call(small, monkeypatch, capsys):
     """Run a command of `semmae`: (exit code, lines, lines of errors)."""
 
     def call(*words):
-        monkeypatch.setattr(sys, "argv", ["semmae", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
+        code = call_semmae(monkeypatch, *words)
         told = capsys.readouterr()
-        return int(ended.value.code or 0), told.out.splitlines(), told.err.splitlines()
+        return int(code or 0), told.out.splitlines(), told.err.splitlines()
 
     return call
 
@@ -105,7 +109,8 @@ def test_run__runs_what_is_needed_and_replays_it(ran):
     assert (folder / "out" / "scales").read_text() == "a fine image" and erred == ""
     lines = said.splitlines()
     assert {"[notes] Running stage 'notes':", "[notes] begins", "replayed {'status': 'FINISHED'}"} <= set(lines)
-    assert lines[-2].startswith("2 stages in ") and lines[-2].endswith(": 2 ran")
+    assert lines[-3].startswith("2 stages in ") and lines[-3].endswith(": 2 ran")
+    assert "git add" not in said and "dvc config" not in said, "DVC's advice is for those who call DVC"
     assert lines[-1] == "imported", "a plain run has no need of Prefect"
 
 
@@ -114,6 +119,21 @@ def test_run__with_nothing_to_do_is_one_line_at_once(small):
     said, erred = process.communicate()
     assert said.splitlines() == [UP_TO_DATE, "imported"]
     assert (erred, process.returncode) == ("", 0)
+
+
+def test_run__renews_a_listing_first_and_refuses_one_of_another_place(call, small):
+    document = read_document()
+    document["data"]["watch"] = LISTING
+    write_params(document)
+    assert call("run", "--dry") == (0, [UP_TO_DATE], [])
+    (small / "mine" / "second.txt").write_text("another")
+    assert "second.txt" not in (small / LISTING).read_text()
+    call("run", "--dry")
+    assert "second.txt" in (small / LISTING).read_text()
+    document["data"]["path"] = "elsewhere"
+    write_params(document)
+    code, _, (line,) = call("run", "--dry")
+    assert code == 1 and line.endswith("expected the listing of elsewhere; run `semmae use elsewhere`")
 
 
 def test_run__dry_says_what_would_run_and_runs_nothing(call, small):
@@ -151,7 +171,9 @@ def test_run__dry_with_other_parameters_says_what_would_run_with_those(call, sma
         (["--seed", "-1"], "seeds"),
         (["--preset", "nonesuch"], "preset nonesuch: unknown; there are"),
         (["--name", "a b"], "experiment 'a b': use letters"),
-        (["nonesuch"], "nonesuch"),
+        (["--preset", "quickstrt"], "preset quickstrt: unknown; did you mean quickstart?; there are"),
+        (["zzz"], "zzz: no such stage; `dvc stage list` names them"),
+        (["note"], "note: no such stage; did you mean notes?; `dvc stage list` names them"),
     ],
 )
 def test_run__a_mistake_is_one_line_and_exit_1_before_any_work(call, small, words, told):
@@ -175,6 +197,19 @@ def test_run__a_failed_stage_is_shown_with_the_command_that_repeats_it(call, sma
     assert shlex.split(again)[:2] == ["cd", str(small)]
 
 
+def test_run__ends_with_the_comparison_and_its_run_where_a_server_shows_it(call, small, monkeypatch):
+    tables = []
+    monkeypatch.setattr("reports.table.print_summary", lambda root, mlflow: tables.append(root))
+    monkeypatch.setattr(running, "COMPARISON_STAGE", "notes")
+    monkeypatch.setattr(running, "replay", lambda **_: Replayed("1", "abc"))
+    monkeypatch.setattr("pipeline.scheduling.services.last_experiment", lambda: "1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:word@127.0.0.1:1")
+    page = "http://127.0.0.1:1/#/experiments/1/runs/abc?workflowType=machine_learning"
+    assert call("run", "--force")[1][-1] == f"this run    {page}" and tables == [Path()]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert not any(line.startswith("this run") for line in call("run", "--force")[1]), "no server"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, {143}), (signal.SIGINT, {1, 130})])
 def test_run__what_ends_it_terminates_its_stages_in_order(small, number, codes):
@@ -189,6 +224,7 @@ def test_run__what_ends_it_terminates_its_stages_in_order(small, number, codes):
     assert process.returncode in codes
     assert "replayed {'status': 'KILLED'}" in said
     assert any("exited with 143" in line for line in said.splitlines())
+    assert "1 cancelled" in said or "2 cancelled" in said
     assert read_json(".semmae/records/notes.json")["status"] == "KILLED"
 
 

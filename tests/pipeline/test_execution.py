@@ -69,7 +69,7 @@ class Counting:
 def main():
     total = Sum()
     with Scratch("counts", "f" * 32) as scratch:
-        train(Counting(total), scratch=scratch, runtime=SimpleNamespace(checkpoint_seconds=1000, log_seconds=0.01))
+        train(Counting(total), scratch=scratch, runtime=SimpleNamespace(checkpoint_seconds=1000, log_seconds=0.01, live=False))
         Path("out").mkdir(exist_ok=True)
         Path("out/counted.txt").write_text(str(total.value))
 

@@ -19,6 +19,7 @@ from pipeline.execution import FAILED, RAN
 from pipeline.experiments import FINISHED, RUNNING, STOPPED, draft, hold, is_walked, prepare
 from pipeline.graph import Graph
 from pipeline.parameters import changed
+from pipeline.tracking.writer import Replayed
 from tests.pipeline.conftest import enter_copy, make_small, repro
 
 # `reads` is the same in all experiments; it notes outside of every tree that it ran. `scales` fails while $FORBID is there.
@@ -57,7 +58,8 @@ FILES = {
 RUNNING_ONE = """
 import json, sys
 from pipeline import parameters, running, slots
-running.replay = lambda **_: None
+from pipeline.tracking.writer import Replayed
+running.replay = lambda **_: Replayed()
 slots.cores = lambda: ("0", "1")
 document, origin = parameters.changed(changes=json.loads(sys.argv[2]))
 outcomes = running.run_plainly(document, name=sys.argv[1], preset=origin)
@@ -81,7 +83,7 @@ def enter(main, folder, monkeypatch):
     enter_copy(main, folder, monkeypatch)
     monkeypatch.setenv("COUNTS", str(folder.parent / "counts"))
     monkeypatch.setenv("FORBID", str(folder.parent / "forbid"))
-    monkeypatch.setattr(running, "replay", lambda **_: None)
+    monkeypatch.setattr(running, "replay", lambda **_: Replayed())
     return folder
 
 
@@ -148,7 +150,7 @@ def test_run_plainly__two_experiments_at_once_end_with_their_own_results(two):
             "changed and new an image", "seeds:", *(f"- {seed}" for seed in seeds), "pretrain:",
         ]  # fmt: skip
         assert read_yaml(folder / "params.yaml")["seeds"] == seeds
-        assert f"experiment {name}: dvc exp show; dvc exp apply {name}" in said[name]
+        assert f"experiment {name}: `semmae runs` lists it, `dvc exp apply {name}` puts it here" in said[name]
     assert (main.parent / "counts").read_text().splitlines() == ["reads"], "what both need was computed once"
     assert sum("1 restored, 1 ran" in text for text in said.values()) == 1
     assert sum("2 ran" in text for text in said.values()) == 1

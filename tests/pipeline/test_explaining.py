@@ -4,10 +4,14 @@ import shutil
 
 import pytest
 
+from jobs.cluster.work import Task
 from jobs.dvc_lock import stage_entries
+from jobs.kept_shards import KeptShards
 from jobs.notes import write_note
+from pipeline import explaining
 from pipeline.explaining import differences, lines_about
-from pipeline.tracking.executions import executions
+from pipeline.tracking.executions import executions, records_folder
+from shards.arrays import ArrayShardWriter
 from tests.pipeline.conftest import make_small, repro
 
 STAGES = """
@@ -119,6 +123,55 @@ def test_lines_about__why_it_ran_the_last_time(small, noted):
     assert lines_about("first") == ["would not run; it ran the last time: forced, or its outs were missing"]
     noted("first", entry=before, previous={})
     assert "restored from the cache" in lines_about("first")[0]
+
+
+@pytest.fixture
+def streaming(small, monkeypatch):
+    """`other` streams over five image shards; two are kept. Returns what changes one of its inputs."""
+    names = [f"{number}.parquet" for number in range(5)]
+    monkeypatch.setattr(explaining, "_plan", lambda stage: ("job", [Task(name, name, 1, {}) for name in names]))
+    with KeptShards("other", "job") as kept:
+        for name in names[:2]:
+            with ArrayShardWriter(kept.place(name), columns={}, header={}, shard_rows=1):
+                pass
+    with changed(small / "dvc.yaml", "    cmd: echo other >", "    meta: {sharded: true}\n    cmd: echo other >"):
+        yield lambda: changed(small / "code.py", "before", "after")
+    shutil.rmtree(kept.folder.parent)
+
+
+def test_lines_about__how_many_shards_a_streaming_stage_would_compute(streaming):
+    with streaming():
+        assert lines_about("other")[1:] == [
+            "other: would compute 3 of 5 shards and reuse 2; the others are new, or hold other images"
+        ]
+
+
+def test_lines_about__no_shard_is_kept_of_the_same_inputs(streaming, monkeypatch):
+    monkeypatch.setattr(explaining, "_plan", lambda stage: ("another job", [Task("a", "a", 1, {})]))
+    with streaming():
+        assert lines_about("other")[1:] == [
+            "other: would compute 1 of 1 shards and reuse 0; no shard is kept of the same code, parameters and models"
+        ]
+
+
+def test_lines_about__shards_that_cannot_be_known_are_a_line(streaming, monkeypatch):
+    def fail(stage):
+        raise ValueError("data/shards: no manifest")
+
+    monkeypatch.setattr(explaining, "_plan", fail)
+    with streaming():
+        assert lines_about("other")[1:] == [
+            "other: how many shards it would compute is not known: data/shards: no manifest"
+        ]
+
+
+def test_lines_about__how_many_shards_its_last_run_reused(small, noted):
+    entry = dict(stage_entries(small / "dvc.lock")["first"])
+    noted("first", entry=entry, previous=entry, reuse="12 of 14 shards are reused; the others are new")
+    assert lines_about("first")[-1] == "first: in its last run 12 of 14 shards are reused; the others are new"
+    write_note(records_folder() / "first.json", {"reuse": "13 of 14 shards are reused"})
+    assert lines_about("first")[-1] == "first: in its last run 13 of 14 shards are reused"
+    (records_folder() / "first.json").unlink()
 
 
 def test_lines_about__is_of_the_tree_that_is_named(small, noted, monkeypatch, tmp_path):

@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 from config.params import load_params
 from models.mae import MaskedAutoencoder, split_mask
 from pipeline.exporting import export, trained_ratio
+from pipeline.model_card import card
+from reports.comparison import NO_ACCURACY
 from tests.conftest import ROOT, run_stage
 from tests.jobs.cluster.conftest import write
 from training.encoders import load_encoder, load_weights
@@ -88,12 +90,25 @@ def test_export__the_card_names_data_origin_and_metrics(world, exported):
     accuracy = json.loads((world / "metrics" / "probe" / "semmae-0.json").read_text())["linear_accuracy"]
     assert f"| probe: linear_accuracy | {accuracy:.4f} |" in card
     assert "teacher" not in (exported / "classifier" / "README.md").read_text(), "mae knows of no teacher"
+    assert NO_ACCURACY not in card
+
+
+def test_card__images_without_labels_have_no_accuracy(world):
+    params = load_params(world / "params.yaml")
+    unlabelled = params.model_copy(update={"data": params.data.model_copy(update={"labels": []})})
+    text = card("semmae-0", "mae", unlabelled, world)
+    assert NO_ACCURACY in text and "accuracy |" not in text and "| pretrain: val_loss |" in text
 
 
 @pytest.mark.parametrize(
     ("job", "layout", "options", "message"),
     [
-        ("semmae-9", "timm", {}, "semmae-9: no such run; there are mae-0, mae-1, raw_attention-0"),
+        (
+            "semmae-9",
+            "timm",
+            {},
+            "semmae-9: no such run; did you mean semmae-1.; there are mae-0, mae-1, raw_attention-0",
+        ),
         ("semmae-0", "onnx", {}, "format onnx: expected one of timm, hf, mae"),
         ("semmae-0", "hf", {"finetuned": True}, "format hf: has no classifier"),
     ],

@@ -21,12 +21,12 @@ SAME = ("rows", "bytes", "sha256", "footer")
 
 @pytest.fixture
 def local(tmp_path):
-    return write(tmp_path / "local", COUNTS, masks=True, shard_bytes=60_000)
+    return write(tmp_path / "local", COUNTS, shard_bytes=60_000)
 
 
 @pytest.fixture
 def remote(bucket, tmp_path):
-    folder = write(tmp_path / "remote", COUNTS, masks=True, shard_bytes=60_000, store=f"{bucket.url}/data/")
+    folder = write(tmp_path / "remote", COUNTS, shard_bytes=60_000, store=f"{bucket.url}/data/")
     bucket.asked()
     return folder
 
@@ -54,7 +54,7 @@ def test_writer__the_store_has_the_files_and_the_folder_the_rest(local, remote, 
         assert other == {**{name: one[name] for name in SAME}, "url": f"{bucket.url}/data/{one['sha256']}.parquet"}
         assert bucket.get(key_of(other, bucket)) == (local / one["file"]).read_bytes()
     whole, same = manifest_of(local), manifest_of(remote)
-    for name in ("data_digest", "classes", "has_masks", "num_part_labels", "index"):
+    for name in ("data_digest", "classes", "index"):
         assert whole[name] == same[name]
 
 
@@ -111,13 +111,12 @@ def test_shards__are_the_same_wherever_they_lie(local, remote, split):
         assert np.array_equal(getattr(here, name), getattr(there, name))
     assert (here.classes, len(here)) == (there.classes, len(there))
     for row in range(len(here)):
-        for read in ("bytes", "mask_bytes", "path"):
-            assert getattr(here, read)(row) == getattr(there, read)(row)
+        assert here.bytes(row) == there.bytes(row)
     assert pickle.loads(pickle.dumps(there)).bytes(0) == here.bytes(0)
 
 
 def test_shards__in_a_folder_by_its_url_are_the_same(local, tmp_path):
-    folder = write(tmp_path / "remote", COUNTS, masks=True, shard_bytes=60_000, store=f"file://{tmp_path}/store")
+    folder = write(tmp_path / "remote", COUNTS, shard_bytes=60_000, store=f"file://{tmp_path}/store")
     here, there = (ImageShards(place, "train") for place in (local, folder))
     assert [here.bytes(row) for row in range(300)] == [there.bytes(row) for row in range(300)]
 
@@ -129,7 +128,8 @@ def test_read_shard__is_the_same_wherever_it_lies(local, remote):
             assert np.array_equal(ids, same_ids) and images == same_images
 
 
-def test_shards__opening_asks_for_sizes_and_reading_for_one_row_group(bucket, tmp_path):
+def test_shards__opening_asks_for_sizes_and_reading_for_one_row_group(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr("shards.shard_writer.FIRST_BYTES", 600_000)
     folder = write(tmp_path / "s", {"train": 3000}, shard_bytes=600_000, store=bucket.url)
     listed = entries(folder)
     bucket.asked()
@@ -145,7 +145,7 @@ def test_shards__opening_asks_for_sizes_and_reading_for_one_row_group(bucket, tm
 
 
 def test_shards__a_pass_in_the_order_of_the_files_reads_each_row_group_with_one_request(bucket, tmp_path):
-    folder = write(tmp_path / "s", {"train": 1000}, masks=True, shard_bytes=200_000, store=bucket.url)
+    folder = write(tmp_path / "s", {"train": 1000}, shard_bytes=200_000, store=bucket.url)
     shards = ImageShards(folder, "train")
     bucket.asked()
     assert len([shards.bytes(row) for row in shards.storage]) == 1000
@@ -156,6 +156,7 @@ def test_shards__a_pass_in_the_order_of_the_files_reads_each_row_group_with_one_
 
 def test_read_shard__reads_each_byte_about_once_and_few_at_a_time(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr("shards.image_shards.SPAN_BYTES", 200_000)
+    monkeypatch.setattr("shards.shard_writer.FIRST_BYTES", 5_000_000)
     folder = write(tmp_path / "s", {"train": 3000}, shard_bytes=5_000_000, store=bucket.url)
     (shard,) = list_shards(folder)
     bucket.asked()

@@ -10,6 +10,7 @@ from config.presets import read_document, write_params
 from pipeline import slots
 from pipeline import walk as walk_module
 from pipeline.execution import CANCELLED, FAILED, RAN, SKIPPED, UNCHANGED
+from pipeline.observing import Observer
 from pipeline.slots import CPU, GPU, Needs
 from pipeline.walk import Walk, unchanged
 from tests.conftest import ROOT
@@ -57,6 +58,33 @@ UPSTREAM = {
 }  # fmt: skip
 
 
+class Heard(Observer):
+    """Keeps (second, stage, what happened or the line)."""
+
+    def __init__(self, heard):
+        self.heard = heard
+
+    def waiting(self, stage):
+        self.line(stage, "waiting")
+
+    def started(self, stage, device):
+        self.line(stage, f"started on {device}")
+
+    def line(self, stage, text):
+        self.heard.append((time.monotonic(), stage, text))
+
+    def ended(self, outcome):
+        self.line(outcome.stage, outcome.status)
+
+
+class Calls(Observer):
+    def __init__(self, call):
+        self.call = call
+
+    def line(self, stage, text):
+        self.call(text)
+
+
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory, surroundings):
     """A repository after a walk: (folder, walk, outcomes, [(second, stage, line)])."""
@@ -66,7 +94,7 @@ def walked(tmp_path_factory, surroundings):
     surroundings.setattr(slots, "gpus", lambda: ("4", "9"))
     heard = []
     walk = Walk(folder)
-    outcomes = walk.run_all(lambda stage, line: heard.append((time.monotonic(), stage, line)))
+    outcomes = walk.run([Heard(heard)])
     return folder, walk, outcomes, heard
 
 
@@ -84,8 +112,8 @@ def sequential(tmp_path_factory, surroundings):
     return folder
 
 
-def run_all(folder, **options):
-    return {outcome.stage: outcome for outcome in Walk(folder, **options).run_all(lambda stage, line: None)}
+def walk_of(folder, **options):
+    return {outcome.stage: outcome for outcome in Walk(folder, **options).run()}
 
 
 def statuses(outcomes):
@@ -97,7 +125,7 @@ def change(folder):
     (folder / "mine" / "image.txt").write_text("another image")
 
 
-def test_run_all__independent_stages_overlap_each_on_a_device_of_its_own(walked):
+def test_run__independent_stages_overlap_each_on_a_device_of_its_own(walked):
     """`left` and `right` end only when both have begun."""
     _, _, outcomes, heard = walked
     assert {outcome.stage: outcome.status for outcome in outcomes} == dict.fromkeys(UPSTREAM, RAN)
@@ -108,7 +136,7 @@ def test_run_all__independent_stages_overlap_each_on_a_device_of_its_own(walked)
     }
 
 
-def test_run_all__nothing_starts_before_what_it_reads_is_there(walked):
+def test_run__nothing_starts_before_what_it_reads_is_there(walked):
     heard = walked[3]
     first, last = {}, {}
     for second, stage, _ in heard:
@@ -119,24 +147,24 @@ def test_run_all__nothing_starts_before_what_it_reads_is_there(walked):
         assert all(last[other] < first[stage] for other in before)
 
 
-def test_run_all__gives_what_dvc_gives_one_after_the_other(walked, sequential):
+def test_run__gives_what_dvc_gives_one_after_the_other(walked, sequential):
     folder = walked[0]
     assert digest_by_path(folder) == digest_by_path(sequential)
     assert len(digest_by_path(folder)) == len(UPSTREAM)
 
 
-def test_run_all__afterwards_dvc_finds_nothing_to_do(settled):
+def test_run__afterwards_dvc_finds_nothing_to_do(settled):
     walk = Walk(settled)
     walk.verify()
     assert "Running stage" not in (said := repro(settled, "repro")) and "up to date" in said
     assert [outcome.status for outcome in unchanged(walk.graph, walk.stages)] == [UNCHANGED] * len(UPSTREAM)
 
 
-def test_run_all__what_failed_keeps_back_what_needs_it_and_nothing_else(settled):
+def test_run__what_failed_keeps_back_what_needs_it_and_nothing_else(settled):
     change(settled)
     (settled / "mine" / "switch").write_text("off")
     walk = Walk(settled)
-    outcomes = {outcome.stage: outcome for outcome in walk.run_all(lambda stage, line: None)}
+    outcomes = {outcome.stage: outcome for outcome in walk.run()}
     assert statuses(outcomes) == {
         "left": RAN, "right": RAN, "join": RAN, "obeys": FAILED, "below": SKIPPED, "last": SKIPPED,
     }  # fmt: skip
@@ -168,14 +196,30 @@ def test_walk__an_interrupt_ends_what_runs_and_is_raised_again(settled, mark, in
     walk = Walk(settled)
     assert set(walk.stages) == {"obeys", "below", "last"}
 
-    def interrupt(stage, line):
+    def interrupt(line):
         if line.startswith("> "):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        walk.run_all(interrupt)
+        walk.run([Calls(interrupt)])
     assert not marked(mark) and held_slots() == []
-    assert {stage: outcome.status for stage, outcome in walk.finished.items()} == {"obeys": CANCELLED}
+    assert {stage: outcome.status for stage, outcome in walk.finished.items()} == dict.fromkeys(walk.stages, CANCELLED)
+
+
+def test_run__tells_of_each_stage_in_order(walked):
+    told = {stage: [what for _, name, what in walked[3] if name == stage] for stage in UPSTREAM}
+    for stage, first in told.items():
+        assert first[0] == "waiting" and first[1].startswith("started on ") and first[-1] == RAN, stage
+    assert {told["left"][1], told["right"][1]} == {"started on gpu 4", "started on gpu 9"}
+
+
+def test_run__an_observer_that_fails_is_one_warning_and_changes_nothing(settled, capsys):
+    change(settled)
+    heard = []
+    outcomes = Walk(settled, targets=["join"]).run([Calls(lambda text: 1 / 0), Heard(heard)])
+    assert {outcome.status for outcome in outcomes} == {RAN} and len(heard) > 3 * len(outcomes)
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning == "warning: Calls shows no more of this run: division by zero; the run goes on"
 
 
 def test_walk__takes_what_targets_need_and_no_more(settled):
@@ -198,7 +242,7 @@ def test_walk__is_the_same_from_any_folder_and_runs_all_by_force(settled, monkey
         name: UPSTREAM[name] for name in ("left", "right", "join")
     }
     assert set(Walk(settled, force=True).stages) == set(UPSTREAM)
-    assert statuses(run_all(settled, targets=["below"], force=True)) == {"obeys": RAN, "below": RAN}
+    assert statuses(walk_of(settled, targets=["below"], force=True)) == {"obeys": RAN, "below": RAN}
 
 
 @pytest.mark.parametrize(

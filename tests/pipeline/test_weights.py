@@ -1,7 +1,8 @@
 import pytest
 
+from config.presets import compose
 from pipeline import weights
-from pipeline.weights import OFFICIAL, Official, fetch
+from pipeline.weights import OFFICIAL, Official, fetch, pin
 
 
 @pytest.fixture
@@ -35,3 +36,11 @@ def test_fetch__faults_are_one_line(official):
     official.unlink()
     with pytest.raises(ValueError, match="teacher tiny: file:.*check the network"):
         fetch("tiny")
+
+
+def test_pin__a_teacher_that_is_not_trained_is_judged_on_few_images(tmp_path):
+    document = compose("quickstart")
+    (tmp_path / "file.pth").write_bytes(b"weights")
+    trained = document["teacher"]["knn_images"]
+    pin(document, tmp_path / "file.pth", architecture="vit_small_patch16_224", image_size=224)
+    assert document["teacher"]["knn_images"] < trained

@@ -22,7 +22,7 @@ from tests.conftest import run_stage, wait_until
 
 SEMMAE = [sys.executable, "-c", "from pipeline.cli import main; main()"]
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-FLOW, STAGE = r"prefect\.engine", r"-m (stages\.|dvc )|/reproducing\.py "
+FLOW, STAGE = r"pipeline\.scheduling\.launch", r"-m (stages\.|dvc )|/reproducing\.py "
 
 
 def free_port():
@@ -49,7 +49,7 @@ def semmae(folder, *words, code=0):
 
 def remove_other_arms(folder):
     """What the world has of arms and seeds that are compared no longer: an experiment's worktree does not have it either."""
-    for name in ("pretrained", "finetuned", "metrics", "history", "predictions", "arms"):
+    for name in ("pretrained", "finetuned", "metrics", "history", "arms"):
         for path in sorted((folder / name).rglob("*")):
             if re.search(r"raw_attention|-1($|\.)", path.name) and path.exists():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

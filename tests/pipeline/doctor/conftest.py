@@ -10,11 +10,10 @@ import sys
 import pytest
 
 from jobs.notes import write_note
-from jobs.supervision import SUPERVISOR
+from jobs.supervision import EXPERIMENT_VARIABLE, SUPERVISOR
 from pipeline.doctor.apart import apart
 from pipeline.doctor.checks import examine
 from pipeline.tracking.client import EXPERIMENT, client
-from pipeline.tracking.keys import EXPERIMENT_VARIABLE
 from tests.conftest import ROOT
 
 PIPELINE = """
@@ -158,16 +157,21 @@ def files(folder):
 
 
 def mend(expected):
-    """Examine, repair, and examine again; `expected` are words of each finding, in order."""
-    found = examine(repair=False)
+    """Examine, repair, and examine again; `expected` are words of each finding, in order. Returns the lines after the repair."""
+    found = lines()
     assert len(found) == len(expected), found
-    assert examine(repair=False) == found
-    mended = examine(repair=True)
+    assert lines() == found
+    mended = lines(repair=True)
     for before, after, words in zip(found, mended, expected, strict=True):
         assert words in before and words in after and "\n" not in before + after
         assert "repair" in before and "repair" not in after
     assert examine(repair=False) == []
     return mended
+
+
+def lines(*, repair=False):
+    """A line for each finding."""
+    return list(map(str, examine(repair=repair)))
 
 
 def write_record(tree, status, stage="make@big"):

@@ -23,7 +23,7 @@ from tests.pipeline.doctor.conftest import (
 
 def test_dead_dvc_locks__entries_of_dead_processes_go_and_those_of_living_ones_stay(tree, start, killed):
     dead, living = killed(RWLOCK.replace("made/big", "other")), start(RWLOCK)
-    mended = mend(["source.txt (-c, process", "other.txt (-c, process"])
+    mended = mend(["source.txt: -c, process", "other.txt: -c, process"])
     assert all(str(dead.pid) in line for line in mended)
     left = read_json(tree / ".dvc" / "tmp" / "rwlock")
     assert [info["pid"] for info in next(iter(left["read"].values()))] == [living.pid]

@@ -82,7 +82,7 @@ def test_dead_flow_runs__those_of_this_machine_end_and_say_how(tree, server):
     held, logged = create(server, Running()), log_of(tree, create(server, Running()))
     (tree / ".semmae" / "walk" / "lock").write_text(f"{held}\n")
     taken, cancelling = create(server, Pending(), worker=HERE), create(server, Cancelling(), worker=HERE)
-    found = list(flow_runs.dead_flow_runs(repair=False))
+    found = list(map(str, flow_runs.dead_flow_runs(repair=False)))
     assert {run for run in (held, logged, taken, cancelling) for line in found if run in line and "repair" in line} == {
         held, logged, taken, cancelling,
     }  # fmt: skip
@@ -103,6 +103,28 @@ def test_dead_flow_runs__their_tasks_end_with_them(tree, server):
     assert len(list(flow_runs.dead_flow_runs(repair=True))) == 1
     tasks = server.read_task_runs(flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run]}}))
     assert {one.dynamic_key: one.state.name for one in tasks} == {"0": "Crashed", "1": "Completed"}
+
+
+def test_dead_flow_runs__stages_that_still_run_in_a_run_that_has_ended_are_ended(tree, server):
+    from prefect import task
+    from prefect.states import Crashed, Running
+
+    run = create(server, Crashed())
+    stage = server.create_task_run(task(name="stage")(lambda: None), run, "0", state=Running()).id
+    (line,) = map(str, flow_runs.dead_flow_runs(repair=False))
+    assert str(stage) in line
+    assert len(list(flow_runs.dead_flow_runs(repair=True))) == 1
+    assert server.read_task_run(stage).state.name == "Crashed"
+    assert list(flow_runs.dead_flow_runs(repair=False)) == []
+
+
+def test_dead_flow_runs__one_that_completed_while_the_server_was_down_is_completed(tree, server):
+    from prefect.states import Running
+
+    run = log_of(tree, create(server, Running()))
+    (tree / ".semmae" / "logs" / run / flow_runs.COMPLETED).touch()
+    assert len(list(flow_runs.dead_flow_runs(repair=True))) == 1
+    assert state_of(server, run) == "Completed"
 
 
 def test_dead_flow_runs__a_living_one_another_machines_and_an_ended_one_are_not_touched(tree, server):

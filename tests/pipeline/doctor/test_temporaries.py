@@ -1,5 +1,7 @@
 import os
 
+import pytest
+
 from pipeline.doctor.checks import examine
 from shards.locks import lock
 from tests.pipeline.doctor.conftest import (
@@ -17,6 +19,16 @@ def test_half_written_files__of_dead_processes_go_and_those_of_living_ones_stay(
     killed(WRITE_FILE), killed(WRITE_FOLDER)
     mend(["made/.small.txt.", "pretrain-mae-0/abc/.new."])
     assert files(tree) == before
+
+
+@pytest.mark.parametrize("section", ["outs", "metrics", "plots"])
+def test_half_written_files__are_looked_for_beside_all_that_stages_write(tree, section):
+    (tree / "dvc.yaml").write_text(
+        f"stages: {{train: {{cmd: 'true', {section}: [{{curves/loss.json: {{cache: false}}}}]}}}}\n"
+    )
+    (tree / "curves").mkdir()
+    (tree / "curves" / ".loss.json.999999999.tmp").touch()
+    mend(["curves/.loss.json."])
 
 
 def test_half_written_files__a_living_process_of_the_same_number_is_not_the_writer(tree):

@@ -86,3 +86,14 @@ def test_form__without_valid_parameters_offers_the_quickstarts_arms_with_a_warni
     assert set(arms_of_the_form()) == project["arms"].keys() - {"names"}
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert fault in line and line.endswith("the form offers the arms of preset quickstart")
+
+
+def test_form__shows_the_values_and_the_arms_of_params_yaml(project):
+    from prefect.flows import load_flow_from_entrypoint
+
+    project["pretrain"]["epochs"], project["arms"]["names"] = 7, ["block", "mae"]
+    write_params(project)
+    form = load_flow_from_entrypoint(f"{ROOT}/pipeline/scheduling/flow.py:semmae").fn.__annotations__["form"]
+    assert form.model_fields["epochs"].description.endswith("0: as the preset (7)")
+    assert "empty: as the preset (block, mae)" in form.model_fields["arms"].description
+    assert "\n- `mae`: hides random patches\n" in form.model_fields["arms"].description

@@ -1,13 +1,17 @@
+import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
 from jobs.notes import write_note
 from jobs.supervision import identity
 from pipeline.scheduling import services
+from tests.conftest import wait_until
 
 
 @pytest.fixture
@@ -48,10 +52,77 @@ def test_up__a_taken_port_is_refused_by_the_name_of_its_option(tree, taken, opti
     assert services.state() == {}
 
 
-def test_up__what_is_up_is_not_started_twice(tree, sleeper):
+@pytest.fixture
+def free(monkeypatch):
+    """Every port is free, and the tracking database is there."""
+    monkeypatch.setattr(services, "_is_taken", lambda *_: False)
+    monkeypatch.setattr(services, "client", lambda: contextlib.nullcontext(Mock()))
+
+
+@pytest.mark.parametrize("missing", ["prefect", "mlflow", "worker"])
+def test_up__starts_what_is_missing_and_nothing_else(tree, sleeper, free, monkeypatch, capsys, missing):
+    up = {"process": identity(sleeper.pid), "url": "http://127.0.0.1:1"}
+    write_note(".semmae/services/services.json", {
+        name: up for name in ("prefect", "mlflow", "worker") if name != missing
+    })  # fmt: skip
+    started, form = [], []
+    for name in ("PREFECT_HOME", "PREFECT_API_URL", "MLFLOW_TRACKING_URI"):  # empty is not set
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(services, "_start", lambda name, *_, **__: started.append(name))
+    monkeypatch.setattr(services, "deploy", lambda: form.append("registered"))
+    monkeypatch.setattr(services, "_wait_for_form", lambda: form.append("works"))
+    services.up(prefect_port=2, mlflow_port=3)
+    assert (started, form) == ([missing], ["registered", "works"])
+    shown = capsys.readouterr().out
+    assert [f"{name}: up already" in shown for name in ("prefect", "mlflow", "worker")].count(True) == 2
+    os.environ.pop("PREFECT_API_URL", None)
+
+
+def test_up__a_prefect_of_the_users_own_that_does_not_answer_is_a_warning(tree, free, monkeypatch, capsys):
+    started = []
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setattr(services, "_start", lambda name, *_, **__: started.append(name))
+    services.up(prefect_port=2, mlflow_port=3)
+    shown = capsys.readouterr()
+    assert started == ["mlflow"] and "Prefect" not in shown.out and "MLflow   " in shown.out
+    (line,) = shown.err.splitlines()
+    assert line.startswith("warning: Prefect at http://127.0.0.1:9/api does not answer (")
+
+
+def test_state__a_copy_of_the_repository_has_not_the_services_of_its_original(tree, sleeper, monkeypatch):
+    service = {"worker": {"process": identity(sleeper.pid), "url": ""}}
+    write_note(".semmae/services/services.json", service)
+    copy, moved = tree / "copy", tree.with_name("moved")
+    shutil.copytree(tree / ".semmae", copy / ".semmae")
+    monkeypatch.chdir(copy)
+    assert services.state() == {}
+    services.down()
+    assert sleeper.poll() is None
+    tree.rename(moved)
+    monkeypatch.chdir(moved)
+    assert services.state() == service
+
+
+def test_up__ends_what_it_started_when_another_does_not_start(tree, sleeper, free, monkeypatch):
     write_note(".semmae/services/services.json", {"worker": {"process": identity(sleeper.pid), "url": ""}})
-    with pytest.raises(ValueError, match="worker: up already; `semmae down` ends them"):
-        services.up(prefect_port=1, mlflow_port=1)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+
+    def start(name, *_, **__):
+        write_note(".semmae/services/services.json", {
+            **services.state(), name: {"process": identity(child.pid), "url": ""},
+        })  # fmt: skip
+
+    def deploy():
+        wait_until(lambda: "mlflow" in services.state())
+        raise ValueError("prefect: no")
+
+    monkeypatch.setattr(services, "_start", start)
+    monkeypatch.setattr(services, "deploy", deploy)
+    with pytest.raises(ValueError, match="prefect: no"):
+        services.up(prefect_port=2, mlflow_port=3)
+    assert child.wait(timeout=30) is not None and sleeper.poll() is None
+    assert services.state().keys() == {"worker"}
 
 
 def test_down__ends_what_up_started_and_nothing_else(tree, sleeper, capsys):

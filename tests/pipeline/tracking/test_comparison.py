@@ -17,7 +17,7 @@ from pipeline.tracking.stage_runs import Content, Point, write_content
 from shards.files import write_json
 from tests.pipeline.tracking.test_replay import make_outs, write_lock, write_record
 
-STAGE = "pretrain@mae-0"
+STAGE, TITLE = "pretrain@mae-0", "mae 0 pretrain"
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def original(tmp_path_factory):
         make_outs()
         write_record(STAGE)
         replay()
-        write_record("probe@mae-0", status="KILLED")
+        write_record("probe@class-mae-0", status="KILLED")
         replay(status="KILLED")
         write_lock("bbb")
         replay()
@@ -82,7 +82,7 @@ def test_differing_runs__none_differ_after_a_replay(tree):
 @pytest.mark.parametrize("what", CHANGES)
 def test_differing_runs__names_the_run_whose_content_changed(tree, what):
     change(CHANGES[what], tree.runs[STAGE])
-    assert set(differing()) - {"prepare_data"} == {STAGE}
+    assert set(differing()) - {"prepare_data"} == {TITLE}
 
 
 @pytest.mark.parametrize("words", ["UPDATE tags SET value = 'x' WHERE key = 'semmae.pipeline' AND run_uuid = ?",

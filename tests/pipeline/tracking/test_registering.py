@@ -81,7 +81,7 @@ def test_register__the_version_is_of_the_run_that_pretrained_and_says_what_it_is
         registered[1].startswith(f"models:/{NAME}/1: semmae-{best()}, best linear_accuracy")
         and "\n" not in registered[1]
     )
-    assert run.info.run_name == f"pretrain@semmae-{best()}" and found.run_id in registered[1]
+    assert run.data.tags["dvc_stage"] == f"pretrain@semmae-{best()}" and found.run_id in registered[1]
     assert run.data.params["pretrain.batch_size"] == "8" and "loss" in run.data.metrics
     assert {given.dataset.name for given in run.inputs.dataset_inputs} == {"data/shards", "arms/semmae"}
     accuracy = read_json(f"metrics/probe/semmae-{best()}.json")["linear_accuracy"]
@@ -98,6 +98,10 @@ def test_register__the_version_is_of_the_run_that_pretrained_and_says_what_it_is
         "preset": "quickstart",
     }
     assert len(found.tags["git_commit"]) == 40
+    assert (
+        found.description.startswith(f"semmae-{best()}: linear probe {accuracy:.4f}")
+        and found.run_id in found.description
+    )
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -106,7 +110,7 @@ def test_register__mlflow_loads_it_without_pickle_and_it_sees_the_same(inside, m
 
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     own = features(load_encoder(f"pretrained/semmae-{best()}"), pixels_of(count))
-    program = mlflow.pytorch.load_model(f"models:/{NAME}/1")
+    program = mlflow.pytorch.load_model(f"models:/{NAME}@champion")
     torch.testing.assert_close(program(pixels_of(count)), own, atol=1e-5, rtol=1e-5)
     served = mlflow.pyfunc.load_model(f"models:/{NAME}/1").predict(pixels_of(count).numpy())
     torch.testing.assert_close(torch.from_numpy(served), own, atol=1e-5, rtol=1e-5)
@@ -138,9 +142,13 @@ def test_register__timm_loads_what_lies_beside_it(inside):
 
 def test_register__again_says_that_it_is_there(inside, capsys):
     before = version()[0]
+    with client() as mlflow_client:
+        mlflow_client.delete_registered_model_alias(NAME, "champion")
     cli_runs.register("semmae")
     assert capsys.readouterr().out == f"models:/{NAME}/1: has the weights of semmae-{best()} already\n"
     assert version()[0].version == before.version
+    with client() as mlflow_client:
+        assert mlflow_client.get_model_version_by_alias(NAME, "champion").version == before.version
 
 
 def test_register__weights_or_parameters_that_dvc_lock_does_not_record_are_refused(recorded, tmp_path, monkeypatch):
@@ -153,7 +161,8 @@ def test_register__weights_or_parameters_that_dvc_lock_does_not_record_are_refus
     whole = weights.read_bytes()
     weights.write_bytes(b"")
     with pytest.raises(
-        ValueError, match="pretrain@mae-0: .*pretrained/mae-0 modified.*`semmae run probe@mae-0 probe@mae-1`"
+        ValueError,
+        match="pretrain@mae-0: .*pretrained/mae-0 modified.*`semmae run probe@class-mae-0 probe@class-mae-1`",
     ):
         registry.check_recorded(choice)
     weights.write_bytes(whole)

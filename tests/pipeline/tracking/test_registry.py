@@ -53,8 +53,16 @@ def test_choose__an_arm_without_pretraining_is_refused_with_the_reason(params):
         registry.choose("untrained", params)
 
 
+def test_choose__images_without_labels_choose_no_seed(params):
+    unlabelled = params.model_copy(update={"data": params.data.model_copy(update={"labels": []})})
+    with pytest.raises(ValueError, match=r"data.labels is \[\], so no linear probe .* `semmae export mae-SEED`"):
+        registry.choose("mae", unlabelled)
+
+
 def test_choose__without_weights_it_names_the_command_that_makes_them(params):
-    with pytest.raises(ValueError, match="`semmae run probe@mae-0 probe@mae-1 probe@mae-2 .*` makes them"):
+    with pytest.raises(
+        ValueError, match="`semmae run probe@class-mae-0 probe@class-mae-1 probe@class-mae-2 .*` makes them"
+    ):
         registry.choose("mae", params)
     write("mae-0")
     with pytest.raises(ValueError, match="arm mae: no seed has pretrained weights and a probe"):
@@ -82,6 +90,7 @@ def repository(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     write_sealed("data/shards/manifest.json", {"data_digest": "d" * 64})
     write_json("metrics/pretrain/mae-0.json", {"loss": 0.5})
+    write_json("dvc.yaml", {"stages": {"pretrain": {"matrix": {"arm": ["mae"], "seed": [0]}}}})
     (tmp_path / "dvc.lock").write_text(
         """
 schema: '2.0'

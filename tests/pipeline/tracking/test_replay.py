@@ -8,7 +8,7 @@ from jobs.supervision import identity
 from pipeline.tracking import executions, tags, writer
 from pipeline.tracking import replay as tracking
 from pipeline.tracking.client import EXPERIMENT, client
-from pipeline.tracking.replay import replay
+from pipeline.tracking.replay import forget_last, replay
 from shards.files import md5_of, read_json, write_json, write_rows
 
 
@@ -22,7 +22,7 @@ def repository(tmp_path, monkeypatch):
 
 
 def make_outs():
-    Path("dvc.yaml").write_text("stages: {prepare_data: {}, pretrain: {matrix: {arm: [mae], seed: [0]}}}")
+    Path("dvc.yaml").write_text("stages: {prepare_data: {}, pretrain: {matrix: {arm: [mae], seed: [0]}}, compare: {}}")
     write_json("metrics/pretrain/mae-0.json", {"loss": 0.5, "images": 640})
     write_rows("history/pretrain/mae-0.json", [{"step": 1, "loss": 0.9}, {"step": 2, "loss": 0.5}])
     write_lock("aaa")
@@ -52,11 +52,11 @@ stages:
 
 
 def runs():
-    """Name -> run, the newest of each name."""
+    """Stage as DVC names it -> run, the newest of each."""
     with client() as mlflow_client:
         experiment = mlflow_client.get_experiment_by_name(EXPERIMENT).experiment_id
         every = mlflow_client.search_runs([experiment], order_by=["attributes.start_time ASC"])
-        return mlflow_client, {run.info.run_name: run for run in every}
+        return mlflow_client, {run.data.tags["dvc_stage"]: run for run in every}
 
 
 def write_record(name, **changes):
@@ -80,6 +80,7 @@ def test_replay__a_state_gets_one_run_over_one_for_each_stage_and_a_second_repla
     assert run.data.metrics["loss"] == 0.5
     assert run.data.metrics["system/peak_mib"] == 400
     assert (run.data.tags["arm"], run.data.tags["seed"], run.data.tags["stage"]) == ("mae", "0", "pretrain")
+    assert run.info.run_name == "mae 0 pretrain"
     assert [run.data.tags[name] for name in ("device", "precision", "slot")] == ["cpu", "fp32", "cpu 1"]
     assert run.data.tags["mlflow.parentRunId"] == written.pipeline == found["pipeline"].info.run_id
     assert [dataset.dataset.digest for dataset in run.inputs.dataset_inputs] == ["aaa.dir"]
@@ -97,6 +98,10 @@ def test_replay__a_stage_that_was_restored_has_the_same_numbers_and_a_link_to_it
     second = replay()
     assert set(second.runs) == set(first.runs) and second.pipeline != first.pipeline
     mlflow_client, found = runs()
+    assert (found["pipeline"].info.run_name, found["prepare_data"].info.run_name) == ("again", "again prepare_data")
+    mlflow_client.update_run(second.runs["prepare_data"], name="mine")
+    forget_last()
+    assert replay() == second, "a name that a person gave changes nothing"
     restored, computed = found["pretrain@mae-0"], mlflow_client.get_run(first.runs["pretrain@mae-0"])
     assert restored.info.run_id == second.runs["pretrain@mae-0"]
     assert restored.data.tags["computed_by"] == first.runs["pretrain@mae-0"]
@@ -108,13 +113,13 @@ def test_replay__a_stage_that_was_restored_has_the_same_numbers_and_a_link_to_it
 
 
 def test_replay__what_was_terminated_is_recorded_once_and_never_as_running(repository):
-    write_record("probe@mae-0", status="KILLED")
+    write_record("probe@class-mae-0", status="KILLED")
     write_record("pretrain@mae-0")
     written = replay(status="KILLED")
-    assert set(written.runs) == {"pretrain@mae-0", "probe@mae-0"}
+    assert set(written.runs) == {"pretrain@mae-0", "probe@class-mae-0"}
     found = runs()[1]
     assert {name: run.info.status for name, run in found.items()} == {
-        "pipeline": "KILLED", "pretrain@mae-0": "FINISHED", "probe@mae-0": "KILLED",
+        "pipeline": "KILLED", "pretrain@mae-0": "FINISHED", "probe@class-mae-0": "KILLED",
     }  # fmt: skip
     assert replay(status="KILLED").runs == {}
     whole = replay()
@@ -146,6 +151,43 @@ def test_replay__notes_what_every_execution_changed_also_after_a_restored_one(re
     assert digest_of(noted()["previous"]) == "aaa.dir" and digest_of(noted()["entry"]) == "ccc.dir"
 
 
+def test_replay__of_fewer_seeds_than_the_lock_names_is_of_those_that_run(repository):
+    inherited = "  pretrain@mae-1:\n    cmd: x\n    outs: [{path: metrics/pretrain/mae-1.json, md5: gone}]\n"
+    with open("dvc.lock", "a", encoding="utf-8") as file:
+        file.write(inherited)
+    first = replay()
+    assert set(first.runs) == {"prepare_data", "pretrain@mae-0"}
+    write_lock("aaa")
+    assert replay() == first, "the lock alone has forgotten them"
+
+
+def test_replay__that_fails_leaves_nothing_half_written(repository, monkeypatch, capsys):
+    def fail(*arguments):
+        raise ValueError("of the second stage")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.Writer, "_write", fail)
+        assert not replay().pipeline
+    assert "of the second stage; MLflow lacks these runs until `semmae track`" in capsys.readouterr().out
+    assert not runs()[1]
+
+
+def test_replay__a_stage_whose_outs_are_not_here_is_left_out_and_named_once(repository, capsys):
+    path = Path("metrics/pretrain/mae-0.json")
+    content = path.read_bytes()
+    path.unlink()
+    assert set(replay().runs) == {"prepare_data"}
+    assert capsys.readouterr().out.count("leaves out pretrain@mae-0: ") == 1
+    assert {name: run.info.status for name, run in runs()[1].items()} == dict.fromkeys(
+        ("pipeline", "prepare_data"), "FINISHED"
+    )
+    path.write_bytes(content)
+    whole = replay()
+    assert set(whole.runs) == {"prepare_data", "pretrain@mae-0"} and not capsys.readouterr().out
+    path.unlink()
+    assert replay() == whole, "what MLflow has, it has"
+
+
 @pytest.mark.parametrize("name", ["1:0.00", identity(os.getpid())], ids=["of another process", "of this one"])
 def test_replay__runs_of_a_replay_that_died_are_written_again(repository, monkeypatch, name):
     def die(*arguments):
@@ -160,20 +202,6 @@ def test_replay__runs_of_a_replay_that_died_are_written_again(repository, monkey
     assert len(replay().runs) == 2
     assert {run.info.status for run in runs()[1].values()} == {"FINISHED"}
     assert len(runs()[1]) == 3
-
-
-def test_replay__the_report_and_all_its_figures_go_to_the_run_of_the_comparison(repository):
-    for name in ("report/report.html", "report/figures/image_0.png", "report/figures/parts.png", "report/curves.csv"):
-        (repository / name).parent.mkdir(parents=True, exist_ok=True)
-        (repository / name).write_text(name)
-    files = {name: md5_of(f"report/{name}") for name in ("report.html", "curves.csv")} | {"figures": "x.dir"}
-    outs = "".join(f"\n    - {{path: report/{name}, md5: {digest}}}" for name, digest in files.items())
-    with open("dvc.lock", "a", encoding="utf-8") as file:
-        file.write(f"  compare:\n    cmd: python -m stages.compare\n    outs:{outs}\n")
-    assert len(replay().runs) == 3
-    mlflow_client, found = runs()
-    kept = {file.path for file in mlflow_client.list_artifacts(found["compare"].info.run_id)}
-    assert kept == {"report.html", "image_0.png", "parts.png"}
 
 
 def test_replay__without_asking_a_state_that_was_written_costs_no_connection(repository, monkeypatch):
