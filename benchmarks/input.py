@@ -94,7 +94,7 @@ def generate(folder: Path, count: int = GENERATED) -> None:
 def write_shards(folder: Path, target: Path) -> int:
     """The images of an ImageFolder as one training split; returns how many."""
     files = [Path(name) for name, _ in ImageFolder(folder).samples]
-    with ImageShardWriter(target, classes=["a"], has_masks=False, shard_bytes=2**26) as writer:
+    with ImageShardWriter(target, classes=["a"], shard_bytes=2**26) as writer:
         for file in files:
             data, name = file.read_bytes(), file.relative_to(folder).as_posix()
             digest = hashlib.sha256(data).digest()

@@ -18,7 +18,7 @@ def write_random_images(
     classes: a letter each, which the images have in turn.
     """
     generator = np.random.default_rng(0)
-    with ImageShardWriter(folder, classes=list(classes), has_masks=False, shard_bytes=shard_bytes) as writer:
+    with ImageShardWriter(folder, classes=list(classes), shard_bytes=shard_bytes) as writer:
         for number in range(count + test_count):
             buffer = io.BytesIO()
             Image.fromarray(generator.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(buffer, "png")
