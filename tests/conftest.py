@@ -14,6 +14,7 @@ from pathlib import Path
 
 # Not within a test: its logger keeps the stdout that it finds at its first import.
 import dvc.repo
+import hypothesis
 import pytest
 from filelock import FileLock
 
@@ -38,6 +39,7 @@ TINY = {
         "decode_size": 32, "image_size": 32, "patch_size": 8, "width": 16, "depth": 1, "num_heads": 2, "decoder_width": 16,
         "decoder_depth": 1, "decoder_num_heads": 2, "epochs": 5, "batch_size": 8,
     },
+    "monitor": {"every": 8, "images": 24, "batch_size": 16},
     "probe": {"batch_size": 16, "neighbours": [5, 1], "penalties": [0.1, 1.0], "max_iterations": 20, "low_shot": [0.2]},
     "finetune": {"epochs": 4, "batch_size": 8},
     "linear_mae": {"epochs": 2, "warmup_epochs": 1, "batch_size": 8},
@@ -49,6 +51,11 @@ TINY = {
 
 
 def pytest_configure(config):
+    # No property of ours is about time, and a busy machine is slow.
+    hypothesis.settings.register_profile("no deadline", parent=hypothesis.settings(), deadline=None)
+    hypothesis.settings.load_profile("no deadline")
+    # Of `jobs.live`: only its own tests start followers.
+    os.environ["SEMMAE_LIVE"] = "0"
     # A shell's background job ignores SIGINT, and so would every child that a test interrupts.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -89,6 +96,16 @@ def recorded_copy(world, folder):
     return folder
 
 
+def call(monkeypatch, *words):
+    """Exit code of a command of `semmae`, run in this process."""
+    from pipeline import cli
+
+    monkeypatch.setattr(sys, "argv", ["semmae", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code
+
+
 def wait_until(condition, seconds=30, every=0.02):
     """What `condition` gives when it gives something, asked every so many seconds; fails after `seconds`."""
     deadline = time.monotonic() + seconds
@@ -114,17 +131,18 @@ def browser():
 
 
 def module_of(command):
-    """The module that a stage's command runs: `python -m MODULE ...`."""
+    """The module that a stage's command runs: `exec python -m MODULE ...`."""
     words = command.split()
-    assert words[:2] == ["python", "-m"], command
-    return words[2]
+    assert words[:3] == ["exec", "python", "-m"], command
+    return words[3]
 
 
 def expand(stages=None, params=None):
     """(stage name as DVC prints it, module, arguments) of every job of dvc.yaml, in the order of the file."""
     stages = stages or read_yaml(ROOT / "dvc.yaml")["stages"]
     lists = {"${arms.names}": params.arms.names, "${seeds}": params.seeds, "${data.generate}": params.data.generate,
-             "${data.part_truth}": params.data.part_truth, "${linear_mae.optimizers}": params.linear_mae.optimizers,
+             "${data.part_truth}": params.data.part_truth, "${data.labels}": params.data.labels,
+             "${linear_mae.optimizers}": params.linear_mae.optimizers,
              "${transfer.sets}": params.transfer.sets, "${segment.sets}": params.segment.sets}  # fmt: skip
     for name, stage in stages.items():
         matrix = stage.get("matrix", {})
@@ -134,13 +152,14 @@ def expand(stages=None, params=None):
             yield (
                 label,
                 module_of(stage["cmd"]),
-                [*stage["cmd"].split()[3:], *map(str, values if takes_item(stage) else ())],
+                [*stage["cmd"].split()[4:], *arguments_of(matrix, values)],
             )
 
 
-def takes_item(stage):
-    """Whether a stage runs for an item of its matrix; the others have one to be switched off by an empty list."""
-    return bool(stage.get("matrix", {}).keys() & {"arm", "set"})
+def arguments_of(matrix, values):
+    """What a stage takes of an item of its matrix; the other keys are there to switch it off by an empty list."""
+    taken = {"optimizer", "set", "arm", "seed"}
+    return [str(value) for key, value in zip(matrix, values, strict=True) if key in taken]
 
 
 def run_stage(folder, module, arguments=()):

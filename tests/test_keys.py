@@ -15,11 +15,12 @@ STAGES = {name: module_of(stage["cmd"]) for name, stage in read_yaml(ROOT / "dvc
 INFRASTRUCTURE = ("shards", "config", "jobs", "pipeline")
 # Module -> the stages whose result it determines. Whoever adds an import sees here which results it makes older.
 TABLE = """
-evaluation/accuracy.py: probe finetune linear_mae transfer
+evaluation/accuracy.py: pretrain probe finetune linear_mae transfer
 evaluation/finetuning.py: finetune transfer
-evaluation/knn.py: train_teacher probe finetune linear_mae transfer
+evaluation/knn.py: train_teacher pretrain probe finetune linear_mae transfer
 evaluation/linear.py: probe finetune linear_mae transfer
 evaluation/linear_mae.py: linear_mae
+evaluation/monitoring.py: pretrain
 evaluation/predictions.py: probe finetune linear_mae transfer compare
 evaluation/probing.py: probe finetune linear_mae transfer
 evaluation/protocols.py: compare
@@ -34,15 +35,32 @@ images/creatures/drawing.py: generate_creatures
 images/creatures/scenery.py: generate_creatures
 images/creatures/shapes.py: generate_creatures
 images/creatures/textures.py: generate_creatures
-images/dataset.py: train_teacher probe finetune linear_mae transfer segment evaluate_parts compare
+images/dataset.py: train_teacher pretrain probe finetune linear_mae transfer segment evaluate_parts compare
 images/decoding.py: prepare_data train_teacher extract_attention refine_parts cache_masks pretrain probe finetune
     linear_mae prepare_transfer transfer prepare_segment segment evaluate_parts compare
 images/downloads.py: -
+images/sources/arrow.py: prepare_data prepare_transfer prepare_segment
+images/sources/class_coverage.py: prepare_data prepare_transfer prepare_segment
+images/sources/classes.py: prepare_data prepare_transfer prepare_segment
+images/sources/columns.py: prepare_data prepare_transfer prepare_segment
+images/sources/container_source.py: prepare_data prepare_transfer prepare_segment
+images/sources/containers.py: prepare_data prepare_transfer prepare_segment
 images/sources/folder.py: prepare_data prepare_transfer prepare_segment
+images/sources/folder_tree.py: prepare_data prepare_transfer prepare_segment
 images/sources/items.py: prepare_data prepare_transfer prepare_segment
+images/sources/kinds.py: prepare_data prepare_transfer prepare_segment
+images/sources/label_tables.py: prepare_data prepare_transfer prepare_segment
+images/sources/layout.py: prepare_data prepare_transfer prepare_segment
+images/sources/mask_names.py: prepare_data prepare_transfer prepare_segment
+images/sources/masks.py: prepare_data prepare_transfer prepare_segment
 images/sources/parquet.py: prepare_data prepare_transfer prepare_segment
+images/sources/path_index.py: prepare_data prepare_transfer prepare_segment
 images/sources/preparation.py: prepare_data prepare_transfer prepare_segment
+images/sources/splits.py: prepare_data prepare_transfer prepare_segment
+images/sources/tables.py: prepare_data prepare_transfer prepare_segment
 images/sources/tree.py: prepare_data prepare_transfer prepare_segment
+images/sources/understanding.py: -
+images/sources/webdataset.py: prepare_data prepare_transfer prepare_segment
 images/stream.py: prepare_data train_teacher extract_attention refine_parts cache_masks pretrain probe finetune
     linear_mae prepare_transfer transfer prepare_segment segment evaluate_parts compare
 models/checkpoints.py: train_teacher extract_attention refine_parts cache_masks pretrain evaluate_parts compare
@@ -71,6 +89,7 @@ reports/dissection.py: compare
 reports/figures.py: compare
 reports/gallery.py: compare
 reports/layout.py: compare
+reports/lettering.py: compare
 reports/map_tiles.py: compare
 reports/mask_statistics.py: compare
 reports/material.py: compare

@@ -8,15 +8,20 @@ import sys
 import numpy as np
 import pytest
 import typer
+from ruamel.yaml import YAML
 
 from config.params import read_yaml
-from config.presets import preset_names
+from config.presets import check, compose, preset_names
+from images.sources.masks import check_values, labels_of
+from images.sources.splits import SPLIT_WORDS
 from jobs.code import ROOMS
 from pipeline.cli import app
 from shards.mask_cache import MaskCache
 from tests.conftest import ROOT
 
-README, ARCHITECTURE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/architecture.md"))
+README, ARCHITECTURE, IMAGES = (
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/architecture.md", "docs/images.md")
+)
 PAGES = sorted(path for path in ROOT.glob("**/*.md") if not {".venv", ".semmae"} & set(path.parts))
 
 
@@ -119,6 +124,31 @@ def test_readme__five_lines_read_the_part_labels(world):
     scope = {}
     with contextlib.chdir(world):
         exec(code, scope)
-        ids, labels = MaskCache("masks/learned").shard(0)
+        cache = MaskCache("masks/learned")
+        ids, labels = map(np.concatenate, zip(*map(cache.shard, range(cache.num_shards)), strict=True))
     assert np.array_equal(scope["labels"], labels)
     assert np.array_equal(scope["table"]["id"].to_numpy(), ids)
+
+
+def test_images__the_words_for_splits_are_those_of_the_code():
+    (row,) = (row for row in table("your files", IMAGES) if "The words for splits are" in row[1])
+    words = row[1].partition("The words for splits are")[2].partition("in any case")[0]
+    assert set(names(words)) == set(SPLIT_WORDS)
+
+
+@pytest.mark.parametrize("row", table("values in the masks", IMAGES), ids=lambda row: row[0])
+def test_images__mappings_of_mask_values_are_valid_and_mean_what_the_page_says(row):
+    """What stands for other mappings in the table is read by the parameters' own check."""
+    document = compose("quickstart")
+    document["segment"]["sets"] = ["camvid"]
+    for text in names(row[2]):
+        key, _, value = text.partition(": ")
+        group, name = key.split(".")
+        document[group][name] = YAML(typ="safe", pure=True).load(value)
+        check(document, "docs/images.md")
+    values = [int(word) for word in re.findall(r"\b\d+\b", row[0])]
+    if "background" in row[1] and values == [0, 255]:
+        assert labels_of(values, {}) == {0: 0, 255: 1}
+    if values == [1, 2, 3]:
+        with pytest.raises(ValueError, match=re.escape(names(row[2])[0])):
+            check_values(np.bincount(values, minlength=256), labels_of(values, {}), parts=True)

@@ -28,6 +28,7 @@ from shards.files import read_json, whole_file, whole_folder, write_rows, write_
 from shards.image_shard_writer import ImageShardWriter
 from shards.image_shards import ImageShards
 from shards.mask_cache import MaskCache, MaskCacheWriter
+from shards.mask_shards import MaskShards, MaskShardWriter
 from shards.row_index import SPLITS
 from stages.prepare_data import read_order, write_order
 from training.encoders import load_weights, save_model
@@ -54,12 +55,12 @@ def draw(version):
 
 def write_images(version):
     values = draw(version)
-    with ImageShardWriter("data/shards", classes=["a", "b"], has_masks=True, shard_bytes=1500) as writer:
+    with ImageShardWriter("data/shards", classes=["a", "b"], shard_bytes=1200) as writer:
         for number, split in enumerate(np.repeat(SPLITS, (7, 2, 3))):
-            image, mask = values.bytes(400), values.bytes(90)
+            image = values.bytes(400)
             digest = hashlib.sha256(image).digest()
             writer.add(str(split), image_id=int.from_bytes(digest[:8], "big"), label=number % 2, sha256=digest, image=image,
-                       path=f"{number}.png", mask=mask, mask_path=f"{number}.mask.png", max_part_label=3)  # fmt: skip
+                       path=f"{number}.png")  # fmt: skip
 
 
 def read_images():
@@ -68,9 +69,25 @@ def read_images():
         shards = ImageShards("data/shards", split)
         found.append(shards.manifest)
         for row, image_id in enumerate(shards.ids):
-            found.append(
-                (int(image_id), int(shards.labels[row]), shards.bytes(row), shards.mask_bytes(row), shards.path(row))
-            )
+            found.append((int(image_id), int(shards.labels[row]), shards.bytes(row)))
+    return found
+
+
+def write_true_masks(version):
+    values = draw(version)
+    with MaskShardWriter("data/masks", shard_bytes=400) as writer:
+        for split in np.repeat(SPLITS, (7, 2, 3)):
+            mask, pixels = values.bytes(90), np.bincount(values.integers(0, 4, 64), minlength=256)
+            writer.add(str(split), image_id=int.from_bytes(mask[:8], "big"), mask=mask, path="m.png", pixels=pixels)
+        writer.labels = {0: 0, 1: 1, 2: 255, 3: 1}
+
+
+def read_true_masks():
+    found = []
+    for split in SPLITS:
+        masks = MaskShards("data/masks", split)
+        found += [masks.labels.tolist(), masks.pixels.tolist(), masks.labelled_ids.tolist()]
+        found += [(image_id, masks.bytes(image_id)) for image_id in masks.ids.tolist()]
     return found
 
 
@@ -277,6 +294,7 @@ NOTE = ".semmae/records/pretrain-mae-0.json"
 METRICS, HISTORY = "metrics/probe/mae-0.json", "history/pretrain/mae-0.json"
 ARTEFACTS = {
     "image shards": Artefact("data/shards", write_images, read_images),
+    "masks of the data": Artefact("data/masks", write_true_masks, read_true_masks),
     "attention and tokens": Artefact("attention", write_tokens, read_tokens),
     "mask cache": Artefact("masks", write_masks, read_masks),
     "kept shards": Artefact(f".semmae/shards/cache_masks/{FINGERPRINT}/{KEY}", write_kept, read_kept),

@@ -42,6 +42,8 @@ def damage_all(name, kind, count):
 READERS = {
     "data/shards/train-00000.parquet": ("extract_attention", [], ["attention", "masks/raw"]),
     "data/shards/manifest.json": ("extract_attention", [], ["attention", "masks/raw"]),
+    "data/masks/test-00000.parquet": ("evaluate_parts", [], ["metrics/evaluate_parts.json"]),
+    "data/masks/manifest.json": ("evaluate_parts", [], ["metrics/evaluate_parts.json"]),
     "teacher/model.safetensors": ("extract_attention", [], ["attention", "masks/raw"]),
     "teacher/config.json": ("extract_attention", [], ["attention", "masks/raw"]),
     "attention/all/shard-00000.parquet": ("refine_parts", [], ["part_learner", "history/refine_parts.json"]),
@@ -55,18 +57,18 @@ READERS = {
     "pretrained/mae-0/model.safetensors": (
         "probe",
         ["mae", "0"],
-        ["predictions/probe/mae-0.parquet", "metrics/probe/mae-0.json"],
+        ["metrics/predictions/probe/mae-0.parquet", "metrics/probe/mae-0.json"],
     ),
     "pretrained/mae-0/config.json": (
         "finetune",
         ["mae", "0"],
-        ["finetuned/mae-0", "predictions/finetune/mae-0.parquet"],
+        ["finetuned/mae-0", "metrics/predictions/finetune/mae-0.parquet"],
     ),
     "pretrained/mae-0/snapshots.safetensors": ("compare", [], ["report"]),
     "part_learner/decoder/model.safetensors": ("compare", [], ["report"]),
     "metrics/probe/mae-0.json": ("compare", [], ["report"]),
     "history/pretrain/mae-0.json": ("compare", [], ["report"]),
-    "predictions/finetune/mae-0.parquet": ("compare", [], ["report"]),
+    "metrics/predictions/finetune/mae-0.parquet": ("compare", [], ["report"]),
 }
 
 

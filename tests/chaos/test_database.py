@@ -19,10 +19,10 @@ import urllib.request
 
 import pytest
 
+from jobs.supervision import EXPERIMENT_VARIABLE
 from pipeline.doctor.apart import apart
 from pipeline.doctor.checks import examine
 from pipeline.tracking.client import EXPERIMENT, client, fault_of
-from pipeline.tracking.keys import EXPERIMENT_VARIABLE
 from pipeline.tracking.replay import replay
 from pipeline.tracking.tags import KEY_TAG, OF_STATE, PARENT_TAG, PIPELINE_TAG
 from tests.chaos.artefacts import harm
@@ -83,7 +83,7 @@ def test_database__that_is_damaged_is_named_and_written_anew(tracked, tmp_path, 
             assert fault
             # Refused before MLflow opens it.
             assert not replay().runs and "warning: tracking" in capsys.readouterr().out
-            (line,) = [line for line in examine(repair=True) if str(database) in line]
+            (line,) = [line for line in map(str, examine(repair=True)) if str(database) in line]
             assert "damaged" in line and "replayed" in line and list((folder / ".semmae").glob("mlflow.db.*"))
         outcome = ("named, moved aside, " if fault else "") + "replayed to the same runs"
         is_same = apart(replayed) == (2, whole)
@@ -99,7 +99,7 @@ def test_database__whose_numbers_changed_is_moved_aside_and_replayed(tracked, tm
         with contextlib.closing(sqlite3.connect(database)) as connection, connection:
             connection.execute(f"UPDATE {table} SET value = 9 WHERE key = 'size'")
     assert not fault_of(database, whole=True)
-    (line,) = [line for line in examine(repair=True) if str(database) in line]
+    (line,) = [line for line in map(str, examine(repair=True)) if str(database) in line]
     assert "make" in line and "differ from dvc.lock" in line
     outcome = "named, moved aside, replayed to the same runs" if apart(replayed) == (2, whole) else SILENT
     tell("one bit flipped", "a number in the MLflow database", outcome)
@@ -112,7 +112,7 @@ def test_database__of_a_newer_version_is_named_and_stays(tracked, tmp_path, monk
     with contextlib.closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     data = database.read_bytes()
-    (line,) = examine(repair=True)
+    (line,) = map(str, examine(repair=True))
     assert "out-of-date database schema" in line and "move it away" in line
     tell(
         "schema of a newer version",
@@ -127,7 +127,7 @@ def test_database__that_is_locked_is_no_damage(tracked, tmp_path, monkeypatch, t
     database = folder / "tracking" / "mlflow.db"
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
-        lines = examine(repair=True)
+        lines = list(map(str, examine(repair=True)))
     assert all("database is locked" in line and "could not be examined" in line for line in lines)
     assert not list((folder / ".semmae").glob("mlflow.db.*"))
     tell("locked", "MLflow database", "named, old state kept" if apart(replayed) == (2, whole) else SILENT)
@@ -142,7 +142,7 @@ def forks(tracked):
 
 
 def print_findings():
-    print(json.dumps(examine(repair=True)))
+    print(json.dumps(list(map(str, examine(repair=True)))))
 
 
 def print_runs():
@@ -222,7 +222,7 @@ def test_database__a_journal_that_a_killed_writer_left_is_no_damage(tracked, tmp
     ended = subprocess.run([sys.executable, "-c", code, str(database)], check=False)
     assert ended.returncode == -signal.SIGKILL
     assert database.with_name("mlflow.db-journal").is_file()
-    assert not [line for line in examine(repair=True) if "mlflow.db" in line]
+    assert not [line for line in map(str, examine(repair=True)) if "mlflow.db" in line]
     tell("kill -9 at a write", "MLflow database", "old state kept" if apart(runs) == whole else SILENT)
 
 

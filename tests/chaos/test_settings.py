@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from config.params import load_params, load_runtime, read_yaml
+from config.presets import flatten
 from jobs.dvc_lock import stage_entries
 from jobs.fingerprint import digest_of
 from pipeline.graph import value_of
-from pipeline.tracking.stage_runs import flatten
 from tests.chaos.artefacts import KINDS, places_of, spoil
 from tests.chaos.conftest import SILENT, chosen, copy_of
 from tests.chaos.zygote import error_lines

@@ -17,14 +17,14 @@ pytestmark = pytest.mark.family
 
 # Stage and arguments -> what it makes.
 STAGES = {
-    ("prepare_data",): ["data/shards", "data/rejected.parquet", "metrics/prepare_data.json"],
+    ("prepare_data",): ["data/shards", "data/masks", "data/rejected.parquet", "metrics/prepare_data.json"],
     ("train_teacher",): ["teacher", "history/train_teacher.json", "metrics/train_teacher.json"],
     ("extract_attention",): ["attention", "masks/raw"],
     ("refine_parts",): ["part_learner", "history/refine_parts.json", "metrics/refine_parts.json"],
     ("cache_masks",): ["masks/learned", "metrics/cache_masks.json"],
     ("select_masks", "semmae"): ["arms/semmae"],
     ("pretrain", "semmae", "0"): ["pretrained/semmae-0", "history/pretrain/semmae-0.json", "metrics/pretrain/semmae-0.json"],
-    ("probe", "mae", "0"): ["predictions/probe/mae-0.parquet", "metrics/probe/mae-0.json"],
+    ("probe", "mae", "0"): ["metrics/predictions/probe/mae-0.parquet", "metrics/probe/mae-0.json"],
     ("finetune", "mae", "1"): ["finetuned/mae-1", "history/finetune/mae-1.json", "metrics/finetune/mae-1.json"],
     ("evaluate_parts",): ["metrics/evaluate_parts.json"],
     ("compare",): ["report/report.html", "report/comparison.csv", "report/figures", "report/metrics.json"],

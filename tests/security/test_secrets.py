@@ -120,6 +120,7 @@ def test_replay__an_old_record_with_credentials_is_told_without(tmp_path, monkey
     for name in ("MLFLOW_TRACKING_URI", "SEMMAE_EXPERIMENT"):
         monkeypatch.delenv(name, raising=False)
     address = SECRETS["STORE"]
+    Path("dvc.yaml").write_text("stages: {prepare_data: {}}")
     Path("dvc.lock").write_text(
         "schema: '2.0'\nstages:\n  prepare_data:\n    cmd: python -m stages.prepare_data\n    deps:\n"
         f"    - {{path: '{address}', hash: md5, md5: aaa, size: 1}}\n"
@@ -143,14 +144,11 @@ def test_replay__an_old_record_with_credentials_is_told_without(tmp_path, monkey
 def test_replay__a_lost_server_is_named_without_its_password(tmp_path, monkeypatch, capsys, uri):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    Path("dvc.yaml").write_text("stages: {a: {}}")
     Path("dvc.lock").write_text("schema: '2.0'\nstages:\n  a:\n    cmd: a\n")
     assert replay().runs == {}
     said = capsys.readouterr()
-    assert (
-        CANARY not in said.out + said.err
-        and f"://{MARK}@" in said.out
-        and "`semmae track` replays it later" in said.out
-    )
+    assert CANARY not in said.out + said.err and f"://{MARK}@" in said.out and "`semmae track`" in said.out
 
 
 def test_registry__a_lost_server_is_named_without_its_password(tmp_path, monkeypatch):
@@ -167,4 +165,6 @@ def test_run_page__is_a_link_without_a_password(monkeypatch):
     from pipeline.scheduling import services
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://user:{CANARY}@mlflow.example.org")
-    assert services.run_page("1", "2") == "https://mlflow.example.org/#/experiments/1/runs/2"
+    assert (
+        services.run_page("1", "2") == "https://mlflow.example.org/#/experiments/1/runs/2?workflowType=machine_learning"
+    )

@@ -28,6 +28,7 @@ def started(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setattr(services, "_start", start)
     monkeypatch.setattr(services, "deploy", lambda: None)
+    monkeypatch.setattr(services, "_wait_for_form", lambda: None)
     monkeypatch.setattr(services, "client", client)
     monkeypatch.setattr(services, "_is_taken", lambda host, port: False)
     return found
