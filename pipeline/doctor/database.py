@@ -36,7 +36,6 @@ from pipeline.tracking.keys import state_of
 from pipeline.tracking.live import lost_trainings
 from pipeline.tracking.replay import forget_last, last_written
 from pipeline.tracking.writer import half_written_runs
-from shards.files import sha256_of
 
 # In what MLflow or SQLite says of a database that is sound: of another version, or not to be had at this moment.
 NO_DAMAGE = (
@@ -54,15 +53,15 @@ def tracking_database(*, repair: bool) -> Iterator[Finding]:
     """A damaged local database is moved aside and replayed; half-written runs of killed replays are deleted.
 
     The run of a training that is gone, as its follower is, gets its last rows and its status. MLflow takes seconds to load:
-    it is not asked about a database whose bytes are those that our own processes left, and in which no run is RUNNING.
+    it is not asked about a database that is as our own processes left it, and in which no run is RUNNING.
     """
     path = database()
-    if path is not None and not is_as_left(digest := sha256_of(path)):
+    if path is not None and not is_as_left(path):
         if fault := fault_of(path, whole=True) or apart(fault_of_runs, path, trees()):
             done = _set_aside(path) if repair else f"repair moves it into {STATE_FOLDER}"
             yield Finding(f"{path}", f"damaged ({fault})", f"{done}; {REST}")
             return
-        note_left(digest)
+        note_left(path)
     if says_running(path) if path is not None else not is_local():
         place = redacted(tracking_uri())
         done = "deleted, the next replay writes it whole" if repair else "repair deletes it"

@@ -15,7 +15,7 @@ from typing import Any
 from jobs.state import main_worktree, state_folder
 from pipeline.tracking.relocation import follow_repository
 from pipeline.tracking.views import views
-from shards.files import sha256_of, write_text
+from shards.files import write_text
 
 EXPERIMENT = "semmae"
 # The id of the first experiment in a new database, after MLflow's own, which is 0.
@@ -85,28 +85,24 @@ def database_lock() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _left() -> Iterator[None]:
-    """Note the local database as this block leaves it, unless somebody else changed it before."""
-    is_known = (path := database()) is None or is_as_left(sha256_of(path))
-    yield
-    if is_known and (path := database()):
-        note_left(sha256_of(path))
+def is_as_left(path: Path) -> bool:
+    """Whether size and time of a local database are those that our own processes left: nobody else has written it since."""
+    note = _left_note()
+    return note.is_file() and note.read_text(encoding="utf-8") == _look_of(path)
 
 
-def is_as_left(digest: str) -> bool:
-    """Whether the local database, of this SHA-256, is the one that our own processes left, so that nothing damaged it."""
-    path = _left_digest()
-    return path.is_file() and path.read_bytes() == digest.encode()
+def note_left(path: Path) -> None:
+    """Note size and time of a local database that is sound."""
+    write_text(_left_note(), _look_of(path))
 
 
-def note_left(digest: str) -> None:
-    """Note the SHA-256 of the local database as sound."""
-    write_text(_left_digest(), digest)
+def _look_of(path: Path) -> str:
+    found = path.stat()
+    return f"{found.st_size} bytes, written at {found.st_mtime_ns}"
 
 
-def _left_digest() -> Path:
-    return state_folder() / "tracking.sha256"
+def _left_note() -> Path:
+    return state_folder() / "tracking.left"
 
 
 def says_running(path: Path) -> bool:
@@ -126,12 +122,14 @@ def be_quiet() -> None:
 
 @contextlib.contextmanager
 def client() -> Iterator[Any]:
-    """An MLflow client, under `database_lock`; a damaged local database is a ValueError."""
+    """An MLflow client, under `database_lock`; a local database that somebody else wrote and damaged is a ValueError."""
     be_quiet()
     if is_local():
         Path(tracking_uri().removeprefix(LOCAL)).parent.mkdir(parents=True, exist_ok=True)
-    with database_lock(), _left():
-        if (path := database()) and (fault := fault_of(path)):
+    with database_lock():
+        path = database()
+        is_known = path is None or is_as_left(path)
+        if path and not is_known and (fault := fault_of(path)):
             raise ValueError(f"{path}: damaged ({fault}); `semmae doctor --repair` moves it aside")
         logging.getLogger("alembic").setLevel(logging.WARNING)
         # It prints a traceback of what it then raises.
@@ -143,6 +141,8 @@ def client() -> Iterator[Any]:
         if path == _own_database():
             follow_repository(path, EXPERIMENT, artifact_root())
         yield mlflow_client
+        if is_known and (path := database()):
+            note_left(path)
 
 
 def experiment_id(mlflow_client: Any) -> str:

@@ -64,8 +64,8 @@ import os, signal, time
 from jobs.stage import run
 
 def main():
-    print("begins", flush=True)
     try:
+        print("begins", flush=True)
         time.sleep(60)
     finally:
         os.kill(os.getpid(), signal.SIGINT)

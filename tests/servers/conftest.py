@@ -146,6 +146,25 @@ def processes(folder, pattern):
     return found
 
 
+@pytest.fixture
+def suspend(served):
+    """Suspends the trainings as they start, until there are so many, and returns them: none ends before the test lets it."""
+    folder, _, _ = served
+    trainings = {}
+
+    def find(count):
+        for training in processes(folder, r"-m stages\.pretrain"):
+            if training.pid not in trainings:
+                training.suspend()
+                trainings[training.pid] = training
+        return list(trainings.values()) if len(trainings) >= count else []
+
+    yield lambda count=1: wait_until(lambda: find(count), 120)
+    for training in trainings.values():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            training.resume()
+
+
 def service(folder, name):
     """The identity of a process that `semmae up` started; empty where it started none."""
     path = folder / ".semmae" / "services" / "services.json"

@@ -10,10 +10,8 @@ import pytest
 from tests.conftest import wait_until
 from tests.servers.conftest import (
     SEMMAE,
-    STAGE,
     ask,
     end_of,
-    processes,
     semmae,
     service,
     submit_by_api,
@@ -49,27 +47,19 @@ def stages_of(prefect, run):
 
 
 @pytest.fixture
-def started(served):
-    """Starts `semmae run` with these words, and returns it when its stage trains."""
+def start(served):
+    """Starts `semmae run` with these words."""
     folder, _, _ = served
-    begun = []
+    started = []
 
-    def start(*words, **variables):
+    def run(*words, **variables):
         environment = {**os.environ, "SEMMAE_SLOTS": "", "DVC_NO_ANALYTICS": "1", **variables}
-        process = subprocess.Popen(
-            [*SEMMAE, "run", *words],
-            cwd=folder,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        begun.append(process)
-        wait_until(lambda: processes(folder, r"-m stages\.pretrain"), 120)
-        return process
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen([*SEMMAE, "run", *words], cwd=folder, env=environment, **pipes))
+        return started[-1]
 
-    yield start
-    for process in begun:
+    yield run
+    for process in started:
         process.kill()
         process.wait()
 
@@ -81,10 +71,12 @@ def warnings_of(process):
     return [line for line in (out + error).splitlines() if line.startswith("warning: ")]
 
 
-def test_prefect__lost_and_not_brought_back_is_one_warning_and_the_doctor_completes_the_run(served, started):
+def test_prefect__lost_and_not_brought_back_is_one_warning_and_the_doctor_completes_the_run(served, start, suspend):
     folder, prefect, mlflow = served
-    process = started("pretrain@semmae-0", "--set", "pretrain.epochs=60", "--name", "lost")
+    process = start("pretrain@semmae-0", "--set", "pretrain.epochs=60", "--name", "lost")
+    (training,) = suspend()
     kill(folder, "prefect")
+    training.resume()
     lost, at_the_end = warnings_of(process)
     assert "does not answer" in lost and "semmae doctor --repair" in at_the_end
     shown = up(folder, prefect, mlflow)
@@ -95,27 +87,31 @@ def test_prefect__lost_and_not_brought_back_is_one_warning_and_the_doctor_comple
     assert end_of(prefect, run) == "COMPLETED"
 
 
-def test_prefect__lost_and_brought_back_shows_runs_of_form_and_terminal_as_they_went(served, started):
+def test_prefect__lost_and_brought_back_shows_runs_of_form_and_terminal_as_they_went(served, start, suspend):
     folder, prefect, mlflow = served
-    form = submit_by_api(prefect, {"name": "form", "epochs": 200, "targets": ["pretrain@mae-0"]})
-    process = started("pretrain@semmae-0", "--set", "pretrain.epochs=200", "--name", "terminal")
-    wait_until(lambda: len(processes(folder, r"-m stages\.pretrain")) == 2 or os.cpu_count() < 2, 120)
+    form = submit_by_api(prefect, {"name": "form", "epochs": 70, "targets": ["pretrain@mae-0"]})
+    process = start("pretrain@semmae-0", "--set", "pretrain.epochs=70", "--name", "terminal")
+    trainings = suspend(min(2, os.cpu_count()))
     kill(folder, "prefect")
     kill(folder, "worker")
     shown = up(folder, prefect, mlflow)
     assert "mlflow: up already" in shown and "prefect: up after" in shown and "worker: up" in shown
-    assert processes(folder, STAGE)
+    assert all(training.is_running() for training in trainings)
+    for training in trainings:
+        training.resume()
     (lost,) = warnings_of(process)
     assert "does not answer" in lost
     assert end_of(prefect, form) == end_of(prefect, run_of(prefect, "terminal")) == "COMPLETED"
     assert stages_of(prefect, form) == {"pretrain@mae-0": "Completed"}
 
 
-def test_mlflow__lost_is_one_warning(served, started):
+def test_mlflow__lost_is_one_warning(served, start, suspend):
     folder, prefect, mlflow = served
     options = ("--set", "pretrain.epochs=40", "--name", "unwatched")
-    process = started("pretrain@mae-0", *options, MLFLOW_TRACKING_URI=mlflow)
+    process = start("pretrain@mae-0", *options, MLFLOW_TRACKING_URI=mlflow)
+    (training,) = suspend()
     kill(folder, "mlflow")
+    training.resume()
     (lost,) = warnings_of(process)
     assert lost.startswith("warning: tracking: ")
     assert "mlflow: up after" in up(folder, prefect, mlflow)
