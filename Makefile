@@ -11,7 +11,7 @@ export DO_NOT_TRACK := 1
 export LOGNAME ?= $(shell id -un 2> /dev/null)
 export HOME ?= $(CURDIR)/.semmae
 
-.PHONY: run test test-all lint audit bench chaos clean
+.PHONY: run test test-all test-failed lint audit bench chaos clean
 
 run: $(VENV)/ready
 	semmae check
@@ -26,6 +26,10 @@ test: $(VENV)/ready
 # Everything; the former is part of it.
 test-all: $(VENV)/ready lint
 	pytest -n $(WORKERS)
+
+# What failed in the last run of the tests once more, with nothing beside it.
+test-failed: $(VENV)/ready
+	pytest --last-failed --last-failed-no-failures none
 
 # Style, format and types.
 lint: $(VENV)/ready

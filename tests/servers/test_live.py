@@ -76,18 +76,24 @@ def test_follower__rows_arrive_while_the_stage_runs_and_a_lost_server_loses_none
     document["pretrain"]["epochs"] = EPOCHS
     write_params(document, folder / "params.yaml")
     delays = {}
+
+    def rows():
+        return [row for path in (folder / ".semmae" / "live").glob("*.jsonl") for row in live.rows_of(path)]
+
     with server(tmp_path, port) as url:
         training = repro(folder, url, switch="1")
+        wait_until(lambda: len(rows()) >= STEPS_BEFORE, 120)
+        (stage,) = processes(folder, r"-m stages\.pretrain")
+        stage.suspend()  # so that it does not end while the servers start
         (run,) = wait_until(lambda: mlflow_runs(url), 120, every=0.5)
         assert (run.info.status, run.data.tags["arm"], run.data.tags["dvc_stage"]) == ("RUNNING", "semmae", STAGE)
         run = run.info.run_id
 
         wait_until(lambda: len(steps_of(url, run)) >= STEPS_BEFORE, 120, every=0.3)
-    (lines,) = (folder / ".semmae" / "live").glob("*.jsonl")
-    before = len(list(live.rows_of(lines)))
-    wait_until(lambda: len(list(live.rows_of(lines))) >= before + STEPS_WITHOUT, 120)
-    (stage,) = processes(folder, r"-m stages\.pretrain")
-    stage.suspend()  # so that the server is back before the end
+    before = len(rows())
+    stage.resume()
+    wait_until(lambda: len(rows()) >= before + STEPS_WITHOUT, 120)
+    stage.suspend()
     with server(tmp_path, port) as url:
         wait_until(lambda: len(steps_of(url, run)) >= before + STEPS_WITHOUT, 60, every=0.5)
         resumed = time.time()
