@@ -191,7 +191,7 @@ def finetune(
     task = Finetuning(
         images,
         pretrained,
-        fitted(group, len(images), label=label, processes=scratch.processes),
+        fitted(group, len(images), label=label, unit=2 if group.mixes else 1, processes=scratch.processes),
         label=label,
         crop_ratio=crop.crop_ratio,
         seed=seed,

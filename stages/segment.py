@@ -32,38 +32,42 @@ class Labelled(NamedTuple):
     left_out: int
 
 
+class Job(NamedTuple):
+    """What the heads on one encoder share. pretrained: its folder."""
+
+    label: str
+    pretrained: Path
+    seed: int
+    train: Labelled
+    test: Labelled
+    params: Params
+    runtime: Runtime
+
+
 def main() -> None:
     """`python -m stages.segment SET ARM SEED`."""
     params, runtime = load_params(), load_runtime()
     name, arm, seed = arguments("SET", "ARM", "SEED")
-    job, prepared = f"{arm}-{seed}", Path("prepared/segment") / name
-    compute = set_up(**params.compute.model_dump())
+    prepared, compute = Path("prepared/segment") / name, set_up(**params.compute.model_dump())
     train_set, test_set = labelled(prepared, "train"), labelled(prepared, "test")
+    job = Job(f"{name} {arm}-{seed}", Path("pretrained") / f"{arm}-{seed}", seed, train_set, test_set, params, runtime)
     left_out = train_set.left_out + test_set.left_out
     if left_out:
-        print(f"segment {name} {job}: {left_out} images of train and test have no mask with a class and are left out")
+        print(f"segment {job.label}: {left_out} images of train and test have no mask with a class and are left out")
     metrics: dict[str, float] = {"test_images": len(test_set.shards), "left_out_images": left_out}
     history = []
+    # What a head has trained is kept until the outs of all heads are written.
     with ExitStack() as scratches:
         for head in params.segment.heads:
-            confusion, rows = segment(
-                name,
-                job,
-                head,
-                train_set,
-                test_set,
-                scratches,
-                params=params,
-                runtime=runtime,
-                compute=compute,
-                seed=seed,
-            )
+            identity = fingerprint_of(job, head)
+            scratch = scratches.enter_context(Scratch(f"segment-{name}-{arm}-{seed}-{head}", identity))
+            confusion, rows = segment(job, head, compute, scratch)
             metrics |= {f"{head}_{measure}": value for measure, value in segmentation_metrics(confusion).items()}
             metrics |= {f"{head}_iou/{label}": value for label, value in class_iou(confusion).items()}
             metrics |= floor_metrics(train_set.masks.pixels, confusion.sum(axis=1))
             history += [{"step": row["step"], f"{head}_loss": row["loss"]} for row in rows]
-        write_rows(f"history/segment/{name}/{job}.json", history)
-        write_metrics(f"metrics/segment/{name}/{job}.json", metrics)
+        write_rows(f"history/segment/{name}/{arm}-{seed}.json", history)
+        write_metrics(f"metrics/segment/{name}/{arm}-{seed}.json", metrics)
 
 
 def labelled(prepared: Path, split: str) -> Labelled:
@@ -73,56 +77,41 @@ def labelled(prepared: Path, split: str) -> Labelled:
     return Labelled(shards, masks, len(ImageShards(prepared / "shards", split)) - len(shards))
 
 
-def segment(
-    name: str,
-    job: str,
-    head: str,
-    train_set: Labelled,
-    test_set: Labelled,
-    scratches: ExitStack,
-    *,
-    params: Params,
-    runtime: Runtime,
-    compute: Compute,
-    seed: int,
-) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """(C, C) pixels of each true class (row) of the test images that one head calls each class, and its history.
-
-    scratches: keeps what the head has trained until the outs of all heads are written.
-    """
-    group, folder = params.segment, Path("pretrained") / job
-    crop_ratio = params.pretrain.crop_ratio
-    identity = fingerprint(
+def fingerprint_of(job: Job, head: str) -> str:
+    """What the training of one head depends on."""
+    return fingerprint(
         "stages.segment",
         params={
-            "seed": seed,
+            "seed": job.seed,
             "head": head,
-            "segment": group.model_dump(exclude={"heads", "mask_values"}),
-            "crop_ratio": crop_ratio,
+            "segment": job.params.segment.model_dump(exclude={"heads", "mask_values"}),
+            "crop_ratio": job.params.pretrain.crop_ratio,
         },
-        compute=params.compute,
-        inputs=[train_set.shards.folder, train_set.masks.folder, folder],
+        compute=job.params.compute,
+        inputs=[job.train.shards.folder, job.train.masks.folder, job.pretrained],
     )
-    scratch = scratches.enter_context(Scratch(f"segment-{name}-{job}-{head}", identity))
-    label = f"segment {name} {job} {head}"
-    images = TrainingImages(
-        train_set.shards, group.image_size, window=params.pretrain.shuffle_images, **runtime.reading
-    )
+
+
+def segment(job: Job, head: str, compute: Compute, scratch: Scratch) -> tuple[np.ndarray, list[dict[str, float]]]:
+    """(C, C) pixels of each true class (row) of the test images that one head calls each class, and its history."""
+    group, runtime, label = job.params.segment, job.runtime, f"segment {job.label} {head}"
+    shards, window = job.train.shards, job.params.pretrain.shuffle_images
+    images = TrainingImages(shards, group.image_size, window=window, **runtime.reading)
     task = Segmentation(
         images,
-        train_set.masks,
-        encoder_at(load_encoder(folder), group.image_size),
+        job.train.masks,
+        encoder_at(load_encoder(job.pretrained), group.image_size),
         fitted(group, len(images), label=label),
         head=head,
         label=label,
-        crop_ratio=crop_ratio,
-        seed=seed,
+        crop_ratio=job.params.pretrain.crop_ratio,
+        seed=job.seed,
         compute=compute,
     )
     history = train(task, scratch=scratch, runtime=runtime)
-    test = WholeImages(test_set.shards, group.image_size, workers=runtime.workers)
-    with Meter(len(test), label=f"{task.label}: test images", seconds=runtime.log_seconds) as meter:
-        return task.confusion(test, test_set.masks, meter.advance), history
+    test = WholeImages(job.test.shards, group.image_size, workers=runtime.workers)
+    with Meter(len(test), label=f"{label}: test images", seconds=runtime.log_seconds) as meter:
+        return task.confusion(test, job.test.masks, meter.advance), history
 
 
 if __name__ == "__main__":

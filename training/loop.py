@@ -68,13 +68,12 @@ class NonFiniteLoss(ValueError):
     """The loss was not finite for too many steps in a row."""
 
 
-def fitted(recipe: Recipe, images: int, *, label: str, processes: Processes = ALONE) -> Recipe:
+def fitted(recipe: Recipe, images: int, *, label: str, unit: int = 1, processes: Processes = ALONE) -> Recipe:
     """The recipe with a batch of no more than all training images, so that no step takes one twice; a change is one line.
 
-    Learning rates that scale with the batch follow, and steps: an epoch is at least one. Mixed images stay in pairs.
-    Raises ValueError where a process would be without an image.
+    Learning rates that scale with the batch follow, and steps: an epoch is at least one.
+    unit: images that a step takes together, 2 where it mixes pairs. Raises ValueError where a process would have no image.
     """
-    unit = 2 if isinstance(recipe, FinetuneParams) and recipe.mixes else 1
     size = min(recipe.batch_size, max(1, images // unit) * unit)
     if size == recipe.batch_size:
         return recipe

@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -146,9 +146,9 @@ def up(*, prefect_port: int, mlflow_port: int, host: str = LOOPBACK) -> None:
         _wait_for_form()
         return True
 
-    def start_mlflow() -> bool:
+    def start_mlflow() -> None:
         if not own_mlflow or "mlflow" in running:
-            return True
+            return
         url = f"http://{_own_address(host)}:{mlflow_port}"
         with client() as tracking:
             # Creates the database before the server's processes race for it.
@@ -157,17 +157,17 @@ def up(*, prefect_port: int, mlflow_port: int, host: str = LOOPBACK) -> None:
         words += ["--default-artifact-root", artifact_root()]
         settings = _mlflow_server_settings(names, mlflow_port)
         _start("mlflow", words, url, health=f"{url}/health", settings=settings)
-        return True
 
     try:
         with ThreadPoolExecutor() as pool:
-            services = [pool.submit(start_prefect), pool.submit(start_mlflow)]
-            for started in as_completed(services):
+            has_prefect, has_mlflow = pool.submit(start_prefect), pool.submit(start_mlflow)
+            both: list[Future[Any]] = [has_prefect, has_mlflow]
+            for started in as_completed(both):
                 started.result()
     except BaseException:
         _end(set(state()) - running.keys())
         raise
-    if services[0].result():
+    if has_prefect.result():
         address = redacted(os.environ["PREFECT_API_URL"]).removesuffix("/api")
         print(f"Prefect  {address}/deployments  (semmae / {DEPLOYMENT}: Run, Custom run)")
     print(f"MLflow   {results_page()}")

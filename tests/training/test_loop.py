@@ -65,12 +65,12 @@ class Job:
 
 
 @pytest.mark.parametrize(
-    ("images", "mixup", "expected"),
-    [(65, 0.0, 64), (64, 0.8, 64), (63, 0.0, 63), (63, 0.8, 62), (1, 0.0, 1), (1, 0.8, 2)],
+    ("images", "unit", "expected"),
+    [(65, 1, 64), (64, 2, 64), (63, 1, 63), (63, 2, 62), (1, 1, 1), (1, 2, 2)],
 )
-def test_fitted__a_batch_is_at_most_all_images_and_mixed_ones_are_pairs(images, mixup, expected, capsys):
-    recipe = load_params(ROOT / "params.yaml").finetune.model_copy(update={"batch_size": 64, "mixup": mixup})
-    assert fitted(recipe, images, label="job") == recipe.model_copy(update={"batch_size": expected})
+def test_fitted__a_batch_is_at_most_all_images_in_whole_units(images, unit, expected, capsys):
+    recipe = load_params(ROOT / "params.yaml").pretrain.model_copy(update={"batch_size": 64})
+    assert fitted(recipe, images, label="job", unit=unit) == recipe.model_copy(update={"batch_size": expected})
     line = f"job: batch_size 64 is more than the {images} training images: a step takes {expected}\n"
     assert capsys.readouterr().out == ("" if expected == 64 else line)
 
