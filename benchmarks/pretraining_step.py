@@ -1,8 +1,9 @@
 """One pretraining step against other implementations of MAE, and where its time goes: `python -m benchmarks.pretraining_step`.
 
-ViT-S/16 with MAE's decoder (512 wide, 8 deep), 224 pixels, fp32, CPU. The contenders take turns in one process, so that
-other load falls on all of them; a ratio compares neighbours. Others use torch's AdamW with its defaults, or fused where the row
-says so. Peak memory is measured in a process of its own for each.
+ViT-S/16 or ViT-B/16 with MAE's decoder (512 wide, 8 deep), or with a cross-attention decoder that predicts a share of the hidden
+patches; 224 pixels, fp32, CPU. The contenders take turns in one process, so that other load falls on all of them; a ratio compares
+neighbours. Others use torch's AdamW with its defaults, or fused where the row says so. Peak memory is measured in a process of its
+own for each.
 """
 
 import argparse
@@ -21,39 +22,51 @@ from torch import nn
 from benchmarks.autoencoders import LightlyAutoencoder, TimmAutoencoder
 from images.augmentation import crop_images, normalise, random_crops, random_flips
 from jobs.record import peak_mib
-from models.mae import MaskedAutoencoder, split_mask
+from models.mae import MaskedAutoencoder, sample_hidden, split_mask
 from models.vit import initialise, patchify
 from parts.masking import random_mask, semantic_mask
 from training.loop import update
 from training.optimiser import AdamW, decay_groups
 
-SHAPE: dict[str, Any] = {"image_size": 224, "patch_size": 16, "width": 384, "depth": 12, "num_heads": 6}
+VIT: dict[str, Any] = {"image_size": 224, "patch_size": 16, "depth": 12}
+SIZES: dict[str, Any] = {"ViT-S/16": {"width": 384, "num_heads": 6}, "ViT-B/16": {"width": 768, "num_heads": 12}}
 DECODER: dict[str, Any] = {"decoder_width": 512, "decoder_depth": 8, "decoder_num_heads": 16}
 LENGTH, RATIO, PARTS = 196, 0.75, 6
 DECAY, CLIP = 0.05, 1.0
 RATES: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.95)}
 OURS = "this project"
+# Name -> (arguments, share of the hidden patches that is predicted).
+CROSS: dict[str, tuple[dict[str, Any], float]] = {
+    f"cross, {depth} blocks, {words}": ({"decoder": "cross", "decoder_depth": depth}, share)
+    for depth in (12, 8)
+    for words, share in (("1/3", 1 / 3), ("all", 1.0))
+}
 
 
 class Contender:
     """A model with its optimiser; calling it is one step without input: mask, loss, gradients, clipping, update."""
 
-    def __init__(self, name: str, images: torch.Tensor) -> None:
-        self.images, self.draw = images, torch.Generator().manual_seed(0)
+    def __init__(self, name: str, size: str, images: torch.Tensor) -> None:
+        self.images, self.draw, self.share = images, torch.Generator().manual_seed(0), 1.0
         self.model: nn.Module
         self.optimizer: AdamW | torch.optim.Optimizer
-        if name == OURS:
-            self.model = MaskedAutoencoder(**SHAPE, **DECODER)
+        shape = {**VIT, **SIZES[size], **DECODER}
+        if name == OURS or name in CROSS:
+            changes, self.share = CROSS.get(name, ({}, 1.0))
+            self.model = MaskedAutoencoder(**{**shape, **changes})
             initialise(self.model, self.draw)
             self.optimizer = AdamW(decay_groups(self.model, DECAY), **RATES)
             return
-        self.model = (LightlyAutoencoder if name.startswith("lightly") else TimmAutoencoder)(**SHAPE, **DECODER)
+        self.model = (LightlyAutoencoder if name.startswith("lightly") else TimmAutoencoder)(**shape)
         groups = decay_groups(self.model, DECAY)
         self.optimizer = torch.optim.AdamW(groups, **RATES, fused=name.endswith("fused") or None)
 
     def __call__(self) -> None:
         mask = random_mask(len(self.images), LENGTH, ratio=RATIO, generator=self.draw)
-        output = self.model(self.images, mask)
+        predicted: tuple[torch.Tensor, ...] = ()
+        if self.share < 1:
+            predicted = (sample_hidden(mask, torch.rand(mask.shape, generator=self.draw), self.share),)
+        output = self.model(self.images, mask, *predicted)
         update(
             [output[0] if isinstance(output, tuple) else output],
             self.optimizer,
@@ -65,7 +78,7 @@ class Contender:
 def contenders() -> list[str]:
     """Names of those whose packages are installed, ours first."""
     lightly = ["lightly", "lightly, fused"] if importlib.util.find_spec("lightly") else []
-    return [OURS, *lightly, "timm blocks", "timm blocks, fused"]
+    return [OURS, *CROSS, *lightly, "timm blocks", "timm blocks, fused"]
 
 
 def parts_of_a_step(ours: Contender) -> dict[str, Callable[[], object]]:
@@ -89,7 +102,7 @@ def parts_of_a_step(ours: Contender) -> dict[str, Callable[[], object]]:
         model.norm(encoded).sum().backward()
 
     def decoder() -> None:
-        model.decode(tokens, visible, hidden).sum().backward()
+        model.decode(tokens[None], visible, hidden).sum().backward()
 
     def loss() -> None:
         target = patches.take_along_dim(hidden[:, :, None], 1)
@@ -126,6 +139,7 @@ def seconds(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, lis
 def main() -> None:
     """Print the comparison, the peak memory and the split of a step."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=SIZES, default="ViT-S/16")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -133,20 +147,23 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     warnings.filterwarnings("ignore", category=FutureWarning, module="benchmarks")
-    images = torch.randn(chosen.batch, 3, SHAPE["image_size"], SHAPE["image_size"])
+    images = torch.randn(chosen.batch, 3, VIT["image_size"], VIT["image_size"])
     if chosen.peak:
-        step = Contender(chosen.peak, images)
+        step = Contender(chosen.peak, chosen.model, images)
         step()
         step()
         print(peak_mib())
         return
-    work = {name: Contender(name, images) for name in contenders()}
+    work = {name: Contender(name, chosen.model, images) for name in contenders()}
     times = seconds(dict(work), chosen.rounds)
-    print(f"ViT-S/16, 224 px, batch {chosen.batch}, fp32, {chosen.threads} threads, medians of {chosen.rounds} rounds")
+    print(
+        f"{chosen.model}, 224 px, batch {chosen.batch}, fp32, {chosen.threads} threads, medians of {chosen.rounds} rounds"
+    )
     print(f"{'step of':20s}{'images/s':>10s}{'its time / ours':>18s}{'least':>8s}{'most':>8s}{'peak MiB':>10s}")
     for name, rounds in times.items():
         ratios = sorted(theirs / own for theirs, own in zip(rounds, times[OURS], strict=True))
-        command = [sys.executable, "-m", "benchmarks.pretraining_step", "--peak", name, "--batch", str(chosen.batch)]
+        command = [sys.executable, "-m", "benchmarks.pretraining_step", "--peak", name]
+        command += ["--model", chosen.model, "--batch", str(chosen.batch)]
         peak = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         speed, ratio = chosen.batch / statistics.median(rounds), statistics.median(ratios)
         print(f"{name:20s}{speed:10.2f}{ratio:18.3f}{ratios[0]:8.3f}{ratios[-1]:8.3f}{peak:10.0f}", flush=True)

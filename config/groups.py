@@ -254,9 +254,16 @@ class PretrainParams(Group):
     width: Count
     depth: Count
     num_heads: Count
+    decoder: Literal["self", "cross"] = Field(
+        description="self: MAE's, all patches attend to each other; cross: hidden ones to visible ones alone (CrossMAE)"
+    )
     decoder_width: Count
     decoder_depth: Count
     decoder_num_heads: Count
+    feature_maps: Count = Field(description="layers of the encoder that a cross decoder reads a learned sum of")
+    predicted: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="share of the hidden patches that is predicted in a step"
+    )
     norm_pix_loss: bool
     mask_ratio: OpenShare
     epochs: NonNegative = Field(description="0 keeps the weights of `start`")
@@ -282,6 +289,10 @@ class PretrainParams(Group):
             raise ValueError(f"image_size {self.image_size} must be divisible by patch_size {self.patch_size}")
         if self.width % self.num_heads or self.decoder_width % self.decoder_num_heads:
             raise ValueError("width must be divisible by num_heads, and decoder_width by decoder_num_heads")
+        if self.feature_maps > (self.depth if self.decoder == "cross" else 1):
+            raise ValueError(
+                f"feature_maps {self.feature_maps}: expected at most depth {self.depth} of a cross decoder, and 1 of others"
+            )
         return self
 
 

@@ -1,21 +1,49 @@
 """Masked autoencoder (He et al., CVPR 2022): the mask is an argument, so that one model serves every arm.
 
-B images, L patches, H hidden patches, V = L - H visible ones, D encoder width, E decoder width, p patch size.
+B images, L patches, H hidden ones, P of them predicted, V = L - H visible ones, D encoder width, E decoder width, p patch size,
+M feature maps of the encoder.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from models.vit import EPS, Block, VisionTransformer, patchify, pick, sincos_positions, unpatchify
+from models.vit import EPS, Attention, Block, Mlp, VisionTransformer, patchify, pick, sincos_positions, unpatchify
+
+
+class CrossBlock(nn.Module):
+    """Pre-norm block in which hidden patches attend to visible ones alone: (B, P, E) -> (B, P, E).
+
+    With several feature maps it reads a sum of them with learned weights, which begins as the last one.
+    Source: CrossMAE (Fu et al., TMLR 2025), sections 3.2 and 3.3.
+    """
+
+    def __init__(self, width: int, num_heads: int, feature_maps: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=EPS)
+        self.cross_attn = Attention(width, num_heads)
+        self.norm2 = nn.LayerNorm(width, eps=EPS)
+        self.mlp = Mlp(width)
+        self.maps = nn.Parameter(F.one_hot(torch.tensor(feature_maps - 1)).float()) if feature_maps > 1 else None
+
+    def forward(self, tokens: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+        """tokens: (B, P, E); maps: (M, B, 1 + V, E)."""
+        seen = maps[0] if self.maps is None else torch.tensordot(self.maps.to(maps.dtype), maps, 1)
+        tokens = tokens + self.cross_attn(self.norm1(tokens), seen)
+        mixed: torch.Tensor = tokens + self.mlp(self.norm2(tokens))
+        return mixed
 
 
 class MaskedAutoencoder(VisionTransformer):
     """Encodes the visible patches and predicts the hidden ones.
 
+    decoder: `self`, MAE's, in which visible and hidden patches attend to each other, or `cross` of `CrossBlock`s.
+    feature_maps: so many layers of the encoder, evenly spaced and the last among them, are what a cross decoder reads.
     Parameter names are those of the published MAE code: its checkpoints load strictly, and the encoder loads strictly into
     timm's VisionTransformer.
     Source: MAE section 3. Differs: only visible patches are embedded; only hidden ones are predicted, and computed in the
-    decoder's last block, because the loss uses no others.
+    decoder's last block, because the loss uses no others. CrossMAE section 3. Differs: every feature map is normalised before the
+    sum, and keys have positions, as MAE's decoder has.
     """
 
     def __init__(
@@ -30,48 +58,79 @@ class MaskedAutoencoder(VisionTransformer):
         decoder_depth: int,
         decoder_num_heads: int,
         norm_pix_loss: bool = True,
+        decoder: str = "self",
+        feature_maps: int = 1,
     ) -> None:
         super().__init__(image_size=image_size, patch_size=patch_size, width=width, depth=depth, num_heads=num_heads)
-        self.norm_pix_loss = norm_pix_loss
+        self.norm_pix_loss, self.decoder = norm_pix_loss, decoder
+        # Of the blocks, counted from 1.
+        self.read_after = [-(-depth * number // feature_maps) for number in range(1, feature_maps + 1)]
         self.decoder_embed = nn.Linear(width, decoder_width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
         self.decoder_pos_embed = nn.Parameter(sincos_positions(self.grid, decoder_width), requires_grad=False)
-        self.decoder_blocks = nn.ModuleList(Block(decoder_width, decoder_num_heads) for _ in range(decoder_depth))
+        self.decoder_blocks = nn.ModuleList(
+            CrossBlock(decoder_width, decoder_num_heads, feature_maps)
+            if decoder == "cross"
+            else Block(decoder_width, decoder_num_heads)
+            for _ in range(decoder_depth)
+        )
         self.decoder_norm = nn.LayerNorm(decoder_width, eps=EPS)
         self.decoder_pred = nn.Linear(decoder_width, patch_size**2 * 3)
 
-    def forward(self, images: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss (scalar, mean over hidden patches) and predictions (B, H, p*p*3) by ascending patch index.
+    def forward(
+        self, images: torch.Tensor, mask: torch.Tensor, predicted: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss (scalar, mean over predicted patches) and predictions (B, P, p*p*3) by ascending patch index.
 
         images: (B, 3, h, w), normalised. mask: (B, L) bool, True is hidden, equal counts in all rows (else ValueError).
+        predicted: (B, P) indices of hidden patches, see `sample_hidden`; None predicts all. The other hidden patches are then not
+        in the decoder: a mask token says no more than its position.
         With `norm_pix_loss` the target is each patch normalised by its own mean and unbiased variance; predictions are in
         that space, and `reconstruct` undoes it. Source: MAE section 3, "Reconstruction target".
         """
         visible, hidden = split_mask(mask)
+        hidden = hidden if predicted is None else predicted
         patches = patchify(images, self.patch_size)
-        predictions = self.decode(self.encode_patches(patches, visible), visible, hidden)
+        predictions = self.decode(self.encode_maps(patches, visible), visible, hidden)
         target = pick(patches, hidden)
         if self.norm_pix_loss:
             mean, variance = patch_statistics(target)
             target = (target - mean) / (variance + EPS).sqrt()
         return (predictions.float() - target).square().mean(), predictions
 
-    def decode(self, tokens: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """Predictions (B, H, p*p*3) from encoded tokens (B, 1 + V, D), visible (B, V) and hidden (B, H) indices.
+    def encode_maps(self, patches: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        """What the decoder reads: normalised tokens (M, B, 1 + V, D) of M layers, the output last."""
+        if len(self.read_after) == 1:
+            return self.encode_patches(patches, visible)[None]
+        tokens, maps = self.embed_patches(patches, visible), []
+        for number, block in enumerate(self.blocks, start=1):
+            tokens = block(tokens)
+            if number in self.read_after[:-1]:
+                maps.append(F.layer_norm(tokens, (self.width,), eps=EPS))
+        return torch.stack([*maps, self.norm(tokens)])
+
+    def decode(self, maps: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Predictions (B, P, p*p*3) from feature maps (M, B, 1 + V, D), visible (B, V) and predicted (B, P) indices.
 
         Tokens are ordered [class, visible, hidden]; each carries its own position, so the order does not matter.
         """
-        positions = self.decoder_pos_embed[:, 1:].expand(len(tokens), -1, -1)
-        tokens = self.decoder_embed(tokens)
-        first = tokens[:, :1] + self.decoder_pos_embed[:, :1]
-        seen = tokens[:, 1:] + pick(positions, visible)
-        unseen = self.mask_token + pick(positions, hidden)
-        tokens = torch.cat([first, seen, unseen.to(seen.dtype)], dim=1)
-        for block in self.decoder_blocks[:-1]:
-            tokens = block(tokens)
-        for block in self.decoder_blocks[-1:]:
-            tokens = block(tokens, last=hidden.shape[1])
-        predictions: torch.Tensor = self.decoder_pred(self.decoder_norm(tokens[:, -hidden.shape[1] :]))
+        count = hidden.shape[1]
+        positions = self.decoder_pos_embed[:, 1:].expand(len(hidden), -1, -1)
+        maps = self.decoder_embed(maps)
+        first = maps[:, :, :1] + self.decoder_pos_embed[:, :1]
+        seen = maps[:, :, 1:] + pick(positions, visible)
+        unseen = (self.mask_token + pick(positions, hidden)).to(seen.dtype)
+        if self.decoder == "cross":
+            tokens, maps = unseen, torch.cat([first, seen], dim=2)
+            for block in self.decoder_blocks:
+                tokens = block(tokens, maps)
+        else:
+            tokens = torch.cat([first[0], seen[0], unseen], dim=1)
+            for block in self.decoder_blocks[:-1]:
+                tokens = block(tokens)
+            for block in self.decoder_blocks[-1:]:
+                tokens = block(tokens, last=count)
+        predictions: torch.Tensor = self.decoder_pred(self.decoder_norm(tokens[:, -count:]))
         return predictions
 
     @torch.no_grad()
@@ -93,6 +152,15 @@ class MaskedAutoencoder(VisionTransformer):
 def patch_statistics(patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and unbiased variance of each patch (B, H, p*p*3): two tensors (B, H, 1)."""
     return patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
+
+
+def sample_hidden(mask: torch.Tensor, scores: torch.Tensor, share: float) -> torch.Tensor:
+    """Ascending indices (B, P) of the hidden patches with the highest scores; P is the share of them, rounded, and at least 1.
+
+    mask: (B, L) bool, True is hidden, equal counts in all rows. scores: (B, L), at least 0.
+    """
+    count = max(1, round(share * int(mask[0].sum())))
+    return scores.masked_fill(~mask, -1.0).topk(count, dim=1).indices.sort(dim=1).values
 
 
 def split_mask(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ FIXED = ("pos_embed", "decoder_pos_embed")
 
 
 def start_from(model: MaskedAutoencoder, content: Mapping[str, Any]) -> bool:
-    """Load a checkpoint's content into `model` and return whether it has a decoder; without one, the model's is unchanged.
+    """Load a checkpoint's content into `model`; returns whether its decoder too: the model keeps its own without one of its kind.
 
     content: the result of `models.checkpoints.read_checkpoint`. The model keeps its own positions, so the image size may
     differ; width, depth and patch size must be equal.
@@ -20,8 +20,9 @@ def start_from(model: MaskedAutoencoder, content: Mapping[str, Any]) -> bool:
     """
     state = vit_state(content)
     decoder = {name: value.float() for name, value in tensors_of(content).items() if name.startswith(DECODER)}
-    # A mask token without a decoder belongs to a teacher.
-    has_decoder = any(name.startswith("decoder_") for name in decoder)
+    # A mask token without a decoder belongs to a teacher; a self-attention decoder fits no cross-attention one.
+    is_cross = any(".cross_attn." in name for name in decoder)
+    has_decoder = any(name.startswith("decoder_") for name in decoder) and is_cross == (model.decoder == "cross")
     if has_decoder:
         state |= decoder
     expected = {

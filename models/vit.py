@@ -64,10 +64,7 @@ def resized_positions(positions: torch.Tensor, old: tuple[int, int], new: tuple[
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (B, N, D) -> (B, N, D) through the fused kernel.
-
-    last: compute only so many tokens at the end, from all: (B, last, D).
-    """
+    """Multi-head attention (B, N, D) -> (B, N, D) through the fused kernel, to the tokens themselves or to others (B, M, D)."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -75,12 +72,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: torch.Tensor, last: int | None = None) -> torch.Tensor:
-        if last is None:
+    def forward(self, tokens: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        if context is None:
             return self._attend(*self._heads(self.qkv(tokens), 3))
         width = tokens.shape[2]
-        queries = F.linear(tokens[:, -last:], self.qkv.weight[:width], self.qkv.bias[:width])
-        others = F.linear(tokens, self.qkv.weight[width:], self.qkv.bias[width:])
+        queries = F.linear(tokens, self.qkv.weight[:width], self.qkv.bias[:width])
+        others = F.linear(context, self.qkv.weight[width:], self.qkv.bias[width:])
         return self._attend(*self._heads(queries, 1), *self._heads(others, 2))
 
     def _heads(self, projected: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
@@ -110,8 +107,8 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block (B, N, D) -> (B, N, D).
 
-    drop_path: probability that a row skips a branch in training. last: as in `Attention`. share: see
-    `VisionTransformer.take_share`.
+    drop_path: probability that a row skips a branch in training. last: compute only so many tokens at the end, from all:
+    (B, last, D). share: see `VisionTransformer.take_share`.
     """
 
     def __init__(self, width: int, num_heads: int, drop_path: float = 0.0) -> None:
@@ -124,8 +121,11 @@ class Block(nn.Module):
         self.share: tuple[int, torch.Tensor] | None = None
 
     def forward(self, tokens: torch.Tensor, last: int | None = None) -> torch.Tensor:
-        kept = tokens if last is None else tokens[:, -last:]
-        kept = kept + self._drop(self.attn(self.norm1(tokens), last))
+        normed = self.norm1(tokens)
+        if last is None:
+            kept = tokens + self._drop(self.attn(normed))
+        else:
+            kept = tokens[:, -last:] + self._drop(self.attn(normed[:, -last:], normed))
         return kept + self._drop(self.mlp(self.norm2(kept)))
 
     def _drop(self, branch: torch.Tensor) -> torch.Tensor:
@@ -207,16 +207,20 @@ class VisionTransformer(nn.Module):
 
     def encode_patches(self, patches: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
         """`encode` for patches (B, L, p*p*3) from `patchify`."""
+        tokens = self.embed_patches(patches, visible)
+        for block in self.blocks:
+            tokens = block(tokens)
+        normed: torch.Tensor = self.norm(tokens)
+        return normed
+
+    def embed_patches(self, patches: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+        """What the first block gets: class token and embedded patches (B, 1 + L, D), with their positions."""
         positions = self.pos_embed[:, 1:].expand(len(patches), -1, -1)
         if visible is not None:
             patches, positions = pick(patches, visible), pick(positions, visible)
         tokens = self.patch_embed(patches) + positions
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
-        tokens = torch.cat([first, tokens], dim=1)
-        for block in self.blocks:
-            tokens = block(tokens)
-        normed: torch.Tensor = self.norm(tokens)
-        return normed
+        return torch.cat([first, tokens], dim=1)
 
 
 def pick(rows: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:

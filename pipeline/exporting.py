@@ -41,8 +41,13 @@ def export(
         raise ValueError(f"{job}: no such run{did_you_mean(job, known)}; there are {existing}")
     if target.exists():
         raise ValueError(f"{target}: exists already; name another folder with --out, or remove it")
+    weights, config = load_weights(known[job])
+    if layout != "timm" and config.get("decoder", "self") != "self":
+        raise ValueError(
+            f"format {layout}: knows no {config['decoder']}-attention decoder; export the encoder alone with --format timm"
+        )
     ratio = {"mask_ratio": trained_ratio(job, params, root)} if layout == "hf" else {}
-    weights, described = LAYOUTS[layout](*load_weights(known[job]), **ratio)
+    weights, described = LAYOUTS[layout](weights, config, **ratio)
     with whole_folder(target) as folder:
         save_state(folder, weights, described)
         write_text(folder / "README.md", card(job, layout, params, root))

@@ -12,7 +12,7 @@ from images.dataset import WholeImages
 from images.stream import TrainingImages
 from jobs.cluster.distributed import ALONE, Processes
 from models.checkpoints import read_checkpoint
-from models.mae import MaskedAutoencoder
+from models.mae import MaskedAutoencoder, sample_hidden
 from models.start import start_from
 from models.vit import initialise
 from parts.masking import random_mask
@@ -34,14 +34,20 @@ ARCHITECTURE = (
     "decoder_depth",
     "decoder_num_heads",
     "norm_pix_loss",
+    "decoder",
+    "feature_maps",
 )
 
 
 class Inputs(NamedTuple):
-    """This process's part of a step: images (n, 3, h, w) normalised, mask (n, L) bool, True is hidden; values to log."""
+    """This process's part of a step: images (n, 3, h, w) normalised, mask (n, L) bool, True is hidden; values to log.
+
+    predicted: (n, P) indices of the hidden patches to predict, None for all.
+    """
 
     images: torch.Tensor
     mask: torch.Tensor
+    predicted: torch.Tensor | None
     logged: Mapping[str, float]
 
 
@@ -103,11 +109,17 @@ class Pretraining:
         except ValueError as error:
             raise ValueError(f"pretrain.start {path}: {error}") from None
         print(
-            f"starts from {path}" + ("" if has_decoder else ", which has no decoder: that starts from random weights")
+            f"starts from {path}"
+            + (
+                ""
+                if has_decoder
+                else f", which has no decoder of kind {self.group.decoder}: that starts from random weights"
+            )
         )
 
     def prepare(self, number: int) -> Inputs:
-        """Images and masks of step `number`. Order, crops and masks have their own streams: arms of a seed see the same crops.
+        """Images and masks of step `number`. Order, crops, masks and the choice of predicted patches have their own streams: arms
+        of a seed see the same crops, and prefer the same patches.
 
         Each of several processes draws crops and masks for the whole batch and keeps its part, so the draws do not depend on
         the number of processes. It decodes the images of its part alone: no crop and no mask depends on another image.
@@ -136,15 +148,19 @@ class Pretraining:
             progress=number / max(1, self.steps - 1),
             generator=generator(self.seed, "masks", number),
         )
+        predicted = None
+        if group.predicted < 1:
+            scores = torch.rand(count, self.model.num_patches, generator=generator(self.seed, "predicted", number))
+            predicted = sample_hidden(mask, scores[part], group.predicted)
         views = normalise(crop_images(batch.pixels, boxes, flips, self.model.image_size))
-        return Inputs(views, mask, logged)
+        return Inputs(views, mask, predicted, logged)
 
     def step(self, number: int) -> dict[str, float | torch.Tensor]:
         """One update."""
         inputs = self.inputs(number)
         rate = warmup_cosine(number, steps=self.steps, warmup_steps=self.warmup, peak=self.peak)
         set_lr(self.optimizer, rate)
-        losses = self.losses(inputs.images, inputs.mask)
+        losses = self.losses(inputs)
         loss, norm = update(losses, self.optimizer, clip=self.group.clip, scaler=self.scaler, processes=self.processes)
         self.snapshots.take(number + 1, self.model)
         return {"loss": loss, "lr": rate, "gradient_norm": norm, **self._of_all(inputs)}
@@ -157,16 +173,18 @@ class Pretraining:
         values = torch.tensor([value * share for value in inputs.logged.values()], dtype=torch.float64)
         return dict(zip(inputs.logged, self.processes.sum(values.to(self.processes.device)).float(), strict=True))
 
-    def losses(self, batch: torch.Tensor, mask: torch.Tensor) -> Iterator[torch.Tensor]:
+    def losses(self, inputs: Inputs) -> Iterator[torch.Tensor]:
         """Each micro-batch's share of the whole batch's mean loss, the last and smaller one's too.
 
-        batch: (n, 3, h, w) and mask: (n, L) bool, True is hidden: this process's part of the batch. All rows of a batch
-        hide equally many patches, so that a share is that of the images.
+        All rows of a batch predict equally many patches, so that a share is that of the images.
         """
-        size = self.compute.micro_batch or len(batch)
-        for images, hidden in zip(batch.split(size), mask.split(size), strict=True):
+        size, device = self.compute.micro_batch or len(inputs.images), self.compute.device
+        for start in range(0, len(inputs.images), size):
+            rows = slice(start, start + size)
+            predicted = None if inputs.predicted is None else inputs.predicted[rows].to(device)
+            images = inputs.images[rows].to(device)
             with self.compute.autocast():
-                loss, _ = self.forward(images.to(self.compute.device), hidden.to(self.compute.device))
+                loss, _ = self.forward(images, inputs.mask[rows].to(device), predicted)
             yield loss * (len(images) / self.group.batch_size)
 
     @torch.no_grad()

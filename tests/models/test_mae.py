@@ -2,7 +2,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 
-from models.mae import MaskedAutoencoder, split_mask
+from models.mae import MaskedAutoencoder, sample_hidden, split_mask
 from models.vit import initialise, patchify
 
 SHAPE = {
@@ -72,6 +72,66 @@ def test_forward__agrees_with_a_plain_decoder_over_all_patches():
         tokens = block(tokens)
     every = model.decoder_pred(model.decoder_norm(tokens))[:, 1:]
     torch.testing.assert_close(predictions, every[mask].reshape(2, 12, -1), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("feature_maps", [1, 2, 4])
+def test_cross_decoder__is_torchs_multi_head_attention_from_hidden_to_visible_tokens(feature_maps):
+    """An oracle of torch's own attention, over sums of the maps that hooks see."""
+    model = make(decoder="cross", depth=4, decoder_depth=2, feature_maps=feature_maps).eval()
+    images, mask = torch.randn(2, 3, 32, 32), some_mask(batch=2)
+    draw = torch.Generator().manual_seed(1)
+    outputs = []
+    for number, block in enumerate(model.blocks, start=1):
+        if number % (4 // feature_maps) == 0:
+            block.register_forward_hook(lambda _, __, output: outputs.append(output))
+    with torch.no_grad():
+        for block in model.decoder_blocks:
+            if block.maps is not None:
+                assert block.maps.tolist() == [0.0] * (feature_maps - 1) + [1.0], "it begins with the last layer"
+                block.maps.normal_(generator=draw)
+        _, predictions = model(images, mask)
+        visible, hidden = split_mask(mask)
+        own = model.decoder_pos_embed[0]
+        normed = [torch.nn.functional.layer_norm(one, (48,), eps=1e-6) for one in outputs]
+        maps = [model.decoder_embed(one) for one in normed]
+        places = torch.stack([own[torch.cat([torch.tensor([0]), 1 + row])] for row in visible])
+        tokens = model.mask_token + torch.stack([own[1 + row] for row in hidden])
+        for block in model.decoder_blocks:
+            attention = torch.nn.MultiheadAttention(32, 2, batch_first=True)
+            attention.in_proj_weight.copy_(block.cross_attn.qkv.weight)
+            attention.in_proj_bias.copy_(block.cross_attn.qkv.bias)
+            attention.out_proj.load_state_dict(block.cross_attn.proj.state_dict())
+            weights = [1.0] if block.maps is None else block.maps
+            seen = sum(weight * (one + places) for weight, one in zip(weights, maps, strict=True))
+            tokens = tokens + attention(block.norm1(tokens), seen, seen)[0]
+            tokens = tokens + block.mlp(block.norm2(tokens))
+        expected = model.decoder_pred(model.decoder_norm(tokens))
+    torch.testing.assert_close(predictions, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_cross_decoder__each_hidden_patch_is_predicted_as_if_it_were_alone():
+    images, mask = torch.randn(3, 3, 32, 32), some_mask()
+    some = sample_hidden(mask, torch.rand(3, 16, generator=torch.Generator().manual_seed(2)), 1 / 3)
+    _, hidden = split_mask(mask)
+    places = (hidden[:, :, None] == some[:, None]).any(dim=2)
+    for decoder, is_alone in (("cross", True), ("self", False)):
+        model = make(decoder=decoder)
+        loss, predictions = model(images, mask, some)
+        assert predictions.shape == (3, 4, 192)
+        _, every = model(images, mask)
+        assert torch.allclose(every[places].reshape(3, 4, 192), predictions, atol=1e-5) is is_alone
+        target = torch.stack([patchify(images, 8)[row][some[row]] for row in range(3)])
+        target = (target - target.mean(2, keepdim=True)) / (target.var(2, keepdim=True) + 1e-6).sqrt()
+        torch.testing.assert_close(loss, ((predictions - target) ** 2).mean())
+
+
+def test_sample_hidden__takes_a_share_of_the_hidden_ones_by_score():
+    mask, scores = some_mask(), torch.rand(3, 16, generator=torch.Generator().manual_seed(3))
+    for share, count in ((1.0, 12), (0.5, 6), (1 / 3, 4), (0.01, 1)):
+        rows = sample_hidden(mask, scores, share)
+        for row, hidden, score in zip(rows.tolist(), mask, scores, strict=True):
+            ranked = sorted((patch for patch in range(16) if hidden[patch]), key=lambda patch: -float(score[patch]))
+            assert row == sorted(ranked[:count])
 
 
 def test_forward__learns_a_constant_image():

@@ -42,6 +42,16 @@ def test_start_from__an_encoder_alone_leaves_the_decoder():
         assert torch.equal(value, source[name]), name
 
 
+@pytest.mark.parametrize("kinds", [("self", "cross"), ("cross", "self")])
+def test_start_from__a_decoder_of_another_kind_is_left(kinds):
+    theirs, own = make(1, decoder=kinds[0]), make(2, decoder=kinds[1])
+    before = weights(own)
+    assert not start_from(own, weights(theirs))
+    for name, value in own.state_dict().items():
+        source = before if name.startswith(("decoder_", "mask_token")) else weights(theirs)
+        assert torch.equal(value, source[name]), name
+
+
 def test_start_from__positions_are_those_of_the_models_own_grid():
     own = make(2, image_size=48)
     before = weights(own)

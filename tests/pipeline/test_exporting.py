@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from config.params import load_params
+from config.presets import read_document, write_params
 from models.mae import MaskedAutoencoder, split_mask
 from pipeline.exporting import export, trained_ratio
 from pipeline.model_card import card
@@ -119,6 +120,19 @@ def test_export__a_mistake_is_one_line(world, tmp_path, job, layout, options, me
     (tmp_path / "taken").mkdir()
     with pytest.raises(ValueError, match="exists already"):
         export("mae-0", "mae", tmp_path / "taken", load_params(world / "params.yaml"), root=world)
+
+
+def test_cross_decoder__is_trained_probed_and_exported_as_an_encoder_alone(copied_world, tmp_path):
+    document = read_document(copied_world / "params.yaml")
+    document["pretrain"].update(decoder="cross", predicted=0.5, epochs=2)
+    write_params(document, copied_world / "params.yaml")
+    run_stage(copied_world, "stages.pretrain", ["mae", "0"])
+    run_stage(copied_world, "stages.probe", ["mae", "0"])
+    params = load_params(copied_world / "params.yaml")
+    export("mae-0", "timm", tmp_path / "timm", params, root=copied_world)
+    for layout in ("hf", "mae"):
+        with pytest.raises(ValueError, match=f"format {layout}: knows no cross-attention decoder; .*--format timm"):
+            export("mae-0", layout, tmp_path / layout, params, root=copied_world)
 
 
 def test_import__no_epoch_takes_the_exported_weights_as_they_are(copied_world, exported):

@@ -12,24 +12,28 @@ from training.masks import ArmMasks
 from training.pretraining import Pretraining
 
 
-def pretraining(world: Path, processes=ALONE):
-    """Pretraining of semmae in the tiny world, with a batch of 7."""
+def pretraining(world: Path, processes=ALONE, *, name="semmae", micro_batch=0, **changes):
+    """Pretraining of an arm in the tiny world, with a batch of 7."""
     params = load_params(world / "params.yaml")
-    group, arm = params.pretrain.model_copy(update={"batch_size": 7}), params.arms.definitions["semmae"]
+    group, arm = params.pretrain.model_copy(update={"batch_size": 7, **changes}), params.arms.definitions[name]
     images = TrainingImages(ImageShards(world / "data/shards", "train"), group.decode_size, window=32, ram_gib=0.0)
-    masks = ArmMasks(world / "arms/semmae", arm, ids=images.ids, ratio=group.mask_ratio, hint_share=0.1)
-    compute = set_up(**params.compute.model_dump())
+    masks = ArmMasks(world / f"arms/{name}", arm, ids=images.ids, ratio=group.mask_ratio, hint_share=0.1)
+    compute = set_up(**{**params.compute.model_dump(), "micro_batch": micro_batch})
     return Pretraining(images, masks, group, label="pretrain", seed=0, compute=compute, processes=processes)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_prepare__the_parts_of_all_processes_are_the_batch_of_one(world, world_size):
-    alone = pretraining(world)
-    parts = [pretraining(world, Processes(rank, world_size, torch.device("cpu"))) for rank in range(world_size)]
+    alone = pretraining(world, predicted=0.5)
+    parts = [
+        pretraining(world, Processes(rank, world_size, torch.device("cpu")), predicted=0.5)
+        for rank in range(world_size)
+    ]
     for number in (0, 3, alone.steps - 1):
         whole, shares = alone.prepare(number), [part.prepare(number) for part in parts]
         assert torch.equal(torch.cat([share.images for share in shares]), whole.images)
         assert torch.equal(torch.cat([share.mask for share in shares]), whole.mask)
+        assert torch.equal(torch.cat([share.predicted for share in shares]), whole.predicted)
         mean = sum(share.logged["hidden_ratio_std"] * len(share.images) for share in shares) / 7
         assert mean == pytest.approx(whole.logged["hidden_ratio_std"], rel=1e-5)
 
@@ -45,3 +49,30 @@ def test_prepare__a_process_reads_the_images_of_its_part_alone(world, monkeypatc
     own = part.order.rows(14, 7)[2:4]
     assert read == own.tolist()
     assert asked == part.images.ids[own].tolist()
+
+
+def test_prepare__arms_of_a_seed_predict_the_same_patches_where_they_hide_the_same(world):
+    semmae, mae = (pretraining(world, name=name, predicted=0.5).prepare(2) for name in ("semmae", "mae"))
+    all_of_mae = pretraining(world, name="mae").prepare(2)
+    assert all_of_mae.predicted is None and torch.equal(mae.mask, all_of_mae.mask), "masks have a stream of their own"
+    for inputs in (semmae, mae):
+        assert inputs.mask.gather(1, inputs.predicted).all()
+        assert inputs.predicted.shape[1] == round(0.5 * int(inputs.mask[0].sum()))
+    together = [
+        (set(one.tolist()) & set(other.tolist()), set(torch.nonzero(hidden & others)[:, 0].tolist()))
+        for one, other, hidden, others in zip(semmae.predicted, mae.predicted, semmae.mask, mae.mask, strict=True)
+    ]
+    # Two independent halves would share a quarter.
+    assert sum(len(both) for both, _ in together) > 0.4 * sum(len(hidden) for _, hidden in together)
+
+
+def test_losses__micro_batches_have_the_loss_and_gradient_of_the_whole(world):
+    whole, split = (
+        pretraining(world, micro_batch=size, decoder="cross", feature_maps=1, predicted=0.5) for size in (0, 3)
+    )
+    gradients = []
+    for task in (whole, split):
+        total = sum(task.losses(task.prepare(1)))
+        total.backward()
+        gradients.append((total.detach(), task.model.decoder_blocks[0].cross_attn.qkv.weight.grad))
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-5)
