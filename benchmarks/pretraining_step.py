@@ -1,9 +1,9 @@
 """One pretraining step against other implementations of MAE, and where its time goes: `python -m benchmarks.pretraining_step`.
 
-ViT-S/16 or ViT-B/16 with MAE's decoder (512 wide, 8 deep), or with a cross-attention decoder that predicts a share of the hidden
-patches; 224 pixels, fp32, CPU. The contenders take turns in one process, so that other load falls on all of them; a ratio compares
-neighbours. Others use torch's AdamW with its defaults, or fused where the row says so. Peak memory is measured in a process of its
-own for each.
+ViT-S/16 or ViT-B/16 with MAE's decoder (512 wide, 8 deep), or with a cross-attention decoder that predicts a share of the
+hidden patches; 224 pixels, fp32, CPU. The contenders take turns in one process, so that other load falls on all of them; a ratio
+compares neighbours. Others use torch's AdamW with its defaults, or fused where the row says so. Peak memory is measured in a
+process of its own for each.
 """
 
 import argparse
