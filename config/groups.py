@@ -178,6 +178,10 @@ class ExtractParams(Group):
         description="training images for part learning, those of the smallest ids; patch tokens are stored of a quarter more at "
         "most, so that added images leave stored ones as they are"
     )
+    token_gib: NonNegative = Field(
+        description="patch tokens of all images are stored if they take so many GiB at most: then cache_masks need not ask the "
+        "teacher a second time"
+    )
 
 
 class RefineParams(Group):
@@ -234,12 +238,6 @@ class RefineParams(Group):
     warmup_share: Share
     clip: Positive
     seed: Seed
-
-
-class CacheParams(Group):
-    """The labelling of every image."""
-
-    batch_size: Count
 
 
 class PretrainParams(Group):

@@ -32,7 +32,6 @@ class Params(Group):
     teacher: groups.TeacherParams
     extract: groups.ExtractParams
     refine: groups.RefineParams
-    cache: groups.CacheParams
     arms: ArmsParams
     seeds: list[Seed] = Field(min_length=1)
     pretrain: groups.PretrainParams

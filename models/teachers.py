@@ -3,13 +3,13 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import timm
-from timm.models import load_model_config_from_hf
-from timm.models.vision_transformer import VisionTransformer
+from typing import TYPE_CHECKING, Any
 
 from models.checkpoints import load_state, read_checkpoint, vit_state
+
+# timm takes seconds to import: only what builds a network waits for it.
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 NAMED = ("timm:", "hf-hub:")
@@ -25,7 +25,7 @@ def load_teacher(
     image_size: Size | None = None,
     branch: str = "teacher",
     sha256: str = "",
-) -> VisionTransformer:
+) -> "VisionTransformer":
     """A timm VisionTransformer without a classifier, frozen and in eval mode, on the CPU.
 
     source: the folder that `train_teacher` writes; a checkpoint file of a layout in `models.checkpoints`; or `timm:NAME` or
@@ -46,12 +46,15 @@ def load_teacher(
     return vit.eval().requires_grad_(False)
 
 
-def build(architecture: Mapping[str, Any], image_size: Size | None = None) -> VisionTransformer:
+def build(architecture: Mapping[str, Any], image_size: Size | None = None) -> "VisionTransformer":
     """A VisionTransformer with timm's initial weights and no classifier.
 
     architecture: {"timm": NAME, ...options} or the keyword arguments of timm's VisionTransformer.
     Raises ValueError for an unknown name, another kind of network, no class token, or a size not divisible into patches.
     """
+    import timm
+    from timm.models.vision_transformer import VisionTransformer
+
     options = {**architecture, "num_classes": 0}
     if image_size is not None:
         options["img_size"] = image_size
@@ -90,6 +93,8 @@ def architecture_of(source: str) -> dict[str, Any]:
     kind, name = source.split(":", 1)
     if kind == "timm":
         return {"timm": name.split(".")[0]}
+    from timm.models import load_model_config_from_hf
+
     try:
         _, model, options = load_model_config_from_hf(name)
     except (OSError, ValueError) as error:
@@ -97,20 +102,20 @@ def architecture_of(source: str) -> dict[str, Any]:
     return {"timm": model, **(options or {})}
 
 
-def statistics_of(vit: VisionTransformer) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics_of(vit: "VisionTransformer") -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) a channel of the RGB input in [0, 1] that a named model was trained with."""
     config: Any = vit.pretrained_cfg
     return tuple(config["mean"]), tuple(config["std"])
 
 
-def _load_folder(folder: Path, image_size: Size | None) -> VisionTransformer:
+def _load_folder(folder: Path, image_size: Size | None) -> "VisionTransformer":
     config = read_config(folder)
     vit = build(config["architecture"], config["image_size"] if image_size is None else image_size)
     _load(vit, read_checkpoint(folder / WEIGHTS, sha256=config["digest"]), str(folder))
     return vit
 
 
-def _load_file(path: Path, architecture: str, image_size: Size | None, branch: str, sha256: str) -> VisionTransformer:
+def _load_file(path: Path, architecture: str, image_size: Size | None, branch: str, sha256: str) -> "VisionTransformer":
     content = read_checkpoint(path, sha256=sha256)
     if not architecture:
         raise ValueError(f"{path}: name the timm architecture of the checkpoint, for example vit_small_patch16_224")
@@ -119,8 +124,10 @@ def _load_file(path: Path, architecture: str, image_size: Size | None, branch: s
     return vit
 
 
-def _load_named(source: str, image_size: Size | None) -> VisionTransformer:
+def _load_named(source: str, image_size: Size | None) -> "VisionTransformer":
     """Load at the model's own size first, so that positions of every source are resampled in the same way."""
+    import timm
+
     name = source.removeprefix("timm:")
     try:
         native = timm.create_model(name, pretrained=True, num_classes=0)
@@ -132,7 +139,7 @@ def _load_named(source: str, image_size: Size | None) -> VisionTransformer:
     return vit
 
 
-def _load(vit: VisionTransformer, content: Mapping[str, Any], name: str, branch: str = "teacher") -> None:
+def _load(vit: "VisionTransformer", content: Mapping[str, Any], name: str, branch: str = "teacher") -> None:
     try:
         load_state(vit, vit_state(content, branch=branch))
     except ValueError as error:

@@ -22,6 +22,11 @@ class Extraction(NamedTuple):
     patch_tokens: Tensor
 
 
+def rounded(extraction: Extraction) -> Extraction:
+    """The values as they are stored, in half precision: labels from stored and from fresh tokens are the same."""
+    return Extraction(*(values.half().float() for values in extraction))
+
+
 def extract(vit: nn.Module, images: Tensor, *, token_layer: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Class-token attention (B, H, L), class token (B, D) and patch tokens (B, L, D): see `extract_all`."""
     features = extract_all(vit, images, token_layer=token_layer)

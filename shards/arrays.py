@@ -184,6 +184,10 @@ class ArrayShards:
         out[order] = values
         return out
 
+    def has(self, ids: np.ndarray) -> bool:
+        """Whether every one of the ids (N,) has a row."""
+        return bool(np.isin(ids, self._index[0]).all())
+
     def find(self, ids: np.ndarray) -> np.ndarray:
         """Row number (N,) int64 of each id, counted over all shards; KeyError names the first unknown one."""
         known, order = self._index

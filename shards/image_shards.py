@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from shards.parquet_files import Place, faulty, find, opened, read_range
+from shards.parquet_files import Place, faulty, find, opened, read_range, values_of
 from shards.row_index import LENGTH_BYTES, SPLITS, kept_rows, read_index
 from shards.seals import read_manifest
 from shards.shard_writer import VERSION
@@ -63,6 +63,13 @@ def _shards(folder: Path, entries: Sequence[Mapping[str, Any]]) -> list[Shard]:
         Shard(place, entry["rows"], entry["bytes"], entry["sha256"], entry["footer"])
         for place, entry in zip(find(folder, entries), entries, strict=True)
     ]
+
+
+def ids_of(shard: Shard) -> np.ndarray:
+    """Ids (N,) uint64 of one shard, in file order, without its images."""
+    with shard.open() as file:
+        ids: np.ndarray = values_of(file.read(columns=["id"], use_threads=False)["id"])
+        return ids
 
 
 def read_shard(shard: Shard, batch_size: int) -> Iterator[tuple[np.ndarray, list[Encoded]]]:

@@ -1,5 +1,6 @@
-"""One streaming pass of teacher and part learner: one part label a patch of every image, a shard at a time.
+"""One streaming pass of the part learner: one part label a patch of every image, a shard at a time.
 
+It reads the teacher's tokens where `extract_attention` stored them, and asks the teacher for those of other images.
 Incremental: masks of an earlier run for the same image shard, teacher, part learner, parameters and code are linked, not
 computed again. Full image shards never change, so new images cost the last shard and new shards.
 """
@@ -26,7 +27,8 @@ def main() -> None:
     options = {
         "teacher": "teacher",
         "part_learner": "part_learner",
-        "batch_size": params.cache.batch_size,
+        "attention": "attention",
+        "batch_size": params.extract.batch_size,
         "compute": params.compute.model_dump() | {"device": device},
         "workers": runtime.workers,
         "prefetch": runtime.prefetch,
@@ -42,7 +44,7 @@ def plan(params: Params, device: str) -> tuple[str, list[Task]]:
     """The fingerprint of what all shards depend on, and a task for every image shard."""
     job = fingerprint(
         "stages.cache_masks",
-        params={"cache": params.cache.model_dump(), "device": device},
+        params={"batch_size": params.extract.batch_size, "device": device},
         compute=params.compute,
         inputs=["teacher", "part_learner"],
     )

@@ -1,8 +1,9 @@
-"""Class-token attention of every image, and patch tokens of those that part learning trains on, a shard at a time.
+"""Class-token attention of every image, and patch tokens: of all where they fit `extract.token_gib`, else for part learning.
 
 Incremental: results of an earlier run for the same image shard, teacher, parameters and code are linked, not computed again.
-Full image shards never change, so new images cost the last shard and new shards; rarely, when the training images have grown
-by a sixth or more, all shards with other patch tokens (`training.extraction.token_bound`).
+Full image shards never change, so new images cost the last shard and new shards; rarely, all shards with other patch tokens:
+when the images outgrow that budget, and then when the training images have grown by a sixth or more
+(`training.extraction.token_bound`).
 """
 
 from config.params import Params, load_params, load_runtime
@@ -15,7 +16,8 @@ from shards.folders import join_shards
 from shards.image_shards import ImageShards, list_shards
 from shards.row_index import SPLITS
 from training.compute import device_type
-from training.extraction import ALL, RAW, TOKENS, extracting, token_bound
+from training.extraction import EVERY, RAW, extracting, token_bound, token_bytes
+from training.teacher import ALL, TOKENS
 
 SHARDS = "data/shards"
 
@@ -47,21 +49,26 @@ def plan(params: Params, device: str) -> tuple[str, list[Task]]:
     """The fingerprint of what all shards depend on, and a task for every image shard."""
     job = fingerprint(
         "stages.extract_attention",
-        # The images for part learning are part of each shard's own key.
+        # Whose tokens are stored is part of each shard's own key.
         params={
-            "extract": params.extract.model_dump(exclude={"part_images"}),
+            "extract": params.extract.model_dump(exclude={"part_images", "token_gib"}),
             "store": params.data.store,
             "device": device,
         },
         compute=params.compute,
         inputs=["teacher"],
     )
-    bound = token_bound(ImageShards(SHARDS, "train").ids, params.extract.part_images)
+    shards = {split: list_shards(SHARDS, split) for split in SPLITS}
+    images = sum(shard.rows for some in shards.values() for shard in some)
+    if images * token_bytes("teacher") <= params.extract.token_gib * 2**30:
+        bounds = dict.fromkeys(SPLITS, EVERY)
+    else:
+        bounds = {"train": token_bound(ImageShards(SHARDS, "train").ids, params.extract.part_images)}
     tasks = [
         Task(shard.name, f"{shard.sha256}-{below:x}", shard.rows, {"image_shard": shard, "tokens_below": below})
-        for split in SPLITS
-        for below in [bound if split == "train" else 0]
-        for shard in list_shards(SHARDS, split)
+        for split, some in shards.items()
+        for below in [bounds.get(split, 0)]
+        for shard in some
     ]
     return job, tasks
 

@@ -34,7 +34,6 @@ TINY = {
         "parts": 6, "token_width": 8, "target_width": 8, "foreground_clusters": 4, "decoder_size": 16, "decoder_width": 8,
         "epochs": 4, "batch_size": 8,
     },
-    "cache": {"batch_size": 16},
     "pretrain": {
         "decode_size": 32, "image_size": 32, "patch_size": 8, "width": 16, "depth": 1, "num_heads": 2, "decoder_width": 16,
         "decoder_depth": 1, "decoder_num_heads": 2, "epochs": 5, "batch_size": 8,

@@ -16,11 +16,13 @@ from shards.folders import bind_folders
 from shards.image_shards import Shard
 from shards.mask_cache import MaskCacheWriter
 from training.compute import set_up
-from training.teacher import FrozenTeacher
+from training.teacher import ALL, TOKENS, FrozenTeacher
 
-# Folders written for a shard, and rows of their files: attention takes kilobytes an image, patch tokens a hundred times that.
-ALL, TOKENS, RAW = "all", "tokens", "raw"
+# The folder of raw masks, and rows of the files of the others: attention takes kilobytes an image, tokens a hundred times that.
+RAW = "raw"
 ATTENTION_ROWS, TOKEN_ROWS = 4096, 512
+# Bound of ids below which every id is.
+EVERY = 2**64
 # Leading binary digits of the bound of ids below which patch tokens are stored.
 BOUND_DIGITS = 3
 
@@ -103,6 +105,12 @@ def extracting(
     return partial(extract_shard, extractor, batch_size=batch_size, workers=workers, prefetch=prefetch)
 
 
+def token_bytes(teacher: str | Path) -> int:
+    """Bytes of an image's patch tokens."""
+    frozen = FrozenTeacher(teacher, torch.device("cpu"))
+    return 2 * frozen.grid[0] * frozen.grid[1] * frozen.width
+
+
 def token_bound(ids: np.ndarray, count: int) -> int:
     """A bound above the `count` smallest of ids (N,), ascending: patch tokens of the images below it are stored.
 
@@ -110,7 +118,7 @@ def token_bound(ids: np.ndarray, count: int) -> int:
     little, and with it every shard of tokens. The price: tokens of a quarter more images than part learning takes, at most.
     """
     if len(ids) <= count:
-        return 2**64
+        return EVERY
     largest = int(ids[count - 1])
     step = 1 << max(0, largest.bit_length() - BOUND_DIGITS)
     return (largest // step + 1) * step

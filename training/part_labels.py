@@ -11,13 +11,14 @@ import torch
 from jobs.cluster.work import Make
 from jobs.fingerprint import digest_of
 from models.part_learner import PartLearner
-from parts.attention import Extraction, extract_all
+from parts.attention import Extraction, extract_all, rounded
 from parts.labelling import label_patches
-from shards.image_shards import Shard
+from shards.arrays import ArrayShards
+from shards.image_shards import Shard, ids_of
 from shards.mask_cache import MaskCacheWriter
 from training.compute import set_up
 from training.encoders import load_weights
-from training.teacher import FrozenTeacher
+from training.teacher import ALL, TOKENS, FrozenTeacher
 
 # In part_learner/config.json beside the arguments of PartLearner.
 LABELLING_KEYS = ("token_layer", "attention_mass", "label_background")
@@ -47,10 +48,16 @@ class FrozenParts:
 
 
 class PartLabeller:
-    """A frozen teacher and a part learner on a device. header: of the mask caches made with them."""
+    """A frozen teacher and a part learner on a device. header: of the mask caches made with them.
 
-    def __init__(self, teacher: str | Path, part_learner: str | Path, device: torch.device) -> None:
+    attention: what `extract_attention` stored; where it has the tokens of a whole image shard, the teacher is not asked.
+    """
+
+    def __init__(
+        self, teacher: str | Path, part_learner: str | Path, device: torch.device, *, attention: str | Path
+    ) -> None:
         self.teacher = FrozenTeacher(teacher, device)
+        self.tokens, self.others = (ArrayShards(Path(attention) / name) for name in (TOKENS, ALL))
         self.parts = FrozenParts(part_learner, device)
         self.header: dict[str, Any] = self.teacher.header() | {
             "kind": "labels",
@@ -60,10 +67,33 @@ class PartLabeller:
         }
 
     @torch.no_grad()
-    def labels(self, images: torch.Tensor) -> np.ndarray:
-        """Part labels (B, gh, gw) uint8 of the teacher's input (B, 3, h, w): 0..K-1 parts, K background."""
-        extraction = extract_all(self.teacher.vit, images, token_layer=self.parts.token_layer)
-        return self.parts.labels(self.parts.maps(extraction), extraction).cpu().numpy()
+    def labels(self, extraction: Extraction) -> np.ndarray:
+        """Part labels (B, gh, gw) uint8 of B images: 0..K-1 parts, K background."""
+        seen = rounded(extraction)
+        return self.parts.labels(self.parts.maps(seen), seen).cpu().numpy()
+
+    def extractions(
+        self, image_shard: Shard, batch_size: int, *, workers: int, prefetch: int
+    ) -> Iterator[tuple[np.ndarray, Extraction]]:
+        """Ids (B,) and what the teacher says of these images, for the batches of one image shard, in its order."""
+        ids = ids_of(image_shard)
+        if self.tokens.has(ids):
+            for start in range(0, len(ids), batch_size):
+                some = ids[start : start + batch_size]
+                yield some, self._stored(some)
+            return
+        for some, images in self.teacher.batches(image_shard, batch_size, workers=workers, prefetch=prefetch):
+            yield some, extract_all(self.teacher.vit, images, token_layer=self.parts.token_layer)
+
+    def _stored(self, ids: np.ndarray) -> Extraction:
+        columns = {
+            "cls_attention": self.others,
+            "cls_token": self.others,
+            "cls_input": self.others,
+            "tokens": self.tokens,
+        }
+        rows = (torch.from_numpy(shards.rows(ids, name)).float() for name, shards in columns.items())
+        return Extraction(*(values.to(self.teacher.device) for values in rows))
 
 
 def label_shard(
@@ -77,18 +107,25 @@ def label_shard(
 ) -> Iterator[int]:
     """Write the mask cache `target` of an image shard, in its order; yields the number of images of each batch that is done.
 
-    The cache appears whole. Its bytes follow from shard, teacher and part learner alone: not from other shards, from
-    `workers` or from `prefetch`.
+    The cache appears whole. Its bytes follow from shard, teacher, part learner and `batch_size`, that of the extraction, alone:
+    not from other shards, from stored tokens, from `workers` or from `prefetch`.
     """
     with MaskCacheWriter(target, header=labeller.header) as writer:
-        for ids, images in labeller.teacher.batches(image_shard, batch_size, workers=workers, prefetch=prefetch):
-            writer.add(ids, labeller.labels(images))
+        for ids, extraction in labeller.extractions(image_shard, batch_size, workers=workers, prefetch=prefetch):
+            writer.add(ids, labeller.labels(extraction))
             yield len(ids)
 
 
 def labelling(
-    *, teacher: str, part_learner: str, batch_size: int, compute: dict[str, Any], workers: int, prefetch: int
+    *,
+    teacher: str,
+    part_learner: str,
+    attention: str,
+    batch_size: int,
+    compute: dict[str, Any],
+    workers: int,
+    prefetch: int,
 ) -> Make:
     """`label_shard` with a teacher and a part learner that a worker loads once."""
-    labeller = PartLabeller(teacher, part_learner, set_up(**compute).device)
+    labeller = PartLabeller(teacher, part_learner, set_up(**compute).device, attention=attention)
     return partial(label_shard, labeller, batch_size=batch_size, workers=workers, prefetch=prefetch)

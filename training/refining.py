@@ -87,7 +87,7 @@ def load_part_tokens(
     """
     stored, everything = ArrayShards(f"{folder}/tokens"), ArrayShards(f"{folder}/all")
     # By id, since steps draw row numbers: the order of the shards depends on the history of the data set.
-    ids = np.sort(stored.ids)[:most]
+    ids = shards.ids[:most]
     shape = stored.header["columns"]["tokens"]["shape"]
     needed = len(ids) * (2 * math.prod(shape) + 3 * size * size) / 2**30
     if needed > ram_gib:
@@ -95,10 +95,11 @@ def load_part_tokens(
             f"part learning on {len(ids)} images needs {needed:.1f} GiB, ram_gib in runtime.yaml allows {ram_gib}; "
             "raise it or lower extract.part_images"
         )
-    rows = np.minimum(np.searchsorted(shards.ids, ids), len(shards) - 1)
-    if not np.array_equal(shards.ids[rows], ids):
-        raise ValueError(f"{folder}: holds tokens of images that are not in {shards.folder}; run `dvc repro` again")
-    squares = map_ahead(lambda row: decode_square(shards.bytes(row), size), rows, workers=workers, prefetch=4 * workers)
+    if not stored.has(ids):
+        raise ValueError(f"{folder}: lacks tokens of images that are in {shards.folder}; run `dvc repro` again")
+    squares = map_ahead(
+        lambda row: decode_square(shards.bytes(row), size), range(len(ids)), workers=workers, prefetch=4 * workers
+    )
     tokens = torch.empty(len(ids), *shape, dtype=torch.float16)
     pixels = torch.empty(len(ids), 3, size, size, dtype=torch.uint8)
     for start in range(0, len(ids), CHUNK):

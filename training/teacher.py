@@ -1,21 +1,29 @@
 """The teacher's folder: written, read as the frozen teacher of the streaming stages."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
+from safetensors import safe_open
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 from images.decoding import decode_square
 from images.stream import map_ahead
-from models.teachers import CONFIG, WEIGHTS, load_teacher, read_config
+from models.teachers import CONFIG, WEIGHTS, read_config
 from shards.files import sha256_of, whole_folder, write_json
 from shards.image_shards import Shard, read_shard
 from shards.seals import check_files, write_manifest
 from training.encoders import write_tensors
+
+# Folders of what is stored of it: attention and class tokens of all images, and patch tokens of some or all.
+ALL, TOKENS = "all", "tokens"
 
 
 class FrozenTeacher:
@@ -23,9 +31,7 @@ class FrozenTeacher:
 
     def __init__(self, folder: str | Path, device: torch.device) -> None:
         check_files(folder, WEIGHTS, CONFIG)
-        self.config = read_config(folder)
-        self.vit = load_teacher(folder).to(device)
-        self.device = device
+        self.config, self.folder, self.device = read_config(folder), folder, device
         size = self.config["image_size"]
         self.image_size = (size, size) if isinstance(size, int) else tuple(size)
         patch = self.config["patch_size"]
@@ -33,6 +39,20 @@ class FrozenTeacher:
         self._mean, self._std = (
             torch.tensor(self.config[name], device=device).view(3, 1, 1) for name in ("mean", "std")
         )
+
+    @cached_property
+    def vit(self) -> "VisionTransformer":
+        """The network, loaded where it is first needed."""
+        from models.teachers import load_teacher
+
+        return load_teacher(self.folder).to(self.device)
+
+    @property
+    def width(self) -> int:
+        """D, as the file of the weights says."""
+        with safe_open(Path(self.folder) / WEIGHTS, "pt") as file:
+            width: int = file.get_slice("cls_token").get_shape()[-1]
+        return width
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, h, w) in [0, 1] -> the teacher's input, on its device."""
@@ -58,7 +78,7 @@ class FrozenTeacher:
         """
         resized = F.interpolate(images, self.image_size, mode="bilinear", align_corners=False)
         entering: list[torch.Tensor] = []
-        block = self.vit.blocks[-max(1, token_layer)]
+        block: Any = self.vit.blocks[-max(1, token_layer)]
         hook = block.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
         try:
             after = self.vit.forward_features(self.normalise(resized))
@@ -97,7 +117,7 @@ def _stacked(squares: Sequence[np.ndarray]) -> torch.Tensor:
 
 
 def write_teacher(
-    folder: Path, vit: VisionTransformer, architecture: dict, *, source: str, mean: tuple, std: tuple
+    folder: Path, vit: "VisionTransformer", architecture: dict, *, source: str, mean: tuple, std: tuple
 ) -> None:
     """Write weights, config.json and manifest: what `models.teachers.load_teacher` reads."""
     with whole_folder(folder) as target:

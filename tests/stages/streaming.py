@@ -11,6 +11,7 @@ from PIL import Image
 from config.presets import compose, write_params
 from models.part_learner import PartLearner
 from models.teachers import build
+from shards.arrays import ArrayShardWriter
 from shards.files import write_text
 from shards.image_shard_writer import ImageShardWriter
 from shards.image_shards import list_shards
@@ -51,10 +52,9 @@ def write_learner(folder, seed):
     save_model(folder / "part_learner", PartLearner(**LEARNER), {**LEARNER, **LABELLING})
 
 
-def write_job_params(folder, *, batch_size=4, threads=1, part_images=12, token_layer=1):
+def write_job_params(folder, *, threads=1, **extract):
     document = compose("quickstart")
-    document["cache"]["batch_size"] = batch_size
-    document["extract"].update(batch_size=batch_size, part_images=part_images, token_layer=token_layer)
+    document["extract"].update({"batch_size": 4, "part_images": 12, "token_layer": 1, "token_gib": 0.0, **extract})
     document["compute"].update({**TINY["compute"], "threads": threads})
     write_params(document, folder / "params.yaml")
 
@@ -69,8 +69,16 @@ def write_runtime(folder, **changes):
     (folder / "runtime.yaml").write_text("\n".join(changed) + "\n")
 
 
+def write_no_attention(folder):
+    """What extraction stores of no image at all."""
+    for name in ("all", "tokens"):
+        with ArrayShardWriter(folder / "attention" / name, columns={}, header={}, shard_rows=1):
+            pass
+
+
 def write_job(folder, stage):
     """A folder with all that a stage reads: images, teacher, part learner, parameters, and one file of code."""
+    write_no_attention(folder)
     write_job_teacher(folder)
     write_learner(folder, 0)
     write_images(folder, SPLIT_IMAGES)

@@ -15,6 +15,7 @@ from PIL import Image
 import training.part_labels
 from models.part_learner import PartLearner
 from parts.attention import extract_all
+from shards.arrays import ArrayShards
 from shards.files import read_json, write_text
 from shards.image_shards import ImageShards
 from shards.mask_cache import MaskCache
@@ -77,7 +78,8 @@ def test_labels__are_those_of_each_image_alone_and_metrics_count_them(job, run):
             pixels = np.array(Image.open(io.BytesIO(shards.bytes(row)))).transpose(2, 0, 1)[None] / 255
             found = extract_all(teacher.vit, (torch.tensor(pixels).float() - 0.5) / 0.2, token_layer=1)
             labels = learner(found.cls_input, found.patch_tokens).argmax(dim=1)[0].numpy()
-            expected[int(image_id)] = labels, found.cls_attention.mean(dim=1)[0].numpy()
+            # In half precision, as it is stored.
+            expected[int(image_id)] = labels, found.cls_attention.half().float().mean(dim=1)[0].numpy()
     assert sorted(expected) == sorted(cache.ids.tolist())
     counts = np.zeros(4)
     for image_id, (labels, attention) in expected.items():
@@ -91,6 +93,25 @@ def test_labels__are_those_of_each_image_alone_and_metrics_count_them(job, run):
     assert metrics.pop("images") == len(expected) == 54
     shares = [*(metrics[f"share/part_{part}"] for part in range(3)), metrics["share/background"]]
     assert np.allclose(shares, counts / counts.sum(), atol=1e-12)
+
+
+def test_labels__from_stored_tokens_are_the_bytes_of_those_that_the_teacher_is_asked_for(job, run, monkeypatch):
+    def labelled(token_gib):
+        write_job_params(job, token_gib=token_gib)
+        run_stage(job, "stages.extract_attention")
+        shutil.rmtree(job / ".semmae" / "shards" / "cache_masks", ignore_errors=True)
+        assert run() == names(job)
+        return outs(job)
+
+    asked, ask = [], training.part_labels.extract_all
+    monkeypatch.setattr(
+        training.part_labels, "extract_all", lambda *words, **options: asked.append(1) or ask(*words, **options)
+    )
+    fresh = labelled(token_gib=0.0)
+    assert asked
+    asked.clear()
+    assert labelled(token_gib=1.0) == fresh and not asked
+    assert len(ArrayShards(job / "attention/tokens")) == 54
 
 
 def test_more_images__cost_the_last_shard_and_new_ones(job, run, capsys):
