@@ -299,7 +299,9 @@ class ComputeParams(Group):
 
     threads: Count = Field(description="CPU threads of a process; 1 and 2 give different bits")
     device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
+        description="tf32: fp32 whose matrix products read ten bits of each fraction, on CUDA devices"
+    )
     compile: bool
     world_size: Count = Field(description="processes of pretrain and finetune; other stages train in one")
     micro_batch: Annotated[int, Field(ge=0)] = Field(

@@ -88,8 +88,15 @@ class MaskedAutoencoder(VisionTransformer):
         With `norm_pix_loss` the target is each patch normalised by its own mean and unbiased variance; predictions are in
         that space, and `reconstruct` undoes it. Source: MAE section 3, "Reconstruction target".
         """
+        # Counting on the mask's device, the CPU in training, does not make the host wait for the images' device.
         visible, hidden = split_mask(mask)
         hidden = hidden if predicted is None else predicted
+        return self.loss(images, *(part.to(images.device, non_blocking=True) for part in (visible, hidden)))
+
+    def loss(
+        self, images: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`forward` for indices of visible (B, V) and predicted (B, P) patches."""
         patches = patchify(images, self.patch_size)
         predictions = self.decode(self.encode_maps(patches, visible), visible, hidden)
         target = pick(patches, hidden)

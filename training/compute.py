@@ -21,7 +21,7 @@ class Compute:
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Mixed precision for a forward pass; nothing where the precision is fp32."""
-        if self.precision == "fp32":
+        if self.precision in ("fp32", "tf32"):
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.float16 if self.precision == "fp16" else torch.bfloat16)
 
@@ -72,8 +72,9 @@ def set_up(
     keep_memory()
     torch.set_num_threads(threads)
     chosen = torch.device(device_type(device))
-    if precision == "fp16" and chosen.type != "cuda":
-        raise ValueError("compute.precision: got fp16, which needs a CUDA device; use fp32, bf16 or auto")
+    if precision in ("fp16", "tf32") and chosen.type != "cuda":
+        raise ValueError(f"compute.precision: got {precision}, which needs a CUDA device; use fp32, bf16 or auto")
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     if precision == "auto":
         precision = "bf16" if chosen.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     name = torch.cuda.get_device_name() if chosen.type == "cuda" else "cpu"

@@ -20,6 +20,8 @@ from training.randomness import seed_of
 
 HISTORY_POINTS = 200
 MAX_SKIPPED = 10
+# Steps whose metrics stay on the device before the host reads them, and so waits for it.
+UNREAD = 50
 Recipe = TypeVar("Recipe", TeacherParams, RefineParams, PretrainParams, FinetuneParams, LinearMaeParams, SegmentParams)
 
 
@@ -96,12 +98,13 @@ def train(task: Task, *, scratch: Scratch, runtime: Runtime, monitor: Monitor | 
     An earlier try is resumed from `scratch`, which is saved every `runtime.checkpoint_seconds`. The global generator, which
     dropout uses, is seeded anew at each step. Of several processes each runs this loop, with the same metrics: all of them
     measure, since the others would wait for the one that does.
-    Raises `NonFiniteLoss` after `MAX_SKIPPED` steps in a row without a finite loss, and `Terminated` after SIGTERM, once the
-    checkpoint is written.
+    Raises `NonFiniteLoss` after `MAX_SKIPPED` steps in a row without a finite loss, at the latest `UNREAD` steps later, and
+    `Terminated` after SIGTERM, once the checkpoint is written.
     """
     label, steps, processes = task.label, task.steps, scratch.processes
     history: list[dict[str, float]] = []
     pending: list[dict[str, float]] = []
+    unread: list[dict[str, torch.Tensor]] = []
     start = lost = 0
     saved = scratch.load()
     if saved is not None:
@@ -114,7 +117,21 @@ def train(task: Task, *, scratch: Scratch, runtime: Runtime, monitor: Monitor | 
         )
         print(f"{label}: resumes at step {start} of {steps}{changed}", flush=True)
 
+    def read(done: int) -> None:
+        """Take what the last steps up to `done` computed, which the device may still be at."""
+        nonlocal lost
+        for number, metrics in enumerate(unread, start=done - len(unread)):
+            pending.append({name: float(value) for name, value in metrics.items()})
+            lost = 0 if _is_finite(pending[-1]) else lost + 1
+            if lost == MAX_SKIPPED:
+                raise NonFiniteLoss(
+                    f"{label}: loss or gradient was not finite for {lost} steps in a row, up to step {number}; "
+                    "lower the learning rate or use precision fp32"
+                )
+        unread.clear()
+
     def save(done: int) -> None:
+        read(done)
         parts = {name: part.state_dict() for name, part in task.state.items()}
         progress = {"step": done, "lost": lost, "history": history, "pending": pending}
         scratch.save({**progress, "state": parts, "processes": processes.world_size})
@@ -130,16 +147,13 @@ def train(task: Task, *, scratch: Scratch, runtime: Runtime, monitor: Monitor | 
         for number in range(start, steps):
             torch.manual_seed(seed_of(task.seed, label, number))
             metrics = task.step(number)
-            pending.append({name: float(torch.as_tensor(value).detach()) for name, value in metrics.items()})
-            lost = 0 if _is_finite(pending[-1]) else lost + 1
-            if lost == MAX_SKIPPED:
-                raise NonFiniteLoss(
-                    f"{label}: loss or gradient was not finite for {lost} steps in a row, up to step {number}; "
-                    "lower the learning rate or use precision fp32"
-                )
+            unread.append({name: torch.as_tensor(value).detach() for name, value in metrics.items()})
             done = number + 1
+            if len(unread) == UNREAD:
+                read(done)
             is_watched = monitor is not None and done % monitor.every == 0
             if is_watched or done % every == 0 or done == steps:
+                read(done)
                 measured = monitor.measure() if monitor is not None and is_watched else {}
                 history.append({"step": done, **_average(pending), **measured})
                 pending = []
@@ -169,25 +183,26 @@ def update(
 
     losses: scalars that add up to the loss of the whole batch, over the micro-batches of this process and over all
     processes; each is made when the last one's graph is gone. fp16's scaler finds its scale by steps that overflow: those
-    count as not finite like any other, and stop the training only when they last.
+    count as not finite like any other, and stop the training only when they last. With `AdamW` it is the device that decides
+    about the step: the host does not wait for it.
     """
     optimizer.zero_grad()
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     total = torch.zeros((), device=weights[0].device)
     for loss in losses:
         total = total + loss.detach()
-        if torch.isfinite(loss):
-            scaler.scale(loss).backward()
-    total = processes.sum(total)
-    norm = torch.tensor(math.nan)
+        scaler.scale(loss).backward()
     # Loss and norm are those of the whole batch, so that all processes take the same decision.
-    if torch.isfinite(total):
-        processes.sum_gradients(weights)
-        scaler.unscale_(optimizer)  # type: ignore[arg-type]  # It reads only `param_groups`.
-        norm = torch.nn.utils.clip_grad_norm_(weights, clip)
-        if torch.isfinite(norm):
-            optimizer.step()
-        scaler.update()
+    total = processes.sum(total)
+    processes.sum_gradients(weights)
+    scaler.unscale_(optimizer)  # type: ignore[arg-type]  # It reads only `param_groups`.
+    norm = torch.nn.utils.clip_grad_norm_(weights, clip)
+    norm = torch.where(torch.isfinite(total), norm, math.nan)
+    if isinstance(optimizer, AdamW):
+        optimizer.step(torch.isfinite(norm))
+    elif torch.isfinite(norm):
+        optimizer.step()
+    scaler.update()
     return total, norm
 
 

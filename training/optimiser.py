@@ -39,8 +39,9 @@ class AdamW:
                 parameter.grad = None
 
     @torch.no_grad()
-    def step(self) -> None:
-        """One update by the gradients that there are."""
+    def step(self, is_finite: Tensor | None = None) -> None:
+        """One update by the gradients that there are, unless `is_finite`, () bool on their device, says that one is not."""
+        found_inf = None if is_finite is None else 1 - is_finite.float()
         for group, moments in zip(self.param_groups, self._moments, strict=True):
             moved = [
                 (parameter, parameter.grad, *state)
@@ -65,7 +66,10 @@ class AdamW:
                 eps=EPS,
                 amsgrad=False,
                 maximize=False,
+                found_inf=found_inf,
             )
+            if found_inf is not None:
+                torch._foreach_sub_(steps, [found_inf] * len(steps))
 
     def state_dict(self) -> dict[str, list[list[list[Tensor]]]]:
         """Moments and step counts, a list a group; rates and decays are the caller's to set again."""

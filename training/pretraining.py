@@ -76,7 +76,9 @@ class Pretraining:
         if group.start:
             self._start(group.start, group.start_sha256)
         self.model.to(compute.device)
-        self.forward = torch.compile(self.model) if compute.compile else self.model
+        if compute.compile:
+            # With as many visible and hidden patches in every step.
+            self.model.loss = torch.compile(self.model.loss, dynamic=False)  # type: ignore[method-assign]
         self.steps = steps_of(group.epochs, len(images), group.batch_size) if group.epochs else 0
         self.warmup = round(self.steps * group.warmup_epochs / group.epochs) if group.epochs else 0
         self.peak = group.base_lr * group.batch_size / 256
@@ -153,6 +155,9 @@ class Pretraining:
             scores = torch.rand(count, self.model.num_patches, generator=generator(self.seed, "predicted", number))
             predicted = sample_hidden(mask, scores[part], group.predicted)
         views = normalise(crop_images(batch.pixels, boxes, flips, self.model.image_size))
+        if self.compute.device.type == "cuda":
+            # The copy to the device then needs no host.
+            views = views.pin_memory()
         return Inputs(views, mask, predicted, logged)
 
     def step(self, number: int) -> dict[str, float | torch.Tensor]:
@@ -181,10 +186,10 @@ class Pretraining:
         size, device = self.compute.micro_batch or len(inputs.images), self.compute.device
         for start in range(0, len(inputs.images), size):
             rows = slice(start, start + size)
-            predicted = None if inputs.predicted is None else inputs.predicted[rows].to(device)
-            images = inputs.images[rows].to(device)
+            predicted = None if inputs.predicted is None else inputs.predicted[rows]
+            images = inputs.images[rows].to(device, non_blocking=True)
             with self.compute.autocast():
-                loss, _ = self.forward(images, inputs.mask[rows].to(device), predicted)
+                loss, _ = self.model(images, inputs.mask[rows], predicted)
             yield loss * (len(images) / self.group.batch_size)
 
     @torch.no_grad()
@@ -200,7 +205,7 @@ class Pretraining:
         for rows, pixels in images.batches(self.compute.micro_batch or self.group.batch_size):
             views, hidden = normalise(pixels.float() / 255), masks[torch.from_numpy(rows)]
             with self.compute.autocast():
-                loss, _ = self.model(views.to(self.compute.device), hidden.to(self.compute.device))
+                loss, _ = self.model(views.to(self.compute.device), hidden)
             total += float(loss) * len(rows)
             advance(len(rows))
         return total / len(images)

@@ -16,6 +16,13 @@ def test_set_up__fp16_on_a_cpu_is_refused_in_one_line():
         set_up(**CPU, precision="fp16")
 
 
+def test_set_up__tf32_needs_a_gpu_and_no_other_precision_rounds_matrix_products():
+    with pytest.raises(ValueError, match=r"^compute.precision: got tf32, which needs a CUDA device"):
+        set_up(**CPU, precision="tf32")
+    set_up(**CPU, precision="fp32")
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from jobs.cluster.distributed import ALONE, Processes
 from shards.image_shards import ImageShards
 from training.compute import set_up
 from training.masks import ArmMasks
+from training.optimiser import AdamW, decay_groups
 from training.pretraining import Pretraining
 
 
@@ -76,3 +78,15 @@ def test_losses__micro_batches_have_the_loss_and_gradient_of_the_whole(world):
         total.backward()
         gradients.append((total.detach(), task.model.decoder_blocks[0].cross_attn.qkv.weight.grad))
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-5)
+
+
+def test_step__the_host_reads_nothing_of_what_the_device_computes(world):
+    """The meta device computes shapes alone: what reads a value there is an error."""
+    task = pretraining(world, decoder="cross", predicted=0.5)
+    task.model.to_empty(device="meta")
+    task.optimizer = AdamW(decay_groups(task.model, 0.05), lr=0.1)
+    task.compute = dataclasses.replace(task.compute, device=torch.device("meta"), micro_batch=3)
+    metrics = task.step(1)
+    assert metrics["loss"].is_meta and metrics["gradient_norm"].is_meta
+    with pytest.raises(RuntimeError):
+        float(metrics["loss"])
