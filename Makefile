@@ -11,7 +11,7 @@ export DO_NOT_TRACK := 1
 export LOGNAME ?= $(shell id -un 2> /dev/null)
 export HOME ?= $(CURDIR)/.semmae
 
-.PHONY: run test test-all test-failed lint audit bench chaos clean
+.PHONY: run test test-all test-failed lint audit bench gpu chaos clean
 
 run: $(VENV)/ready
 	semmae check
@@ -47,6 +47,10 @@ audit: $(VENV)/ready
 bench: $(VENV)/ready
 	pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,bench]'
 	@for name in masking input pretraining_step processes extraction; do python -m benchmarks.$$name || exit 1; echo; done
+
+# What a CUDA device makes of this: correctness and speed in a few minutes, as a table and JSON.
+gpu: $(VENV)/ready
+	python -m benchmarks.gpu
 
 # Every fault on every artefact, and the table of it; then kill every training stage at twenty moments, and thirty runs of the whole walk
 # at one, and compare the bits of what they make when run again.

@@ -66,7 +66,7 @@ class TimmAutoencoder(nn.Module):
             tokens = block(tokens)
         tokens = self.decoder_embed(self.norm(tokens))
         everywhere = self.mask_token.repeat(len(tokens), mask.shape[1], 1)
-        everywhere = everywhere.scatter(1, visible.expand(-1, -1, tokens.shape[2]), tokens[:, 1:])
+        everywhere = everywhere.scatter(1, visible.expand(-1, -1, tokens.shape[2]), tokens[:, 1:].type_as(everywhere))
         tokens = torch.cat([tokens[:, :1], everywhere], dim=1) + self.decoder_pos_embed
         for block in self.decoder_blocks:
             tokens = block(tokens)

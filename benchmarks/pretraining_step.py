@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -28,10 +29,14 @@ from parts.masking import random_mask, semantic_mask
 from training.loop import update
 from training.optimiser import AdamW, decay_groups
 
-VIT: dict[str, Any] = {"image_size": 224, "patch_size": 16, "depth": 12}
-SIZES: dict[str, Any] = {"ViT-S/16": {"width": 384, "num_heads": 6}, "ViT-B/16": {"width": 768, "num_heads": 12}}
+VIT: dict[str, Any] = {"image_size": 224, "depth": 12}
+SIZES: dict[str, Any] = {
+    "ViT-S/16": {"patch_size": 16, "width": 384, "num_heads": 6},
+    "ViT-B/16": {"patch_size": 16, "width": 768, "num_heads": 12},
+    "ViT-B/8": {"patch_size": 8, "width": 768, "num_heads": 12},
+}
 DECODER: dict[str, Any] = {"decoder_width": 512, "decoder_depth": 8, "decoder_num_heads": 16}
-LENGTH, RATIO, PARTS = 196, 0.75, 6
+RATIO, PARTS = 0.75, 6
 DECAY, CLIP = 0.05, 1.0
 RATES: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.95)}
 OURS = "this project"
@@ -44,35 +49,48 @@ CROSS: dict[str, tuple[dict[str, Any], float]] = {
 
 
 class Contender:
-    """A model with its optimiser; calling it is one step without input: mask, loss, gradients, clipping, update."""
+    """A model with its optimiser; calling it is one step without input: mask, loss, gradients, clipping, update.
 
-    def __init__(self, name: str, size: str, images: torch.Tensor) -> None:
-        self.images, self.draw, self.share = images, torch.Generator().manual_seed(0), 1.0
+    The step is where the images are. autocast: of the forward pass.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        size: str,
+        images: torch.Tensor,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        self.images, self.autocast = images, autocast
+        self.draw, self.share = torch.Generator().manual_seed(0), 1.0
         self.model: nn.Module
         self.optimizer: AdamW | torch.optim.Optimizer
         shape = {**VIT, **SIZES[size], **DECODER}
+        self.length = (VIT["image_size"] // shape["patch_size"]) ** 2
         if name == OURS or name in CROSS:
             changes, self.share = CROSS.get(name, ({}, 1.0))
             self.model = MaskedAutoencoder(**{**shape, **changes})
             initialise(self.model, self.draw)
+            self.model.to(images.device)
             self.optimizer = AdamW(decay_groups(self.model, DECAY), **RATES)
             return
         self.model = (LightlyAutoencoder if name.startswith("lightly") else TimmAutoencoder)(**shape)
+        self.model.to(images.device)
         groups = decay_groups(self.model, DECAY)
         self.optimizer = torch.optim.AdamW(groups, **RATES, fused=name.endswith("fused") or None)
 
-    def __call__(self) -> None:
-        mask = random_mask(len(self.images), LENGTH, ratio=RATIO, generator=self.draw)
+    def __call__(self) -> torch.Tensor:
+        mask = random_mask(len(self.images), self.length, ratio=RATIO, generator=self.draw)
         predicted: tuple[torch.Tensor, ...] = ()
         if self.share < 1:
             predicted = (sample_hidden(mask, torch.rand(mask.shape, generator=self.draw), self.share),)
-        output = self.model(self.images, mask, *predicted)
-        update(
-            [output[0] if isinstance(output, tuple) else output],
-            self.optimizer,
-            clip=CLIP,
-            scaler=torch.amp.GradScaler(enabled=False),
-        )
+        if not isinstance(self.model, MaskedAutoencoder):
+            mask = mask.to(self.images.device)
+        with self.autocast():
+            output = self.model(self.images, mask, *predicted)
+        loss = output[0] if isinstance(output, tuple) else output
+        total, _ = update([loss], self.optimizer, clip=CLIP, scaler=torch.amp.GradScaler(enabled=False))
+        return total
 
 
 def contenders() -> list[str]:
@@ -86,10 +104,10 @@ def parts_of_a_step(ours: Contender) -> dict[str, Callable[[], object]]:
     model, images, draw, batch = ours.model, ours.images, ours.draw, len(ours.images)
     assert isinstance(model, MaskedAutoencoder)
     patches = patchify(images, model.patch_size)
-    visible, hidden = split_mask(random_mask(batch, LENGTH, ratio=RATIO, generator=draw))
+    visible, hidden = split_mask(random_mask(batch, ours.length, ratio=RATIO, generator=draw))
     tokens = torch.randn(batch, 1 + visible.shape[1], model.width, generator=draw, requires_grad=True)
     predictions = torch.randn(batch, hidden.shape[1], patches.shape[2], generator=draw, requires_grad=True)
-    labels = torch.randint(0, PARTS + 1, (batch, LENGTH), generator=draw)
+    labels = torch.randint(0, PARTS + 1, (batch, ours.length), generator=draw)
     pixels = list(torch.randint(0, 256, (batch, 256, 256, 3), dtype=torch.uint8, generator=draw).numpy())
 
     def embedding() -> None:
