@@ -8,6 +8,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -142,7 +143,9 @@ def up(*, prefect_port: int, mlflow_port: int, host: str = LOOPBACK) -> None:
             print("worker: up already")
         else:
             words = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", worker_name()]
-            _start("worker", words, "", health="")
+            # Its `runner_storage` in a common folder would belong to the first user of the machine.
+            (own := _folder() / "temporary").mkdir(parents=True, exist_ok=True)
+            _start("worker", words, "", health="", settings={"TMPDIR": str(own)})
         _wait_for_form()
         return True
 
@@ -248,8 +251,12 @@ def deploy() -> None:
             build=False,
             push=False,
             parameters={"form": {}},
-            # Instead of Prefect's engine, which fails where it loses the server.
-            job_variables={"command": shlex.join([sys.executable, "-m", LAUNCH]), "working_dir": str(main_worktree())},
+            job_variables={
+                # Instead of Prefect's engine, which fails where it loses the server.
+                "command": shlex.join([sys.executable, "-m", LAUNCH]),
+                "working_dir": str(main_worktree()),
+                "env": {"TMPDIR": tempfile.gettempdir()},
+            },
             description="SemMAE against MAE on your images. Other parameters than those of params.yaml make a DVC experiment. "
             "Values in brackets: params.yaml when `semmae up` ran.",
             print_next_steps=False,
@@ -273,11 +280,16 @@ def _start(name: str, words: list[str], url: str, *, health: str, settings: Mapp
         write_note(_folder() / "services.json", {**state(), name: {"process": identity(process.pid), "url": url}})
     while health and not _answers(health):
         if process.poll() is not None or time.monotonic() - started > START_SECONDS:
-            last = path.read_text(errors="replace").strip().splitlines()[-1:] or ["(it is empty)"]
-            raise ValueError(f"{name}: did not start; {path} ends with: {redacted(last[0])}")
+            raise _not_started(name)
         time.sleep(0.2)
     if health:
         print(f"{name}: up after {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _not_started(name: str) -> ValueError:
+    path = _folder() / f"{name}.log"
+    last = path.read_text(errors="replace").strip().splitlines()[-1:] or ["(it is empty)"]
+    return ValueError(f"{name}: did not start; {path} ends with: {redacted(last[0])}")
 
 
 def _wait_for_form() -> None:
@@ -286,6 +298,8 @@ def _wait_for_form() -> None:
 
     started, reason = time.monotonic(), "no worker"
     while time.monotonic() - started < START_SECONDS:
+        if not is_alive(state()["worker"]["process"]):
+            raise _not_started("worker")
         try:
             with connect() as prefect:
                 deployment = prefect.read_deployment_by_name(f"semmae/{DEPLOYMENT}")

@@ -73,3 +73,10 @@ def test_mlflow__another_name_or_site_is_refused(served):
     assert answer(path, "POST", body, **{"Content-Type": "application/json", "Origin": EVIL})[0] == 403
     assert answer(path, "POST", body, **{"Content-Type": "application/json", "Host": "evil.example"})[0] == 403
     assert answer(f"{mlflow}/", Host="evil.example:5000")[0] == 403
+
+
+def test_worker__keeps_its_files_where_another_user_of_the_machine_is_not_in_its_way(served):
+    folder, _, _ = served
+    worker = psutil.Process(int(service(folder, "worker").partition(":")[0]))
+    assert worker.environ()["TMPDIR"] == str(folder / ".semmae" / "services" / "temporary")
+    assert (folder / ".semmae" / "services" / "temporary" / "runner_storage").is_dir()

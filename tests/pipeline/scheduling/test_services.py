@@ -163,3 +163,15 @@ def test_api_url__a_server_that_died_is_none(tree, sleeper):
     sleeper.wait()
     assert services.api_url() == ""
     assert "PREFECT_API_URL" not in os.environ
+
+
+def test_up__a_worker_that_ends_is_named_at_once_with_its_last_line(tree, sleeper):
+    process = identity(sleeper.pid)
+    sleeper.kill()
+    sleeper.wait()
+    write_note(services._folder() / "services.json", {"worker": {"process": process, "url": ""}})
+    (services._folder() / "worker.log").write_text("Traceback\nPermissionError: [Errno 13]\n")
+    with pytest.raises(
+        ValueError, match=r"^worker: did not start; .*worker.log ends with: PermissionError: \[Errno 13\]$"
+    ):
+        services._wait_for_form()
