@@ -11,7 +11,7 @@ export DO_NOT_TRACK := 1
 export LOGNAME ?= $(shell id -un 2> /dev/null)
 export HOME ?= $(CURDIR)/.semmae
 
-.PHONY: run test test-all test-failed lint audit bench gpu chaos clean
+.PHONY: run test test-all test-ci lint audit bench gpu chaos clean
 
 run: $(VENV)/ready
 	semmae check
@@ -27,9 +27,11 @@ test: $(VENV)/ready
 test-all: $(VENV)/ready lint
 	pytest -n $(WORKERS)
 
-# What failed in the last run of the tests once more, with nothing beside it.
-test-failed: $(VENV)/ready
-	pytest --last-failed --last-failed-no-failures none
+# The same as CI runs it: servers, their pages and a browser share two cores with the other tests, so what fails beside them is
+# tried once more alone. Both outcomes are printed; a run that was cut short (exit codes above 1) is not tried again.
+test-ci: $(VENV)/ready lint
+	rm -rf .pytest_cache
+	pytest -n $(WORKERS) || { test $$? -eq 1 && pytest --last-failed --last-failed-no-failures none; }
 
 # Style, format and types.
 lint: $(VENV)/ready

@@ -2,8 +2,7 @@
 
 Correctness: losses of ten steps of a ViT-S/16 on the device beside those on the CPU, and of a run that is saved and resumed.
 Speed: pretraining in bf16 against other implementations in the same process, extraction against the plain forward pass, and
-how many images a second the CPUs decode and crop meanwhile. The share of peak is that of the fastest matrix product
-measured here.
+how many images a second the CPUs decode and crop. The share of peak is that of a large matrix product measured here.
 """
 
 import argparse
@@ -71,7 +70,9 @@ def correctness(device: torch.device) -> Results:
     resumed.optimizer.load_state_dict(copy.deepcopy(saved.optimizer.state_dict()))
     resumed.draw.set_state(saved.draw.get_state())
     last = torch.stack([torch.stack([whole(), resumed()]) for _ in range(STEPS // 2)]).cpu()
-    rows["resumed"] = {"difference": float((last[:, 0] - last[:, 1]).abs().max()), "allowed": 0.0}
+    # Kernels of a GPU may add in another order each time.
+    allowed = 0.0 if device.type == "cpu" else TOLERANCES["fp32"]
+    rows["resumed"] = {"difference": float((last[:, 0] - last[:, 1]).abs().max()), "allowed": allowed}
     return rows
 
 
@@ -104,7 +105,7 @@ def pretraining(device: torch.device, batches: dict[str, int] = BATCHES) -> Resu
     rows, peak = {}, peak_flops(device)
     for size, batch in batches.items():
         for name in contenders():
-            if name in CROSS and "12" not in name:
+            if name in CROSS and CROSS[name][0]["decoder_depth"] != 12:
                 continue
             step = Contender(name, size, images_of(batch, device), autocast=autocast(device))
             with FlopCounterMode(display=False) as counter:

@@ -80,17 +80,24 @@ class Contender:
         self.optimizer = torch.optim.AdamW(groups, **RATES, fused=name.endswith("fused") or None)
 
     def __call__(self) -> torch.Tensor:
-        mask = random_mask(len(self.images), self.length, ratio=RATIO, generator=self.draw)
-        predicted: tuple[torch.Tensor, ...] = ()
-        if self.share < 1:
-            predicted = (sample_hidden(mask, torch.rand(mask.shape, generator=self.draw), self.share),)
-        if not isinstance(self.model, MaskedAutoencoder):
-            mask = mask.to(self.images.device)
+        mask, device = random_mask(len(self.images), self.length, ratio=RATIO, generator=self.draw), self.images.device
+        if isinstance(self.optimizer, AdamW):
+            assert isinstance(self.model, MaskedAutoencoder)
+            visible, predicted = split_mask(mask)
+            if self.share < 1:
+                predicted = sample_hidden(mask, torch.rand(mask.shape, generator=self.draw), self.share)
+            with self.autocast():
+                loss, _ = self.model.loss(
+                    self.images, *(one.to(device, non_blocking=True) for one in (visible, predicted))
+                )
+            return update([loss], self.optimizer, clip=CLIP, scaler=torch.amp.GradScaler(enabled=False))[0]
         with self.autocast():
-            output = self.model(self.images, mask, *predicted)
-        loss = output[0] if isinstance(output, tuple) else output
-        total, _ = update([loss], self.optimizer, clip=CLIP, scaler=torch.amp.GradScaler(enabled=False))
-        return total
+            loss = self.model(self.images, mask.to(device, non_blocking=True))
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        self.optimizer.step()
+        return loss.detach()
 
 
 def contenders() -> list[str]:

@@ -10,6 +10,8 @@ from torch import nn
 
 from models.vit import EPS, Attention, Block, Mlp, VisionTransformer, patchify, pick, sincos_positions, unpatchify
 
+DECODERS = ("self", "cross")
+
 
 class CrossBlock(nn.Module):
     """Pre-norm block in which hidden patches attend to visible ones alone: (B, P, E) -> (B, P, E).
@@ -62,6 +64,11 @@ class MaskedAutoencoder(VisionTransformer):
         feature_maps: int = 1,
     ) -> None:
         super().__init__(image_size=image_size, patch_size=patch_size, width=width, depth=depth, num_heads=num_heads)
+        if decoder not in DECODERS or not 1 <= feature_maps <= (depth if decoder == "cross" else 1):
+            raise ValueError(
+                f"decoder {decoder} of {feature_maps} feature maps: expected {' or '.join(DECODERS)}, and several maps, "
+                f"{depth} at most, of a cross decoder alone"
+            )
         self.norm_pix_loss, self.decoder = norm_pix_loss, decoder
         # Of the blocks, counted from 1.
         self.read_after = [-(-depth * number // feature_maps) for number in range(1, feature_maps + 1)]
@@ -77,29 +84,25 @@ class MaskedAutoencoder(VisionTransformer):
         self.decoder_norm = nn.LayerNorm(decoder_width, eps=EPS)
         self.decoder_pred = nn.Linear(decoder_width, patch_size**2 * 3)
 
-    def forward(
-        self, images: torch.Tensor, mask: torch.Tensor, predicted: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss (scalar, mean over predicted patches) and predictions (B, P, p*p*3) by ascending patch index.
+    def forward(self, images: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss (scalar, mean over hidden patches) and predictions (B, H, p*p*3) by ascending patch index.
 
         images: (B, 3, h, w), normalised. mask: (B, L) bool, True is hidden, equal counts in all rows (else ValueError).
-        predicted: (B, P) indices of hidden patches, see `sample_hidden`; None predicts all. The other hidden patches are then not
-        in the decoder: a mask token says no more than its position.
         With `norm_pix_loss` the target is each patch normalised by its own mean and unbiased variance; predictions are in
         that space, and `reconstruct` undoes it. Source: MAE section 3, "Reconstruction target".
         """
-        # Counting on the mask's device, the CPU in training, does not make the host wait for the images' device.
-        visible, hidden = split_mask(mask)
-        hidden = hidden if predicted is None else predicted
-        return self.loss(images, *(part.to(images.device, non_blocking=True) for part in (visible, hidden)))
+        return self.loss(images, *split_mask(mask))
 
     def loss(
-        self, images: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor
+        self, images: torch.Tensor, visible: torch.Tensor, predicted: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`forward` for indices of visible (B, V) and predicted (B, P) patches."""
+        """`forward` for indices of visible (B, V) and predicted (B, P) patches.
+
+        Hidden patches that are not predicted are not in the decoder: a mask token says no more than its position.
+        """
         patches = patchify(images, self.patch_size)
-        predictions = self.decode(self.encode_maps(patches, visible), visible, hidden)
-        target = pick(patches, hidden)
+        predictions = self.decode(self.encode_maps(patches, visible), visible, predicted)
+        target = pick(patches, predicted)
         if self.norm_pix_loss:
             mean, variance = patch_statistics(target)
             target = (target - mean) / (variance + EPS).sqrt()
@@ -107,8 +110,6 @@ class MaskedAutoencoder(VisionTransformer):
 
     def encode_maps(self, patches: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """What the decoder reads: normalised tokens (M, B, 1 + V, D) of M layers, the output last."""
-        if len(self.read_after) == 1:
-            return self.encode_patches(patches, visible)[None]
         tokens, maps = self.embed_patches(patches, visible), []
         for number, block in enumerate(self.blocks, start=1):
             tokens = block(tokens)
@@ -116,17 +117,17 @@ class MaskedAutoencoder(VisionTransformer):
                 maps.append(F.layer_norm(tokens, (self.width,), eps=EPS))
         return torch.stack([*maps, self.norm(tokens)])
 
-    def decode(self, maps: torch.Tensor, visible: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    def decode(self, maps: torch.Tensor, visible: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
         """Predictions (B, P, p*p*3) from feature maps (M, B, 1 + V, D), visible (B, V) and predicted (B, P) indices.
 
-        Tokens are ordered [class, visible, hidden]; each carries its own position, so the order does not matter.
+        Tokens are ordered [class, visible, predicted]; each carries its own position, so the order does not matter.
         """
-        count = hidden.shape[1]
-        positions = self.decoder_pos_embed[:, 1:].expand(len(hidden), -1, -1)
+        count = predicted.shape[1]
+        positions = self.decoder_pos_embed[:, 1:].expand(len(predicted), -1, -1)
         maps = self.decoder_embed(maps)
         first = maps[:, :, :1] + self.decoder_pos_embed[:, :1]
         seen = maps[:, :, 1:] + pick(positions, visible)
-        unseen = (self.mask_token + pick(positions, hidden)).to(seen.dtype)
+        unseen = (self.mask_token + pick(positions, predicted)).to(seen.dtype)
         if self.decoder == "cross":
             tokens, maps = unseen, torch.cat([first, seen], dim=2)
             for block in self.decoder_blocks:

@@ -12,7 +12,7 @@ FIXED = ("pos_embed", "decoder_pos_embed")
 
 
 def start_from(model: MaskedAutoencoder, content: Mapping[str, Any]) -> bool:
-    """Load a checkpoint's content into `model`; returns whether its decoder too: the model keeps its own without one of its kind.
+    """Load a checkpoint's content into `model`; returns whether its decoder was loaded: one of the other kind is left out.
 
     content: the result of `models.checkpoints.read_checkpoint`. The model keeps its own positions, so the image size may
     differ; width, depth and patch size must be equal.

@@ -29,7 +29,8 @@ def export(
     """Write the weights of ARM-SEED and their card into the new folder `target`, which appears whole.
 
     layout: `timm` (the encoder; with `finetuned` the classifier), `hf` (transformers' ViTMAE) or `mae` (the published MAE
-    code's names). Raises ValueError for an unknown job or layout, and for a target that exists.
+    code's names). Raises ValueError for an unknown job or layout, for a target that exists, and where
+    the layout does not know the run's decoder.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"format {layout}: expected one of {', '.join(LAYOUTS)}")

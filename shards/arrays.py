@@ -186,7 +186,11 @@ class ArrayShards:
 
     def has(self, ids: np.ndarray) -> bool:
         """Whether every one of the ids (N,) has a row."""
-        return bool(np.isin(ids, self._index[0]).all())
+        try:
+            self.find(ids)
+        except KeyError:
+            return False
+        return True
 
     def find(self, ids: np.ndarray) -> np.ndarray:
         """Row number (N,) int64 of each id, counted over all shards; KeyError names the first unknown one."""

@@ -17,23 +17,24 @@ from shards.folders import join_shards
 from shards.image_shards import list_shards
 from shards.mask_cache import MaskCache
 from training.compute import device_type
-from training.part_labels import labelling
+from training.part_labels import has_tokens, labelling
 
 
 def main() -> None:
     """`python -m stages.cache_masks`."""
     params, runtime = load_params(), load_runtime()
     device = device_type(params.compute.device, elsewhere=runtime.engine == "ray")
+    job, tasks = plan(params, device)
+    is_stored = has_tokens("attention", "teacher", "part_learner", images=sum(task.images for task in tasks))
     options = {
         "teacher": "teacher",
         "part_learner": "part_learner",
-        "attention": "attention",
+        "attention": "attention" if is_stored else None,
         "batch_size": params.extract.batch_size,
         "compute": params.compute.model_dump() | {"device": device},
         "workers": runtime.workers,
         "prefetch": runtime.prefetch,
     }
-    job, tasks = plan(params, device)
     with KeptShards("cache_masks", job) as kept:
         make_missing(Work(labelling, options), tasks, kept, runtime, threads=params.compute.threads, device=device)
         join_shards([kept.place(task.key) for task in tasks], "masks/learned")

@@ -6,6 +6,7 @@ when the images outgrow that budget, and then when the training images have grow
 (`training.extraction.token_bound`).
 """
 
+from config.groups import ExtractParams
 from config.params import Params, load_params, load_runtime
 from jobs.cluster.spreading import Task, Work, make_missing
 from jobs.fingerprint import fingerprint
@@ -58,19 +59,26 @@ def plan(params: Params, device: str) -> tuple[str, list[Task]]:
         compute=params.compute,
         inputs=["teacher"],
     )
-    shards = {split: list_shards(SHARDS, split) for split in SPLITS}
-    images = sum(shard.rows for some in shards.values() for shard in some)
-    if images * token_bytes("teacher") <= params.extract.token_gib * 2**30:
-        bounds = dict.fromkeys(SPLITS, EVERY)
-    else:
-        bounds = {"train": token_bound(ImageShards(SHARDS, "train").ids, params.extract.part_images)}
+    bounds = token_bounds(params.extract)
     tasks = [
-        Task(shard.name, f"{shard.sha256}-{below:x}", shard.rows, {"image_shard": shard, "tokens_below": below})
-        for split, some in shards.items()
-        for below in [bounds.get(split, 0)]
-        for shard in some
+        Task(
+            shard.name,
+            f"{shard.sha256}-{bounds[split]:x}",
+            shard.rows,
+            {"image_shard": shard, "tokens_below": bounds[split]},
+        )
+        for split in SPLITS
+        for shard in list_shards(SHARDS, split)
     ]
     return job, tasks
+
+
+def token_bounds(group: ExtractParams) -> dict[str, int]:
+    """Split -> the bound of the ids of which patch tokens are stored."""
+    images = sum(shard.rows for shard in list_shards(SHARDS))
+    if images * token_bytes("teacher") <= group.token_gib * 2**30:
+        return dict.fromkeys(SPLITS, EVERY)
+    return {**dict.fromkeys(SPLITS, 0), "train": token_bound(ImageShards(SHARDS, "train").ids, group.part_images)}
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ class Compute:
     micro_batch: int
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """Mixed precision for a forward pass; nothing where the precision is fp32."""
+        """Mixed precision for a forward pass; nothing where the precision is fp32 or tf32."""
         if self.precision in ("fp32", "tf32"):
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.float16 if self.precision == "fp16" else torch.bfloat16)
@@ -75,6 +75,7 @@ def set_up(
     if precision in ("fp16", "tf32") and chosen.type != "cuda":
         raise ValueError(f"compute.precision: got {precision}, which needs a CUDA device; use fp32, bf16 or auto")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if precision == "auto":
         precision = "bf16" if chosen.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     name = torch.cuda.get_device_name() if chosen.type == "cuda" else "cpu"

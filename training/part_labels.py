@@ -11,13 +11,16 @@ import torch
 from jobs.cluster.work import Make
 from jobs.fingerprint import digest_of
 from models.part_learner import PartLearner
+from models.teachers import read_config
 from parts.attention import Extraction, extract_all, rounded
 from parts.labelling import label_patches
 from shards.arrays import ArrayShards
+from shards.files import read_json
 from shards.image_shards import Shard, ids_of
 from shards.mask_cache import MaskCacheWriter
+from shards.seals import check_files
 from training.compute import set_up
-from training.encoders import load_weights
+from training.encoders import CONFIG, load_weights
 from training.teacher import ALL, TOKENS, FrozenTeacher
 
 # In part_learner/config.json beside the arguments of PartLearner.
@@ -50,14 +53,16 @@ class FrozenParts:
 class PartLabeller:
     """A frozen teacher and a part learner on a device. header: of the mask caches made with them.
 
-    attention: what `extract_attention` stored; where it has the tokens of a whole image shard, the teacher is not asked.
+    attention: a folder with this teacher's tokens of all images, see `has_tokens`, which is then not asked; None asks it.
     """
 
     def __init__(
-        self, teacher: str | Path, part_learner: str | Path, device: torch.device, *, attention: str | Path
+        self, teacher: str | Path, part_learner: str | Path, device: torch.device, *, attention: str | Path | None
     ) -> None:
         self.teacher = FrozenTeacher(teacher, device)
-        self.tokens, self.others = (ArrayShards(Path(attention) / name) for name in (TOKENS, ALL))
+        self.stored = None
+        if attention is not None:
+            self.stored = [ArrayShards(Path(attention) / name) for name in (ALL, TOKENS)]
         self.parts = FrozenParts(part_learner, device)
         self.header: dict[str, Any] = self.teacher.header() | {
             "kind": "labels",
@@ -69,31 +74,32 @@ class PartLabeller:
     @torch.no_grad()
     def labels(self, extraction: Extraction) -> np.ndarray:
         """Part labels (B, gh, gw) uint8 of B images: 0..K-1 parts, K background."""
-        seen = rounded(extraction)
-        return self.parts.labels(self.parts.maps(seen), seen).cpu().numpy()
+        stored = rounded(extraction)
+        return self.parts.labels(self.parts.maps(stored), stored).cpu().numpy()
 
     def extractions(
         self, image_shard: Shard, batch_size: int, *, workers: int, prefetch: int
     ) -> Iterator[tuple[np.ndarray, Extraction]]:
         """Ids (B,) and what the teacher says of these images, for the batches of one image shard, in its order."""
-        ids = ids_of(image_shard)
-        if self.tokens.has(ids):
-            for start in range(0, len(ids), batch_size):
-                some = ids[start : start + batch_size]
-                yield some, self._stored(some)
+        if self.stored is None:
+            for some, images in self.teacher.batches(image_shard, batch_size, workers=workers, prefetch=prefetch):
+                yield some, extract_all(self.teacher.vit, images, token_layer=self.parts.token_layer)
             return
-        for some, images in self.teacher.batches(image_shard, batch_size, workers=workers, prefetch=prefetch):
-            yield some, extract_all(self.teacher.vit, images, token_layer=self.parts.token_layer)
+        everything, tokens = self.stored
+        columns = {"cls_attention": everything, "cls_token": everything, "cls_input": everything, "tokens": tokens}
+        ids = ids_of(image_shard)
+        for start in range(0, len(ids), batch_size):
+            some = ids[start : start + batch_size]
+            rows = (torch.from_numpy(shards.rows(some, name)).float() for name, shards in columns.items())
+            yield some, Extraction(*(values.to(self.teacher.device) for values in rows))
 
-    def _stored(self, ids: np.ndarray) -> Extraction:
-        columns = {
-            "cls_attention": self.others,
-            "cls_token": self.others,
-            "cls_input": self.others,
-            "tokens": self.tokens,
-        }
-        rows = (torch.from_numpy(shards.rows(ids, name)).float() for name, shards in columns.items())
-        return Extraction(*(values.to(self.teacher.device) for values in rows))
+
+def has_tokens(attention: str | Path, teacher: str | Path, part_learner: str | Path, *, images: int) -> bool:
+    """Whether `extract_attention` stored the tokens that the part learner takes of all images, and of this teacher."""
+    check_files(part_learner, CONFIG)
+    stored = ArrayShards(Path(attention) / TOKENS)
+    wanted = read_config(teacher)["digest"], read_json(Path(part_learner) / CONFIG)["token_layer"]
+    return len(stored) == images and (stored.header["teacher"], stored.header["token_layer"]) == wanted
 
 
 def label_shard(
@@ -108,7 +114,7 @@ def label_shard(
     """Write the mask cache `target` of an image shard, in its order; yields the number of images of each batch that is done.
 
     The cache appears whole. Its bytes follow from shard, teacher, part learner and `batch_size`, that of the extraction, alone:
-    not from other shards, from stored tokens, from `workers` or from `prefetch`.
+    not from other shards, from `workers` or from `prefetch`, and not from where the tokens come from, if that is this device.
     """
     with MaskCacheWriter(target, header=labeller.header) as writer:
         for ids, extraction in labeller.extractions(image_shard, batch_size, workers=workers, prefetch=prefetch):
@@ -120,7 +126,7 @@ def labelling(
     *,
     teacher: str,
     part_learner: str,
-    attention: str,
+    attention: str | None,
     batch_size: int,
     compute: dict[str, Any],
     workers: int,

@@ -12,7 +12,7 @@ from images.dataset import WholeImages
 from images.stream import TrainingImages
 from jobs.cluster.distributed import ALONE, Processes
 from models.checkpoints import read_checkpoint
-from models.mae import MaskedAutoencoder, sample_hidden
+from models.mae import MaskedAutoencoder, sample_hidden, split_mask
 from models.start import start_from
 from models.vit import initialise
 from parts.masking import random_mask
@@ -40,14 +40,14 @@ ARCHITECTURE = (
 
 
 class Inputs(NamedTuple):
-    """This process's part of a step: images (n, 3, h, w) normalised, mask (n, L) bool, True is hidden; values to log.
+    """This process's part of a step: images (n, 3, h, w) normalised, and values to log.
 
-    predicted: (n, P) indices of the hidden patches to predict, None for all.
+    visible: (n, V), and predicted: (n, P), indices of patches; the other hidden ones are in neither.
     """
 
     images: torch.Tensor
-    mask: torch.Tensor
-    predicted: torch.Tensor | None
+    visible: torch.Tensor
+    predicted: torch.Tensor
     logged: Mapping[str, float]
 
 
@@ -76,9 +76,8 @@ class Pretraining:
         if group.start:
             self._start(group.start, group.start_sha256)
         self.model.to(compute.device)
-        if compute.compile:
-            # With as many visible and hidden patches in every step.
-            self.model.loss = torch.compile(self.model.loss, dynamic=False)  # type: ignore[method-assign]
+        # Every step has as many visible and predicted patches.
+        self.loss = torch.compile(self.model.loss, dynamic=False) if compute.compile else self.model.loss
         self.steps = steps_of(group.epochs, len(images), group.batch_size) if group.epochs else 0
         self.warmup = round(self.steps * group.warmup_epochs / group.epochs) if group.epochs else 0
         self.peak = group.base_lr * group.batch_size / 256
@@ -150,15 +149,15 @@ class Pretraining:
             progress=number / max(1, self.steps - 1),
             generator=generator(self.seed, "masks", number),
         )
-        predicted = None
+        visible, predicted = split_mask(mask)
         if group.predicted < 1:
             scores = torch.rand(count, self.model.num_patches, generator=generator(self.seed, "predicted", number))
             predicted = sample_hidden(mask, scores[part], group.predicted)
         views = normalise(crop_images(batch.pixels, boxes, flips, self.model.image_size))
         if self.compute.device.type == "cuda":
-            # The copy to the device then needs no host.
-            views = views.pin_memory()
-        return Inputs(views, mask, predicted, logged)
+            # The host does not wait for copies of pinned memory.
+            views, visible, predicted = (one.pin_memory() for one in (views, visible, predicted))
+        return Inputs(views, visible, predicted, logged)
 
     def step(self, number: int) -> dict[str, float | torch.Tensor]:
         """One update."""
@@ -186,10 +185,9 @@ class Pretraining:
         size, device = self.compute.micro_batch or len(inputs.images), self.compute.device
         for start in range(0, len(inputs.images), size):
             rows = slice(start, start + size)
-            predicted = None if inputs.predicted is None else inputs.predicted[rows]
-            images = inputs.images[rows].to(device, non_blocking=True)
+            images, visible, predicted = (one[rows].to(device, non_blocking=True) for one in inputs[:3])
             with self.compute.autocast():
-                loss, _ = self.model(images, inputs.mask[rows], predicted)
+                loss, _ = self.loss(images, visible, predicted)
             yield loss * (len(images) / self.group.batch_size)
 
     @torch.no_grad()

@@ -29,6 +29,7 @@ from pipeline.tracking.client import (
     note_left,
     runs_of,
     says_running,
+    size_and_time_of,
     tracking_uri,
 )
 from pipeline.tracking.comparison import differing_runs
@@ -53,15 +54,16 @@ def tracking_database(*, repair: bool) -> Iterator[Finding]:
     """A damaged local database is moved aside and replayed; half-written runs of killed replays are deleted.
 
     The run of a training that is gone, as its follower is, gets its last rows and its status. MLflow takes seconds to load:
-    it is not asked about a database that is as our own processes left it, and in which no run is RUNNING.
+    it is not asked about a database that is as our own processes left it, and in which no run is RUNNING; SQLite is.
     """
     path = database()
-    if path is not None and not is_as_left(path):
-        if fault := fault_of(path, whole=True) or apart(fault_of_runs, path, trees()):
+    if path is not None:
+        is_known, before = is_as_left(path), size_and_time_of(path)
+        if fault := fault_of(path, whole=True) or ("" if is_known else apart(fault_of_runs, path, trees())):
             done = _set_aside(path) if repair else f"repair moves it into {STATE_FOLDER}"
             yield Finding(f"{path}", f"damaged ({fault})", f"{done}; {REST}")
             return
-        note_left(path)
+        note_left(before)
     if says_running(path) if path is not None else not is_local():
         place = redacted(tracking_uri())
         done = "deleted, the next replay writes it whole" if repair else "repair deletes it"

@@ -21,6 +21,9 @@ RETRIES = 2
 # A lost server gets the last lines when it is back, and every event.
 MOST_LINES, LINES_A_REQUEST = 5000, 200
 
+# A worker's variable: what TMPDIR is to its user.
+USUAL_TEMPORARY = "SEMMAE_TMPDIR"
+
 Request = Callable[[Any], object]
 
 

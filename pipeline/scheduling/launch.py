@@ -24,7 +24,7 @@ from pipeline.doctor.processes import RUN_VARIABLE
 from pipeline.execution import CANCELLED, Outcome
 from pipeline.parameters import added_arms, changed, is_as_here, tags
 from pipeline.running import run_plainly, terminable
-from pipeline.scheduling.delivery import RETRIES, connect
+from pipeline.scheduling.delivery import RETRIES, USUAL_TEMPORARY, connect
 from pipeline.scheduling.flow import AS_HERE, Experiment, semmae
 from pipeline.scheduling.flow_run import ERROR, FlowRun
 from pipeline.walk import Walk
@@ -106,6 +106,10 @@ def main() -> None:
         # Not through Python's end: what is open belongs to the child.
         os._exit(0)
     os.setsid()
+    if usual := os.environ.get(USUAL_TEMPORARY):
+        os.environ["TMPDIR"] = usual
+    elif usual is not None:
+        del os.environ["TMPDIR"]
     log = state_folder() / "services" / "runs.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as output:

@@ -8,7 +8,6 @@ import shlex
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.request
@@ -27,7 +26,7 @@ from jobs.notes import read_note, write_note
 from jobs.state import main_worktree, state_folder
 from jobs.supervision import end_tree, identity, is_alive
 from pipeline.doctor.processes import RUN_VARIABLE, with_variable
-from pipeline.scheduling.delivery import RETRIES, connect, warn
+from pipeline.scheduling.delivery import RETRIES, USUAL_TEMPORARY, connect, warn
 from pipeline.tracking import views
 from pipeline.tracking.client import artifact_root, client, tracking_uri
 from pipeline.tracking.replay import last_experiment
@@ -145,7 +144,8 @@ def up(*, prefect_port: int, mlflow_port: int, host: str = LOOPBACK) -> None:
             words = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", worker_name()]
             # Its `runner_storage` in a common folder would belong to the first user of the machine.
             (own := _folder() / "temporary").mkdir(parents=True, exist_ok=True)
-            _start("worker", words, "", health="", settings={"TMPDIR": str(own)})
+            usual = os.environ.get("TMPDIR", "")
+            _start("worker", words, "", health="", settings={"TMPDIR": str(own), USUAL_TEMPORARY: usual})
         _wait_for_form()
         return True
 
@@ -251,12 +251,8 @@ def deploy() -> None:
             build=False,
             push=False,
             parameters={"form": {}},
-            job_variables={
-                # Instead of Prefect's engine, which fails where it loses the server.
-                "command": shlex.join([sys.executable, "-m", LAUNCH]),
-                "working_dir": str(main_worktree()),
-                "env": {"TMPDIR": tempfile.gettempdir()},
-            },
+            # Instead of Prefect's engine, which fails where it loses the server.
+            job_variables={"command": shlex.join([sys.executable, "-m", LAUNCH]), "working_dir": str(main_worktree())},
             description="SemMAE against MAE on your images. Other parameters than those of params.yaml make a DVC experiment. "
             "Values in brackets: params.yaml when `semmae up` ran.",
             print_next_steps=False,
@@ -298,7 +294,7 @@ def _wait_for_form() -> None:
 
     started, reason = time.monotonic(), "no worker"
     while time.monotonic() - started < START_SECONDS:
-        if not is_alive(state()["worker"]["process"]):
+        if not is_alive(state().get("worker", {}).get("process", "")):
             raise _not_started("worker")
         try:
             with connect() as prefect:

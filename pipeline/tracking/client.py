@@ -87,22 +87,23 @@ def database_lock() -> Iterator[None]:
 
 def is_as_left(path: Path) -> bool:
     """Whether size and time of a local database are those that our own processes left: nobody else has written it since."""
-    note = _left_note()
-    return note.is_file() and note.read_text(encoding="utf-8") == _look_of(path)
+    note = _size_and_time_note()
+    return note.is_file() and note.read_text(encoding="utf-8") == size_and_time_of(path)
 
 
-def note_left(path: Path) -> None:
-    """Note size and time of a local database that is sound."""
-    write_text(_left_note(), _look_of(path))
+def note_left(size_and_time: str) -> None:
+    """Note a local database of this size and time as sound."""
+    write_text(_size_and_time_note(), size_and_time)
 
 
-def _look_of(path: Path) -> str:
-    found = path.stat()
-    return f"{found.st_size} bytes, written at {found.st_mtime_ns}"
+def size_and_time_of(path: Path) -> str:
+    """Size and time of the last write of a file."""
+    stat = path.stat()
+    return f"{stat.st_size} bytes, written at {stat.st_mtime_ns}"
 
 
-def _left_note() -> Path:
-    return state_folder() / "tracking.left"
+def _size_and_time_note() -> Path:
+    return state_folder() / "tracking.size_and_time"
 
 
 def says_running(path: Path) -> bool:
@@ -142,7 +143,7 @@ def client() -> Iterator[Any]:
             follow_repository(path, EXPERIMENT, artifact_root())
         yield mlflow_client
         if is_known and (path := database()):
-            note_left(path)
+            note_left(size_and_time_of(path))
 
 
 def experiment_id(mlflow_client: Any) -> str:

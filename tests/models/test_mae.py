@@ -116,13 +116,23 @@ def test_cross_decoder__each_hidden_patch_is_predicted_as_if_it_were_alone():
     places = (hidden[:, :, None] == some[:, None]).any(dim=2)
     for decoder, is_alone in (("cross", True), ("self", False)):
         model = make(decoder=decoder)
-        loss, predictions = model(images, mask, some)
+        loss, predictions = model.loss(images, split_mask(mask)[0], some)
         assert predictions.shape == (3, 4, 192)
         _, every = model(images, mask)
         assert torch.allclose(every[places].reshape(3, 4, 192), predictions, atol=1e-5) is is_alone
         target = torch.stack([patchify(images, 8)[row][some[row]] for row in range(3)])
         target = (target - target.mean(2, keepdim=True)) / (target.var(2, keepdim=True) + 1e-6).sqrt()
         torch.testing.assert_close(loss, ((predictions - target) ** 2).mean())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"decoder": "Cross"}, {"feature_maps": 2}, {"decoder": "cross", "feature_maps": 3}]
+)
+def test_decoder__of_an_unknown_kind_or_of_layers_that_there_are_not_is_refused(changes):
+    with pytest.raises(
+        ValueError, match="expected self or cross, and several maps, 2 at most, of a cross decoder alone"
+    ):
+        make(**changes)
 
 
 def test_sample_hidden__takes_a_share_of_the_hidden_ones_by_score():

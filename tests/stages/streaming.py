@@ -71,8 +71,9 @@ def write_runtime(folder, **changes):
 
 def write_no_attention(folder):
     """What extraction stores of no image at all."""
+    header = {"teacher": "", "token_layer": 1}
     for name in ("all", "tokens"):
-        with ArrayShardWriter(folder / "attention" / name, columns={}, header={}, shard_rows=1):
+        with ArrayShardWriter(folder / "attention" / name, columns={}, header=header, shard_rows=1):
             pass
 
 

@@ -112,6 +112,11 @@ def test_labels__from_stored_tokens_are_the_bytes_of_those_that_the_teacher_is_a
     asked.clear()
     assert labelled(token_gib=1.0) == fresh and not asked
     assert len(ArrayShards(job / "attention/tokens")) == 54
+    write_job_params(job, token_gib=1.0, token_layer=0)
+    run_stage(job, "stages.extract_attention")
+    shutil.rmtree(job / ".semmae" / "shards" / "cache_masks")
+    run_stage(job, "stages.cache_masks")
+    assert outs(job) == fresh and asked, "tokens of another layer are not the learner's"
 
 
 def test_more_images__cost_the_last_shard_and_new_ones(job, run, capsys):

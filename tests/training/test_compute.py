@@ -19,8 +19,10 @@ def test_set_up__fp16_on_a_cpu_is_refused_in_one_line():
 def test_set_up__tf32_needs_a_gpu_and_no_other_precision_rounds_matrix_products():
     with pytest.raises(ValueError, match=r"^compute.precision: got tf32, which needs a CUDA device"):
         set_up(**CPU, precision="tf32")
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
     set_up(**CPU, precision="fp32")
-    assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cudnn.allow_tf32
 
 
 @pytest.mark.parametrize(

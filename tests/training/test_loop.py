@@ -185,6 +185,19 @@ def test_train__stops_when_the_loss_stays_non_finite_and_names_the_step():
         job.run()
 
 
+def test_train__metrics_that_stay_on_the_device_are_read_in_time_and_survive_an_end(monkeypatch):
+    monkeypatch.setattr(loop, "HISTORY_POINTS", 1)
+    monkeypatch.setattr(loop, "UNREAD", 7)
+    job = Job(nan_at=range(5, 100))
+    with pytest.raises(NonFiniteLoss, match="10 steps in a row, up to step 14"):
+        job.run(checkpoint_seconds=1000)
+    assert job.seen == list(range(21))
+    history, _ = Job().run(fingerprint="b", checkpoint_seconds=1000)
+    with pytest.raises(Terminated):
+        Job(terminate_at=10).run(fingerprint="c", checkpoint_seconds=1000)
+    assert Job().run(fingerprint="c", checkpoint_seconds=1000)[0] == history
+
+
 def test_train__history_is_the_mean_of_its_interval(monkeypatch):
     monkeypatch.setattr(loop, "HISTORY_POINTS", 3)
     task = Job()

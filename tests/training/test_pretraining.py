@@ -34,7 +34,7 @@ def test_prepare__the_parts_of_all_processes_are_the_batch_of_one(world, world_s
     for number in (0, 3, alone.steps - 1):
         whole, shares = alone.prepare(number), [part.prepare(number) for part in parts]
         assert torch.equal(torch.cat([share.images for share in shares]), whole.images)
-        assert torch.equal(torch.cat([share.mask for share in shares]), whole.mask)
+        assert torch.equal(torch.cat([share.visible for share in shares]), whole.visible)
         assert torch.equal(torch.cat([share.predicted for share in shares]), whole.predicted)
         mean = sum(share.logged["hidden_ratio_std"] * len(share.images) for share in shares) / 7
         assert mean == pytest.approx(whole.logged["hidden_ratio_std"], rel=1e-5)
@@ -55,28 +55,29 @@ def test_prepare__a_process_reads_the_images_of_its_part_alone(world, monkeypatc
 
 def test_prepare__arms_of_a_seed_predict_the_same_patches_where_they_hide_the_same(world):
     semmae, mae = (pretraining(world, name=name, predicted=0.5).prepare(2) for name in ("semmae", "mae"))
-    all_of_mae = pretraining(world, name="mae").prepare(2)
-    assert all_of_mae.predicted is None and torch.equal(mae.mask, all_of_mae.mask), "masks have a stream of their own"
-    for inputs in (semmae, mae):
-        assert inputs.mask.gather(1, inputs.predicted).all()
-        assert inputs.predicted.shape[1] == round(0.5 * int(inputs.mask[0].sum()))
-    together = [
-        (set(one.tolist()) & set(other.tolist()), set(torch.nonzero(hidden & others)[:, 0].tolist()))
-        for one, other, hidden, others in zip(semmae.predicted, mae.predicted, semmae.mask, mae.mask, strict=True)
-    ]
+    all_of_mae, semmae_patches = pretraining(world, name="mae").prepare(2), 16
+    assert all_of_mae.predicted.shape[1] + all_of_mae.visible.shape[1] == semmae_patches
+    assert torch.equal(mae.visible, all_of_mae.visible), "masks have a stream of their own"
+    shared = hidden_by_both = 0
+    for seen, some, seen_by_mae, some_of_mae in zip(*semmae[1:3], *mae[1:3], strict=True):
+        assert not set(some.tolist()) & set(seen.tolist())
+        assert len(some) == round(0.5 * (semmae_patches - len(seen)))
+        shared += len(set(some.tolist()) & set(some_of_mae.tolist()))
+        hidden_by_both += len(set(range(semmae_patches)) - set(seen.tolist()) - set(seen_by_mae.tolist()))
     # Two independent halves would share a quarter.
-    assert sum(len(both) for both, _ in together) > 0.4 * sum(len(hidden) for _, hidden in together)
+    assert shared > 0.4 * hidden_by_both
 
 
 def test_losses__micro_batches_have_the_loss_and_gradient_of_the_whole(world):
     whole, split = (
-        pretraining(world, micro_batch=size, decoder="cross", feature_maps=1, predicted=0.5) for size in (0, 3)
+        pretraining(world, micro_batch=size, decoder="cross", depth=2, feature_maps=2, predicted=0.5) for size in (0, 3)
     )
     gradients = []
     for task in (whole, split):
         total = sum(task.losses(task.prepare(1)))
         total.backward()
-        gradients.append((total.detach(), task.model.decoder_blocks[0].cross_attn.qkv.weight.grad))
+        block = task.model.decoder_blocks[0]
+        gradients.append((total.detach(), block.cross_attn.qkv.weight.grad, block.maps.grad))
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-5)
 
 
