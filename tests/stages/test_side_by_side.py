@@ -10,7 +10,7 @@ import pytest
 import jobs.cluster.spreading
 from jobs.progress import Meter
 from tests.conftest import run_stage
-from tests.stages.streaming import flip, names, write_job, write_runtime
+from tests.stages.streaming import flip, names, write_job, write_no_attention, write_runtime
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 NEEDS_RAY = pytest.mark.skipif(
@@ -29,6 +29,7 @@ def anew(job, stage):
     """The outs of a run that finds nothing of an earlier one."""
     for name in (".semmae", "attention", "masks", "metrics"):
         shutil.rmtree(job / name, ignore_errors=True)
+    write_no_attention(job)
     run_stage(job, f"stages.{stage}")
     return outs(job)
 
