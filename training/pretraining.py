@@ -203,7 +203,7 @@ class Pretraining:
         for rows, pixels in images.batches(self.compute.micro_batch or self.group.batch_size):
             views, hidden = normalise(pixels.float() / 255), masks[torch.from_numpy(rows)]
             with self.compute.autocast():
-                loss, _ = self.model(views.to(self.compute.device), hidden)
+                loss, _ = self.model(views.to(self.compute.device), hidden.to(self.compute.device))
             total += float(loss) * len(rows)
             advance(len(rows))
         return total / len(images)
