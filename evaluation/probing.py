@@ -52,7 +52,7 @@ def features_of_splits(
 
 
 def probe(
-    frozen: Features, group: ProbeParams, *, seed: int, runtime: Runtime, label: str
+    frozen: Features, group: ProbeParams, *, seed: int, device: torch.device, runtime: Runtime, label: str
 ) -> tuple[Predictions, LinearProbe]:
     """Predictions for the test images by protocol, and the linear probe from all labels; its penalty is chosen on val.
 
@@ -64,20 +64,21 @@ def probe(
     with meter(len(group.neighbours) * len(frozen.ids), label=f"{label}: kNN", unit="queries") as queries:
         for k in group.neighbours:
             classes["knn_accuracy" if k == group.neighbours[0] else f"knn_accuracy_k{k}"] = knn_predict(
-                torch.from_numpy(inputs["train"]),
+                torch.from_numpy(inputs["train"]).to(device),
                 torch.from_numpy(labels["train"]),
-                torch.from_numpy(inputs["test"]),
+                torch.from_numpy(inputs["test"]).to(device),
                 k=k,
                 temperature=group.knn_temperature,
                 num_classes=frozen.num_classes,
                 advance=queries.advance,
-            ).numpy()
+            ).numpy(force=True)
     count = len(group.penalties) * (1 + len(group.low_shot))
     with meter(count, label=f"{label}: linear probes", unit="fits") as fits:
         fit = partial(
             fit_linear_probe,
             penalties=group.penalties,
             max_iterations=group.max_iterations,
+            device=device,
             advance=fits.advance,
         )
         whole = fit(inputs, labels)

@@ -34,7 +34,9 @@ def main() -> None:
     encoder = load_encoder(Path("pretrained") / job).to(compute.device)
     size = params.probe.batch_size
     frozen = features_of_splits("data/shards", encoder, batch_size=size, runtime=runtime, label=f"probe {job}")
-    predictions, linear = probe(frozen, params.probe, seed=seed, runtime=runtime, label=f"probe {job}")
+    predictions, linear = probe(
+        frozen, params.probe, seed=seed, device=compute.device, runtime=runtime, label=f"probe {job}"
+    )
     shards = ImageShards("data/shards", "test", labelled=True)
     test = WholeImages(shards, encoder.image_size[0], workers=runtime.workers)
     with Meter(len(test), label=f"probe {job}: occlusion", seconds=runtime.log_seconds) as meter:

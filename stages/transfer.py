@@ -53,7 +53,7 @@ def main() -> None:
             runtime=runtime,
             label=label,
         )
-        frozen, _ = probe(features, params.probe, seed=seed, runtime=runtime, label=label)
+        frozen, _ = probe(features, params.probe, seed=seed, device=compute.device, runtime=runtime, label=label)
         predictions = Predictions(frozen.ids, frozen.labels, {**frozen.classes, **tuned.classes})
         write_predictions(Path("metrics/predictions/transfer") / name / f"{job}.parquet", predictions)
         write_metrics(f"metrics/transfer/{name}/{job}.json", metrics_of(predictions))

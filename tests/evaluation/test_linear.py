@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -64,6 +65,32 @@ def test_fit_logistic__is_scikit_learns(penalty):
     probabilities = (torch.from_numpy(features) @ found[:, :-1].T + found[:, -1]).softmax(dim=1).numpy()
     assert np.abs(probabilities - theirs.predict_proba(features)).max() < 2e-3
     assert np.array_equal(classify(torch.from_numpy(features), found), theirs.predict(features))
+
+
+def test_fit_logistic__is_fast_where_features_say_nearly_the_same():
+    mixing = np.random.default_rng(3).normal(size=(12, 40)) * np.logspace(0, -3, 12)[:, None]
+    features, labels = blobs(400, 0, spread=3.0)
+    noise = np.random.default_rng(4).normal(size=(400, 9))
+    features = np.concatenate([features, noise], axis=1) @ mixing
+    features = StandardScaler().fit_transform(features)
+    passes = []
+    found = fit_logistic(
+        torch.from_numpy(features),
+        torch.from_numpy(labels),
+        torch.zeros(3, 41, dtype=torch.float64),
+        penalty=1000.0,
+        max_iterations=500,
+        advance=passes.append,
+    )
+    theirs = LogisticRegression(C=1000.0, tol=1e-10, max_iter=20000, solver="newton-cg").fit(features, labels)
+
+    def loss(weights, intercept):
+        logs = (torch.from_numpy(features) @ weights.T + intercept).log_softmax(dim=1)
+        return float(F.nll_loss(logs, torch.from_numpy(labels)) + weights.square().sum() / 2000 / len(labels))
+
+    best = loss(torch.from_numpy(theirs.coef_), torch.from_numpy(theirs.intercept_))
+    assert loss(found[:, :-1], found[:, -1]) < best + 2e-5
+    assert len(passes) < 60
 
 
 def test_fit_linear_probe__chooses_and_predicts_as_scikit_learn():

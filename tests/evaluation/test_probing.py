@@ -80,7 +80,7 @@ def test_probe__shows_its_progress_from_each_query_and_each_pass_of_a_fit(capsys
     group = load_params().probe.model_copy(update={"penalties": [0.1, 1.0], "low_shot": [0.5], "neighbours": [3, 5]})
     runtime = load_runtime().model_copy(update={"log_seconds": 1e-9})
     frozen = Features(inputs, labels, np.arange(30, dtype=np.uint64), 3)
-    predictions, _ = probe(frozen, group, seed=0, runtime=runtime, label="probe")
+    predictions, _ = probe(frozen, group, seed=0, device=torch.device("cpu"), runtime=runtime, label="probe")
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("probe: kNN: 60 queries") for line in lines)
     assert any(line.startswith("probe: linear probes: 4 fits") for line in lines)
