@@ -175,7 +175,7 @@ class Pretraining:
             return dict(inputs.logged)
         share = len(inputs.images) / self.group.batch_size
         values = torch.tensor([value * share for value in inputs.logged.values()], dtype=torch.float64)
-        return dict(zip(inputs.logged, self.processes.sum(values.to(self.processes.device)).float(), strict=True))
+        return dict(zip(inputs.logged, self.processes.sum(values).float(), strict=True))
 
     def losses(self, inputs: Inputs) -> Iterator[torch.Tensor]:
         """Each micro-batch's share of the whole batch's mean loss, the last and smaller one's too.

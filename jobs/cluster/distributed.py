@@ -22,7 +22,6 @@ class Processes:
 
     rank: int
     world_size: int
-    device: torch.device
     nodes: int = 1
 
     def part(self, count: int) -> slice:
@@ -48,28 +47,27 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Whether any process raises the flag: signals arrive at different steps, and one that stops alone blocks the rest."""
-        return flag if self.world_size == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
+        return flag if self.world_size == 1 else bool(self.sum(torch.tensor(float(flag))) > 0)
 
     def from_first(self, content: bytes | None) -> bytes | None:
         """The content of the process of rank 0; that of the others is ignored."""
         if self.world_size == 1:
             return content
-        size = torch.tensor(-1 if content is None else len(content), device=self.device)
+        size = torch.tensor(-1 if content is None else len(content))
         with _lost_is_an_error():
             torch.distributed.broadcast(size, 0)
             if size < 0:
                 return None
             own = bytearray(int(size)) if self.rank or content is None else bytearray(content)
-            sent = torch.frombuffer(own, dtype=torch.uint8).to(self.device)
-            torch.distributed.broadcast(sent, 0)
-        return sent.cpu().numpy().tobytes()
+            torch.distributed.broadcast(torch.frombuffer(own, dtype=torch.uint8), 0)
+        return bytes(own)
 
     def agree(self, content: bytes) -> bool:
         """Whether all processes have the same content; all get the same answer."""
         return not self.any(self.from_first(content) != content)
 
 
-ALONE = Processes(0, 1, torch.device("cpu"))
+ALONE = Processes(0, 1)
 
 
 @contextlib.contextmanager
@@ -100,7 +98,8 @@ def join(world_size: int, device: torch.device) -> Iterator[Processes]:
     with _lost_is_an_error():
         store = _store(world_size)
         rank = settled_rank(store, rank, world_size)
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        # What the host alone has to know goes from host to host, and waits for no device.
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     # Error lines and the record name it.
     os.environ["RANK"] = str(rank)
@@ -110,7 +109,7 @@ def join(world_size: int, device: torch.device) -> Iterator[Processes]:
                 silence.enter_context(contextlib.redirect_stdout(silence.enter_context(open(os.devnull, "w"))))
             if nodes > 1:
                 print(f"{world_size} processes on {nodes} nodes: {socket.gethostname()} writes", flush=True)
-            yield Processes(rank, world_size, device, nodes)
+            yield Processes(rank, world_size, nodes)
     finally:
         torch.distributed.destroy_process_group()
 

@@ -68,7 +68,7 @@ def finetuning(world, folder, processes=ALONE, **changes):
 
 def shared(world, folder, world_size, **changes):
     """What each of so many processes has."""
-    parts = [Processes(rank, world_size, torch.device("cpu")) for rank in range(world_size)]
+    parts = [Processes(rank, world_size) for rank in range(world_size)]
     return [finetuning(world, folder, part, **changes) for part in parts]
 
 
@@ -78,7 +78,7 @@ def test_rows_of__all_processes_are_the_batch_once_and_pairs_stay_together(world
     group = load_params(world / "params.yaml").finetune.model_copy(
         update={"batch_size": 8, "mixup": 0.0, "cutmix": float(mixes)}
     )
-    parts = [rows_of(Processes(rank, world_size, torch.device("cpu")), group) for rank in range(world_size)]
+    parts = [rows_of(Processes(rank, world_size), group) for rank in range(world_size)]
     assert sorted(torch.cat(parts).tolist()) == list(range(8))
     sizes = [len(rows) for rows in parts]
     assert max(sizes) - min(sizes) <= (2 if mixes else 1)

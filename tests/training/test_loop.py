@@ -76,7 +76,7 @@ def test_fitted__a_batch_is_at_most_all_images_in_whole_units(images, unit, expe
 
 
 def test_fitted__a_process_without_an_image_is_refused():
-    recipe, processes = load_params(ROOT / "params.yaml").pretrain, Processes(0, 3, torch.device("cpu"))
+    recipe, processes = load_params(ROOT / "params.yaml").pretrain, Processes(0, 3)
     assert fitted(recipe, 3, label="job", processes=processes).batch_size == 3
     with pytest.raises(ValueError, match="job: compute.world_size 3 is too many for 2 training images; lower it"):
         fitted(recipe, 2, label="job", processes=processes)

@@ -27,10 +27,7 @@ def pretraining(world: Path, processes=ALONE, *, name="semmae", micro_batch=0, *
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_prepare__the_parts_of_all_processes_are_the_batch_of_one(world, world_size):
     alone = pretraining(world, predicted=0.5)
-    parts = [
-        pretraining(world, Processes(rank, world_size, torch.device("cpu")), predicted=0.5)
-        for rank in range(world_size)
-    ]
+    parts = [pretraining(world, Processes(rank, world_size), predicted=0.5) for rank in range(world_size)]
     for number in (0, 3, alone.steps - 1):
         whole, shares = alone.prepare(number), [part.prepare(number) for part in parts]
         assert torch.equal(torch.cat([share.images for share in shares]), whole.images)
@@ -41,7 +38,7 @@ def test_prepare__the_parts_of_all_processes_are_the_batch_of_one(world, world_s
 
 
 def test_prepare__a_process_reads_the_images_of_its_part_alone(world, monkeypatch):
-    part, read = pretraining(world, Processes(1, 3, torch.device("cpu"))), []
+    part, read = pretraining(world, Processes(1, 3)), []
     shards, masks = part.images.shards, part.masks
     inner, rows = shards.bytes, masks.cache.rows
     monkeypatch.setattr(shards, "bytes", lambda row: read.append(int(row)) or inner(row))

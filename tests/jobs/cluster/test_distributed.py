@@ -19,7 +19,7 @@ from training.optimiser import AdamW
 def test_part__of_all_processes_is_the_whole_in_order():
     for count in (1, 5, 64):
         for world_size in range(1, min(count, 7) + 1):
-            parts = [Processes(rank, world_size, torch.device("cpu")).part(count) for rank in range(world_size)]
+            parts = [Processes(rank, world_size).part(count) for rank in range(world_size)]
             assert [i for part in parts for i in range(count)[part]] == list(range(count))
             sizes = [len(range(count)[part]) for part in parts]
             assert max(sizes) - min(sizes) <= 1
@@ -65,7 +65,7 @@ class Threads(Processes):
     """Threads in the place of processes, so that a law of theirs costs no start; sums are in the order of ranks."""
 
     def __init__(self, rank, world_size, meeting, given):
-        super().__init__(rank, world_size, torch.device("cpu"))
+        super().__init__(rank, world_size)
         self.__dict__.update(meeting=meeting, given=given)
 
     def sum(self, value):
