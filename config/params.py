@@ -95,7 +95,9 @@ class Runtime(Group):
     prefetch: Count = Field(description="batches prepared in advance")
     ram_gib: Positive = Field(description="most memory for decoded images")
     log_seconds: Positive = Field(description="seconds between progress lines without a terminal")
-    checkpoint_seconds: NonNegative = Field(description="seconds between checkpoints; 0 saves every step")
+    checkpoint_seconds: NonNegative = Field(
+        description="seconds between checkpoints, more if they are slow; 0 saves every step"
+    )
     live: bool = Field(description="whether MLflow shows a training while it runs")
     watchdog_seconds: Positive = Field(description="a walk stops a stage that prints nothing for so many seconds")
     engine: Literal["local", "ray"] = Field(description="where the streaming stages compute their shards")

@@ -22,6 +22,8 @@ HISTORY_POINTS = 200
 MAX_SKIPPED = 10
 # Steps whose metrics stay on the device before the host reads them, and so waits for it.
 UNREAD = 50
+# Of the time since the last one: a checkpoint of a large model on a slow disk comes less often than asked for.
+CHECKPOINT_SHARE = 0.02
 Recipe = TypeVar("Recipe", TeacherParams, RefineParams, PretrainParams, FinetuneParams, LinearMaeParams, SegmentParams)
 
 
@@ -95,9 +97,9 @@ def train(task: Task, *, scratch: Scratch, runtime: Runtime, monitor: Monitor | 
 
     An interval also ends where the monitor looks, and its row then has what that measured.
 
-    An earlier try is resumed from `scratch`, which is saved every `runtime.checkpoint_seconds`. The global generator, which
-    dropout uses, is seeded anew at each step. Of several processes each runs this loop, with the same metrics: all of them
-    measure, since the others would wait for the one that does.
+    An earlier try is resumed from `scratch`, which is saved every `runtime.checkpoint_seconds`, and so seldom that it takes
+    `CHECKPOINT_SHARE` of the time at most. The global generator, which dropout uses, is seeded anew at each step. Of several
+    processes each runs this loop, with the same metrics: all of them measure, since the others would wait for the one that does.
     Raises `NonFiniteLoss` after `MAX_SKIPPED` steps in a row without a finite loss, at the latest `UNREAD` steps later, and
     `Terminated` after SIGTERM, once the checkpoint is written.
     """
@@ -142,7 +144,7 @@ def train(task: Task, *, scratch: Scratch, runtime: Runtime, monitor: Monitor | 
     every = max(1, steps // HISTORY_POINTS)
     batch_size = task.batch_size
     meter = Meter(steps * batch_size, label=label, done=start * batch_size, seconds=runtime.log_seconds)
-    saved_at = time.monotonic()
+    saved_at, pause = time.monotonic(), runtime.checkpoint_seconds
     with meter, Termination() as termination:
         for number in range(start, steps):
             torch.manual_seed(seed_of(task.seed, label, number))
@@ -163,9 +165,12 @@ def train(task: Task, *, scratch: Scratch, runtime: Runtime, monitor: Monitor | 
             if processes.any(termination.requested):
                 save(done)
                 raise Terminated
-            if time.monotonic() - saved_at >= runtime.checkpoint_seconds:
+            if time.monotonic() - saved_at >= pause:
+                started = time.monotonic()
                 save(done)
                 saved_at = time.monotonic()
+                if runtime.checkpoint_seconds:
+                    pause = max(runtime.checkpoint_seconds, (saved_at - started) / CHECKPOINT_SHARE)
     if start < steps:
         save(steps)
     return history

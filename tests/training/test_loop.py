@@ -128,6 +128,30 @@ def test_train__checkpoints_at_intervals_lose_the_steps_since(monkeypatch):
     assert again.seen[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("asked", "takes", "saves"), [(1.0, 0.001, 40), (4.5, 0.001, 8), (1.0, 0.2, 4), (0.0, 0.2, 40)]
+)
+def test_train__checkpoints_take_a_small_share_of_the_time(asked, takes, saves, monkeypatch):
+    clock, saved = SimpleNamespace(now=0.0), []
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    job = Job()
+    step = job.step
+
+    def save(self, state):
+        clock.now += takes
+        saved.append(state["step"])
+
+    def slow(number):
+        clock.now += 1.0
+        return step(number)
+
+    monkeypatch.setattr(Scratch, "save", save)
+    job.step = slow
+    job.run(checkpoint_seconds=asked)
+    assert saved[-1] == 40
+    assert len(saved) - 1 == saves
+
+
 def test_train__sigterm_saves_and_ends_with_143():
     _, weights = Job().run()
     with pytest.raises(Terminated) as ended:
