@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from config.groups import Group, Name, Positive
+from config.groups import Group, Name, Positive, Share
 from config.names import check_name
 
 # The kinds of masks, and the maps that each follows: part labels, attention ranks or none. `parts.masking.MASKS` draws them.
@@ -16,6 +16,7 @@ MASK_KINDS = {
     "attmask_hint": "ranks",
     "none": "none",
 }
+ANOTHER = "another"
 
 
 class Arm(Group):
@@ -24,9 +25,17 @@ class Arm(Group):
     mask: str = Field(
         description="none: no pretraining at all, the floor for frozen features and training from scratch for fine-tuning"
     )
-    parts: Literal["none", "raw", "learned"] = Field(description="which part maps the masks follow")
+    parts: Literal["none", "raw", "learned", "truth"] = Field(
+        description="which part maps the masks follow; truth: the masks in the data (data.part_truth), the best that parts can be"
+    )
+    image: Literal["own", "another"] = Field(
+        "own", description="whose map: another image's has the shape of parts without their meaning"
+    )
     schedule: Literal["intra_to_inter", "intra", "inter", "inter_to_intra", "cosine"]
     gamma: Positive = Field(description="exponent of the schedule (SemMAE equation 6: 2)")
+    alpha_max: Share = Field(
+        1.0, description="factor of the schedule's alpha: below 1 no part is hidden whole at the end"
+    )
     background: Literal["part", "random"] = Field(description="background patches: hidden like a part, or at random")
 
     @field_validator("mask")
@@ -40,8 +49,10 @@ class Arm(Group):
     def _check(self) -> "Arm":
         if (self.maps == "labels") != (self.parts != "none"):
             raise ValueError(
-                f"mask {self.mask} with parts {self.parts}: mask parts needs parts raw or learned, others none"
+                f"mask {self.mask} with parts {self.parts}: mask parts needs parts raw, learned or truth, others none"
             )
+        if self.image == ANOTHER and self.maps != "labels":
+            raise ValueError(f"image another with mask {self.mask}: only masks of parts can follow another image's map")
         return self
 
     @property

@@ -64,6 +64,12 @@ class Params(Group):
             )
         if self.compare.baseline not in self.arms.names:
             raise ValueError(f"compare.baseline {self.compare.baseline} is not one of arms.names {self.arms.names}")
+        for name in self.arms.names:
+            if self.arms.definitions[name].parts == "truth" and not self.data.part_truth:
+                raise ValueError(
+                    f"arm {name} has parts truth, but data.part_truth is []: this data has no masks to follow; leave {name} "
+                    "out of arms.names"
+                )
         if self.compute.world_size > self.pretrain.batch_size:
             raise ValueError(f"compute.world_size {self.compute.world_size} is more than pretrain.batch_size")
         if self.compute.world_size > self.finetune.batch_size // (2 if self.finetune.mixes else 1):

@@ -26,7 +26,7 @@ def card(job: str, layout: str, params: Params, root: Path = Path()) -> str:
     arm_name, seed = job.rsplit("-", 1)
     arm = params.arms.definitions[arm_name]
     origin: dict[str, Any] = {"data": read_sealed(root / "data" / "shards" / "manifest.json")["data_digest"]}
-    if arm.maps != "none":
+    if arm.maps != "none" and arm.parts != "truth":
         origin["teacher"] = read_json(root / "teacher" / "config.json")["digest"]
     if arm.parts == "learned":
         origin["part learner"] = digest_of(root / "part_learner")

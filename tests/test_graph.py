@@ -30,7 +30,7 @@ TABLE = {
     "refine.diversity_weight": (0.7, ["refine_parts"]),
     "extract.batch_size": (7, ["extract_attention", "cache_masks"]),
     "extract.token_gib": (0.5, ["extract_attention"]),
-    "arms.semmae.gamma": (3.0, ["pretrain@semmae-0", "pretrain@semmae-1"]),
+    "arms.semmae.gamma": (3.0, ["select_masks@semmae", "pretrain@semmae-0", "pretrain@semmae-1"]),
     "arms.block.gamma": (3.0, []),
     "pretrain.epochs": (7, PRETRAIN),
     "pretrain.mask_ratio": (0.5, PRETRAIN),
@@ -91,7 +91,8 @@ def test_graph__corrected_masks_rerun_what_reads_masks_alone(recorded):
     try:
         manifest.unlink()  # Of DVC's cache it may be a hard link.
         manifest.write_text(original + " ")
-        assert changed_stages(recorded) == {"prepare_data", "evaluate_parts@masks", "compare"}
+        select = {f"select_masks@{arm}" for arm in ("semmae", "mae", "raw_attention")}
+        assert changed_stages(recorded) == {"prepare_data", *select, "evaluate_parts@masks", "compare"}
     finally:
         manifest.unlink()
         manifest.write_text(original)

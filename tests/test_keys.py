@@ -35,8 +35,8 @@ images/creatures/drawing.py: generate_creatures
 images/creatures/scenery.py: generate_creatures
 images/creatures/shapes.py: generate_creatures
 images/creatures/textures.py: generate_creatures
-images/dataset.py: train_teacher pretrain probe finetune linear_mae transfer segment evaluate_parts compare
-images/decoding.py: prepare_data train_teacher extract_attention refine_parts cache_masks pretrain probe finetune
+images/dataset.py: train_teacher select_masks pretrain probe finetune linear_mae transfer segment evaluate_parts compare
+images/decoding.py: prepare_data train_teacher extract_attention refine_parts cache_masks select_masks pretrain probe finetune
     linear_mae prepare_transfer transfer prepare_segment segment evaluate_parts compare
 images/downloads.py: -
 images/sources/arrow.py: prepare_data prepare_transfer prepare_segment
@@ -61,7 +61,7 @@ images/sources/tables.py: prepare_data prepare_transfer prepare_segment
 images/sources/tree.py: prepare_data prepare_transfer prepare_segment
 images/sources/understanding.py: -
 images/sources/webdataset.py: prepare_data prepare_transfer prepare_segment
-images/stream.py: prepare_data train_teacher extract_attention refine_parts cache_masks pretrain probe finetune
+images/stream.py: prepare_data train_teacher extract_attention refine_parts cache_masks select_masks pretrain probe finetune
     linear_mae prepare_transfer transfer prepare_segment segment evaluate_parts compare
 models/checkpoints.py: train_teacher extract_attention refine_parts cache_masks pretrain evaluate_parts compare
 models/classifier.py: finetune transfer segment
@@ -79,8 +79,8 @@ models/vit.py: train_teacher extract_attention refine_parts cache_masks pretrain
 parts/attention.py: extract_attention cache_masks evaluate_parts compare
 parts/baselines.py: evaluate_parts
 parts/clustering.py: refine_parts
-parts/foreground.py: refine_parts cache_masks evaluate_parts compare
-parts/labelling.py: refine_parts cache_masks evaluate_parts compare
+parts/foreground.py: refine_parts cache_masks select_masks evaluate_parts compare
+parts/labelling.py: refine_parts cache_masks select_masks evaluate_parts compare
 parts/masking.py: train_teacher pretrain compare
 parts/quality.py: refine_parts evaluate_parts
 parts/schedules.py: pretrain compare

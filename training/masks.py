@@ -74,7 +74,7 @@ class ArmMasks:
         if own is not None:
             maps = own.new_zeros(batch, grid[0] * grid[1])
             maps[part] = crop_labels(own, boxes, flips, grid).flatten(1)
-        alpha = alpha_at(progress, schedule=self.arm.schedule, gamma=self.arm.gamma)
+        alpha = self.arm.alpha_max * alpha_at(progress, schedule=self.arm.schedule, gamma=self.arm.gamma)
         drawn = MASKS[self.arm.mask](
             Draw(
                 batch=batch,

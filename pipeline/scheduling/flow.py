@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
-from config.arms import Arm
+from config.arms import ANOTHER, Arm
 from config.names import STAGE
 from config.params import Params, load_params
 from config.presets import BASE, FOLDER, preset_names
@@ -16,6 +16,7 @@ from jobs.state import main_worktree
 from pipeline.parameters import parse_changes
 
 AS_HERE = "as in params.yaml"
+TRUE = {"truth": "true"}
 HIDDEN = {
     "random": "random patches",
     "block": "random blocks",
@@ -36,8 +37,10 @@ def params_shown(root: Path) -> Params:
 
 def line_of(name: str, arm: Arm) -> str:
     """What an arm is: `mae: hides random patches`."""
-    hidden = f"{arm.parts} parts, {arm.schedule}" if arm.parts != "none" else HIDDEN.get(arm.mask, arm.mask)
-    return f"`{name}`: hides {hidden}"
+    if arm.parts == "none":
+        return f"`{name}`: hides {HIDDEN.get(arm.mask, arm.mask)}"
+    kind, of = TRUE.get(arm.parts, arm.parts), " of another image" if arm.image == ANOTHER else ""
+    return f"`{name}`: hides {kind} parts{of}, {arm.schedule}, background {arm.background}"
 
 
 # A run from the form works in the main worktree, whoever registered the form.

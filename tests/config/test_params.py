@@ -32,6 +32,11 @@ def load_changed(tmp_path, changes):
         ({"data.watch": "mine"}, "data: watch: got 'mine', expected 'data/creatures' as in path, or data/listing.txt"),
         ({"arms.names": ["mae", "nonesuch"]}, "arm nonesuch is not defined"),
         ({"arms.mae.parts": "learned"}, "arms.mae: mask random with parts learned"),
+        ({"arms.block.image": "another"}, "arms.block: image another with mask block"),
+        (
+            {"arms.names": ["mae", "oracle"], "data.part_truth": []},
+            "arm oracle has parts truth, but data.part_truth is []: this data has no masks to follow",
+        ),
         (
             {"arms.mae.mask": "blocks"},
             "arms.mae.mask: got 'blocks'; expected one of random, block, parts, attmask_high",

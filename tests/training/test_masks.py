@@ -68,6 +68,13 @@ def test_draw__semantic_masks_spread_over_parts_as_training_goes_on(tmp_path):
     assert [row["hidden_foreground"] for row in logged] == pytest.approx([0.75] * 3), "these maps are foreground alone"
 
 
+def test_draw__alpha_max_is_what_alpha_ends_at(tmp_path):
+    write_maps(tmp_path / "arm")
+    arm = ARMS["semmae"].model_copy(update={"alpha_max": 0.5})
+    masks = ArmMasks(tmp_path / "arm", arm, ids=IDS, ratio=0.75, hint_share=0.1)
+    assert [draw(masks, progress)[1]["alpha"] for progress in (0.0, 0.5, 1.0)] == [0.0, 0.125, 0.5]
+
+
 def test_draw__semantic_masks_depend_on_the_maps_and_random_ones_have_none(tmp_path):
     drawn = {}
     for seed in (0, 1):

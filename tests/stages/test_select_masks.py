@@ -1,0 +1,87 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from images.dataset import decoded_masks
+from shards.image_shards import ImageShards
+from shards.mask_cache import MaskCache
+from shards.mask_shards import MaskShards
+from shards.row_index import SPLITS
+from stages.select_masks import next_in_a_cycle
+from tests.conftest import run_stage
+
+
+@pytest.fixture(scope="module")
+def selected(world, tmp_path_factory):
+    """The tiny world with the maps of all arms that need parts."""
+    folder = tmp_path_factory.mktemp("selected") / "world"
+    shutil.copytree(world, folder, symlinks=True)
+    for arm in ("semmae", "shuffled", "oracle", "oracle_shuffled"):
+        run_stage(folder, "stages.select_masks", [arm])
+    return folder
+
+
+def test_oracle__has_the_label_of_most_pixels_of_a_cell_and_a_finer_grid_than_the_teacher(selected):
+    oracle = MaskCache(selected / "arms/oracle")
+    rows, columns = oracle.header["grid"]
+    assert [rows, columns] == [2 * side for side in MaskCache(selected / "arms/semmae").header["grid"]]
+    parts = oracle.header["num_parts"]
+    assert oracle.header["background"] == parts
+    decided = 0
+    for split in SPLITS:
+        shards, masks = (
+            kind(selected / folder, split)
+            for kind, folder in ((ImageShards, "data/shards"), (MaskShards, "data/masks"))
+        )
+        assert masks.num_labels == parts + 1
+        for row in range(min(5, len(shards))):
+            (pixels,) = decoded_masks(masks, shards, np.array([row]), 8 * max(rows, columns))
+            labels = oracle[int(shards.ids[row])]
+            height, width = pixels.shape[0] // rows, pixels.shape[1] // columns
+            for place in np.ndindex(rows, columns):
+                cell = pixels[place[0] * height :, place[1] * width :][:height, :width]
+                votes = np.bincount(cell.ravel(), minlength=256)
+                winners = np.flatnonzero(votes == votes.max())
+                if len(winners) == 1:
+                    decided += 1
+                    assert labels[place] == (winners[0] - 1 if winners[0] else parts)
+    assert decided > 100
+
+
+@pytest.mark.parametrize(("arm", "own"), [("shuffled", "semmae"), ("oracle_shuffled", "oracle")])
+def test_another_image__keeps_the_maps_of_a_split_and_loses_whose_they_are(selected, arm, own):
+    moved, kept = MaskCache(selected / "arms" / arm), MaskCache(selected / "arms" / own)
+    for split in SPLITS:
+        ids = ImageShards(selected / "data/shards", split).ids
+        before, after = kept.rows(ids), moved.rows(ids)
+        assert sorted(map(bytes, before)) == sorted(map(bytes, after)), "the maps of the split, each once"
+        distinct = len({bytes(labels) for labels in before})
+        same = np.mean([np.array_equal(*pair) for pair in zip(before, after, strict=True)])
+        assert same < 0.2 or distinct < 0.8 * len(ids)
+        sizes = [
+            np.sort(np.stack([np.bincount(one.ravel(), minlength=64) for one in maps]), axis=0)
+            for maps in (before, after)
+        ]
+        assert np.array_equal(*sizes)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 10, 1000])
+def test_next_in_a_cycle__is_one_cycle_without_a_fixed_point(count):
+    successors = next_in_a_cycle(count)
+    assert sorted(successors) == list(range(count))
+    assert count == 1 or not np.any(successors == np.arange(count))
+    seen, at = 0, 0
+    while count and (at := int(successors[at])) != 0:
+        seen += 1
+    assert seen == max(0, count - 1)
+
+
+def test_oracle__pretrains(selected):
+    run_stage(selected, "stages.pretrain", ["oracle", "0"])
+    run_stage(selected, "stages.pretrain", ["oracle_shuffled", "0"])
+    weights = [
+        (selected / f"pretrained/{arm}-0/model.safetensors").read_bytes()
+        for arm in ("oracle", "oracle_shuffled", "mae")
+    ]
+    assert len(set(weights)) == 3
