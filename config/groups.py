@@ -111,6 +111,7 @@ class CreaturesParams(Group):
         description="most objects behind an animal; the least is half of it"
     )
     occlusion: Share = Field(description="share of the images with objects in front of the animal")
+    coherence: Share = Field(description="probability that a part has its species' shape and not any")
 
 
 class TeacherParams(Group):

@@ -7,7 +7,7 @@ combination that tells them apart.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,6 +49,10 @@ SPECIES = (
     Species("bat", "round", 0.12, "wedge", "two", "spade", "membrane", "pointed", "nub", WINGS),
 )
 
+# What a species is made of, and the shapes that each of these has among all species.
+ATTRIBUTES = ("torso", "neck", "head", "legs", "tail", "wings", "ears", "snout")
+SHAPES = {name: tuple(dict.fromkeys(getattr(one, name) for one in SPECIES)) for name in ATTRIBUTES}
+
 TORSO_RADII = {"long": (0.56, 0.27), "round": (0.44, 0.38), "barrel": (0.6, 0.42), "slim": (0.48, 0.25)}
 HEAD_RADII = {"round": (0.31, 0.3), "wedge": (0.36, 0.25)}
 # Number, length, thickness of the upper end and of the foot.
@@ -86,6 +90,18 @@ class Animal:
 
     parts: tuple[Part, ...]
     eye: tuple[Point, float]
+
+
+def mixed(species: Species, coherence: float, rng: np.random.Generator) -> Species:
+    """`species`, of whose shapes each stays with probability `coherence` and otherwise is drawn from all of its kind.
+
+    At 1 the parts of an animal tell each other, at 0 they do not. A mark meant for wings that are gone is on the torso.
+    """
+    kept = rng.random(len(ATTRIBUTES)) < coherence
+    drawn = {name: SHAPES[name][rng.integers(len(SHAPES[name]))] for name in ATTRIBUTES}
+    shapes = {name: drawn[name] for name, is_own in zip(ATTRIBUTES, kept, strict=True) if not is_own}
+    found = replace(species, **shapes)
+    return replace(found, marked=TORSO) if found.marked == WINGS and found.wings == "none" else found
 
 
 def pose(species: Species, rng: np.random.Generator) -> Animal:

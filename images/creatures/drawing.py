@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from images.creatures.anatomy import MARKS, PARTS, SPECIES, TAIL, TORSO, WINGS, Animal, Part, pose
+from images.creatures.anatomy import ATTRIBUTES, MARKS, PARTS, SPECIES, TAIL, TORSO, WINGS, Animal, Part, mixed, pose
 from images.creatures.canvas import Canvas, Shader
 from images.creatures.scenery import clutter, ground, occluders
 from images.creatures.shapes import Ellipse, Placement, bounds, unit
@@ -20,39 +20,52 @@ SPLITS = ("train", "test")
 
 @dataclass(frozen=True)
 class Picture:
-    """image (size, size, 3) uint8 RGB; labels (size, size) uint8: 0 background, n the n-th of `PARTS`."""
+    """image (size, size, 3) uint8 RGB; labels (size, size) uint8: 0 background, n the n-th of `PARTS`.
+
+    attributes: the sub-species, its mark, and the shape of each part, by name.
+    """
 
     image: np.ndarray
     labels: np.ndarray
     species: str
-    subspecies: str
+    attributes: dict[str, str]
 
 
 def draw(
-    *, seed: int, split: str, index: int, size: int, max_clutter: int, occlusion: float, animal: bool = True
+    *,
+    seed: int,
+    split: str,
+    index: int,
+    size: int,
+    max_clutter: int,
+    occlusion: float,
+    coherence: float = 1.0,
+    animal: bool = True,
 ) -> Picture:
     """Picture `index` of `split`; with `animal` false, the same scene and light without its animal.
 
     size: pixels; max_clutter: most things behind the animal, half of it the least; occlusion: probability
-    that things stand before it.
+    that things stand before it; coherence: probability that a part has its species' shape and not any.
     """
     species = SPECIES[index % len(SPECIES)]
     mark = MARKS[index // len(SPECIES) % len(MARKS)]
     # One stream for each purpose: leaving the animal out moves nothing else.
     key = [seed, SPLITS.index(split), index]
-    scene, body, front = (np.random.default_rng([*key, stream]) for stream in range(3))
+    scene, body, front, shapes = (np.random.default_rng([*key, stream]) for stream in range(4))
+    made = mixed(species, coherence, shapes)
     sun = 2 * math.pi * scene.random()
     light = (math.cos(sun), math.sin(sun))
     gradient = illumination(size, light, scene)
     canvas = Canvas(ground(size, scene))
     clutter(canvas, int(scene.integers(max_clutter // 2, max_clutter + 1)), scene, light)
     if animal:
-        paint_animal(canvas, pose(species, body), coats(species.marked, mark, body), body, light)
+        paint_animal(canvas, pose(made, body), coats(made.marked, mark, body), body, light)
     if front.random() < occlusion:
         occluders(canvas, int(front.integers(1, 3)), front, light)
     image = (unit(canvas.rgb * gradient) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)
-    name = f"{mark}_{species.name}"
-    return Picture(np.ascontiguousarray(image), canvas.labels, species.name, name)
+    attributes = {name: str(getattr(made, name)) for name in ATTRIBUTES}
+    attributes = {"subspecies": f"{mark}_{species.name}", "mark": mark, **attributes}
+    return Picture(np.ascontiguousarray(image), canvas.labels, species.name, attributes)
 
 
 def illumination(size: int, light: tuple[float, float], rng: np.random.Generator) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from config.presets import compose, write_params
-from images.creatures.anatomy import PARTS
+from images.creatures.anatomy import ATTRIBUTES, PARTS, SPECIES
 from images.creatures.drawing import draw
 from stages import generate_creatures
 
@@ -31,11 +31,14 @@ def test_generate__every_image_has_its_mask_and_its_row(folder):
     masks = {path.relative_to(folder / "masks") for path in (folder / "masks").rglob("*.png")}
     assert images == masks
     assert Counter(path.parts[0] for path in images) == {"train": 20, "test": 10}
-    with open(folder / "subspecies.csv", newline="", encoding="utf-8") as file:
+    with open(folder / "attributes.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {row["path"] for row in rows} == {f"images/{path.as_posix()}" for path in images}
     assert all(row["path"].split("/")[2] == row["species"] for row in rows)
-    assert all(row["subspecies"].endswith(f"_{row['species']}") for row in rows)
+    assert all(row["subspecies"] == f"{row['mark']}_{row['species']}" for row in rows)
+    for row in rows:
+        (species,) = (one for one in SPECIES if one.name == row["species"])
+        assert {name: row[name] for name in ATTRIBUTES} == {name: str(getattr(species, name)) for name in ATTRIBUTES}
     assert (folder / "classes.txt").read_text().split("\n") == [*PARTS, ""]
 
 

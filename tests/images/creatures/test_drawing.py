@@ -1,10 +1,27 @@
 from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.ndimage import binary_dilation
 
-from images.creatures.anatomy import EARS, HEAD, LEGS, MARKS, PARTS, SNOUT, SPECIES, TAIL, TORSO, WINGS, pose
+from images.creatures.anatomy import (
+    ATTRIBUTES,
+    EARS,
+    HEAD,
+    LEGS,
+    MARKS,
+    PARTS,
+    SHAPES,
+    SNOUT,
+    SPECIES,
+    TAIL,
+    TORSO,
+    WINGS,
+    mixed,
+    pose,
+)  # fmt: skip
 from images.creatures.drawing import coats, draw, place
 
 SCENE = {"seed": 3, "size": 32, "max_clutter": 6, "occlusion": 0.5}
@@ -93,8 +110,8 @@ def test_labels__the_animal_fills_a_good_share_of_the_picture(pictures):
 
 def test_classes__are_balanced(pictures):
     assert set(Counter(p.species for p in pictures).values()) == {6}
-    assert set(Counter(p.subspecies for p in pictures).values()) == {2}
-    assert len({p.subspecies for p in pictures}) == len(SPECIES) * len(MARKS)
+    assert set(Counter(p.attributes["subspecies"] for p in pictures).values()) == {2}
+    assert len({p.attributes["subspecies"] for p in pictures}) == len(SPECIES) * len(MARKS)
 
 
 def test_species__differ_in_their_shapes_and_share_most():
@@ -117,6 +134,48 @@ def test_species__differ_in_their_shapes_and_share_most():
     counts = [Counter(column) for column in zip(*every, strict=True)]
     shared = np.mean([counts[j][shape] > 1 for one in every for j, shape in enumerate(one)])
     assert shared > 0.8
+
+
+def attributes_of(count, coherence):
+    """For each attribute, how often each species (rows) has each shape (columns)."""
+    table = {name: np.zeros((len(SPECIES), len(SHAPES[name]))) for name in ATTRIBUTES}
+    for index in range(count):
+        species = index % len(SPECIES)
+        found = mixed(SPECIES[species], coherence, np.random.default_rng([7, index]))
+        for name in ATTRIBUTES:
+            table[name][species, SHAPES[name].index(getattr(found, name))] += 1
+    return table
+
+
+@pytest.mark.parametrize("coherence", [0.0, 0.7, 1.0])
+def test_mixed__species_have_each_shape_as_often_as_coherence_says(coherence):
+    for name, counts in attributes_of(4000, coherence).items():
+        own = np.array([[getattr(one, name) == shape for shape in SHAPES[name]] for one in SPECIES])
+        expected = 400 * (coherence * own + (1 - coherence) / len(SHAPES[name]))
+        assert not counts[expected == 0].any()
+        if coherence < 1:
+            degrees = counts.size - len(SPECIES)
+            assert stats.chi2.sf(np.sum((counts - expected) ** 2 / expected), degrees) > 1e-4, name
+        else:
+            assert np.array_equal(counts, expected)
+
+
+def test_mixed__without_coherence_no_part_tells_another():
+    drawn = [mixed(SPECIES[0], 0.0, np.random.default_rng([8, index])) for index in range(4000)]
+    for first, second in combinations(ATTRIBUTES, 2):
+        table = np.zeros((len(SHAPES[first]), len(SHAPES[second])))
+        for one in drawn:
+            table[SHAPES[first].index(getattr(one, first)), SHAPES[second].index(getattr(one, second))] += 1
+        assert stats.chi2_contingency(table).pvalue > 1e-5, (first, second)
+
+
+def test_draw__a_mixed_animal_has_its_attributes_and_keeps_its_scene():
+    for index in range(20):
+        mixed_up, pure = picture(index, coherence=0.0), picture(index)
+        assert mixed_up.species == pure.species and mixed_up.attributes["mark"] == pure.attributes["mark"]
+        assert np.array_equal(picture(index, coherence=0.0, animal=False).image, picture(index, animal=False).image)
+        assert (WINGS in mixed_up.labels) <= (mixed_up.attributes["wings"] != "none")
+    assert any(picture(index, coherence=0.0).attributes != picture(index).attributes for index in range(20))
 
 
 @pytest.mark.parametrize("species", SPECIES, ids=lambda species: species.name)
