@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-from models.vit import EPS, MLP_RATIO, pair
+from models.vit import DECODER, EPS, MLP_RATIO, pair
 
 State = Mapping[str, torch.Tensor]
-DECODER = ("decoder_", "mask_token")
 
 # Source: the parameter names of ViTMAEForPreTraining in transformers' documentation and model files.
 _HF_BLOCK = (

@@ -110,12 +110,8 @@ class MaskedAutoencoder(VisionTransformer):
 
     def encode_maps(self, patches: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """What the decoder reads: normalised tokens (M, B, 1 + V, D) of M layers, the output last."""
-        tokens, maps = self.embed_patches(patches, visible), []
-        for number, block in enumerate(self.blocks, start=1):
-            tokens = block(tokens)
-            if number in self.read_after[:-1]:
-                maps.append(F.layer_norm(tokens, (self.width,), eps=EPS))
-        return torch.stack([*maps, self.norm(tokens)])
+        *inner, last = self.encode_patches(patches, visible, after=self.read_after[:-1])
+        return torch.stack([*(F.layer_norm(tokens, (self.width,), eps=EPS) for tokens in inner), last])
 
     def decode(self, maps: torch.Tensor, visible: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
         """Predictions (B, P, p*p*3) from feature maps (M, B, 1 + V, D), visible (B, V) and predicted (B, P) indices.

@@ -5,8 +5,8 @@ from typing import Any
 
 from models.checkpoints import refuse_misfits, tensors_of, vit_state
 from models.mae import MaskedAutoencoder
+from models.vit import DECODER
 
-DECODER = ("decoder_", "mask_token")
 # Fixed tables, which the model computes for its own grid.
 FIXED = ("pos_embed", "decoder_pos_embed")
 

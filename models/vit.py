@@ -5,6 +5,7 @@ N tokens of a sequence. Source: Dosovitskiy et al., ICLR 2021; He et al., CVPR 2
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ from torch import nn
 
 EPS = 1e-6
 MLP_RATIO = 4
+# What the names of a masked autoencoder's further parameters begin with.
+DECODER = ("decoder_", "mask_token")
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -203,15 +206,19 @@ class VisionTransformer(nn.Module):
         """
         if images.shape[2:] != self.image_size:
             raise ValueError(f"images are {tuple(images.shape[2:])}, the model takes {self.image_size}; resize them")
-        return self.encode_patches(patchify(images, self.patch_size), visible)
+        (tokens,) = self.encode_patches(patchify(images, self.patch_size), visible)
+        return tokens
 
-    def encode_patches(self, patches: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
-        """`encode` for patches (B, L, p*p*3) from `patchify`."""
-        tokens = self.embed_patches(patches, visible)
-        for block in self.blocks:
+    def encode_patches(
+        self, patches: torch.Tensor, visible: torch.Tensor | None = None, *, after: Sequence[int] = ()
+    ) -> list[torch.Tensor]:
+        """Tokens of the blocks numbered `after`, from 1, and at the end what `encode` gives; patches (B, L, p*p*3)."""
+        tokens, kept = self.embed_patches(patches, visible), []
+        for number, block in enumerate(self.blocks, start=1):
             tokens = block(tokens)
-        normed: torch.Tensor = self.norm(tokens)
-        return normed
+            if number in after:
+                kept.append(tokens)
+        return [*kept, self.norm(tokens)]
 
     def embed_patches(self, patches: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
         """What the first block gets: class token and embedded patches (B, 1 + L, D), with their positions."""

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from images.augmentation import normalise
-from models.vit import VisionTransformer
+from models.vit import DECODER, VisionTransformer
 from shards.files import read_json, write_json
 from shards.seals import check_files, write_manifest
 
@@ -51,7 +51,7 @@ def load_encoder_state(folder: str | Path, encoder: VisionTransformer) -> None:
     Keys of the decoder, and of a classifier's head in `encoder`, are the only ones left out.
     """
     state, _ = load_weights(folder)
-    kept = {name: value for name, value in state.items() if not name.startswith(("decoder_", "mask_token"))}
+    kept = {name: value for name, value in state.items() if not name.startswith(DECODER)}
     missing, unexpected = encoder.load_state_dict(kept, strict=False)
     missing = [name for name in missing if not name.startswith(("head.", "fc_norm."))]
     if missing or unexpected:
