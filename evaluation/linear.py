@@ -114,7 +114,7 @@ def fit_logistic(
             logs = scores(some, weights).log_softmax(dim=1)
             value += F.nll_loss(logs, known, reduction="none").sum(dtype=torch.float64)
             errors = logs.exp_()
-            errors[range(len(known)), known] -= 1
+            errors[torch.arange(len(known), device=known.device), known] -= 1
             gradient[:, :-1] += errors.T @ some
             gradient[:, -1] += errors.sum(dim=0)
         scaled.grad = gradient @ inverse / count

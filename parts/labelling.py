@@ -32,6 +32,10 @@ def label_patches(maps: Tensor, *, background: str, cls_attention: Tensor | None
     return labels
 
 
+# Side in pixels at which a patch's true label and mean colour are computed.
+CELL = 8
+
+
 def majority_labels(masks: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """The most frequent pixel label of every patch: (N, gh, gw) uint8; the smaller id wins a tie.
 

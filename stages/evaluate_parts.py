@@ -13,7 +13,7 @@ from jobs.progress import Meter, progress
 from jobs.stage import run
 from parts.attention import extract_all
 from parts.baselines import cluster_labels, random_labels
-from parts.labelling import majority_labels
+from parts.labelling import CELL, majority_labels
 from parts.quality import colour_information, part_quality, position_information
 from shards.arrays import ArrayShards
 from shards.image_shards import ImageShards
@@ -22,8 +22,6 @@ from shards.mask_shards import MaskShards
 from training.compute import set_up
 from training.teacher import FrozenTeacher
 
-# Side in pixels at which a patch's true label and mean colour are computed.
-CELL = 8
 # Training patches that the clusterings are fitted on.
 SAMPLE = 20_000
 # Images in memory at a time.

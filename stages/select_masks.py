@@ -26,8 +26,6 @@ from shards.seals import MANIFEST, mend, write_sealed
 SOURCES = {"raw": Path("masks/raw"), "learned": Path("masks/learned")}
 # Cells of the true parts' grid along a patch of the teacher: masks of a finer grid than the teacher's lose nothing to theirs.
 FINER = 2
-# Side in pixels at which the true label of a cell is voted on.
-CELL = 8
 # Images in memory at a time.
 BATCH = 256
 # Images of a split, and rows (n,) of them -> labels (n, gh, gw) uint8.
@@ -85,11 +83,16 @@ def true_parts() -> tuple[dict[str, Any], Maps]:
     """
     # Torch takes two seconds to import, which the other arms need not wait for.
     from images.dataset import decoded_masks
-    from parts.labelling import majority_labels
+    from parts.labelling import CELL, majority_labels
 
     known = ArrayShards("attention/all").header
     grid = tuple(FINER * side for side in known["grid"])
     masks = {split: MaskShards("data/masks", split) for split in SPLITS}
+    labelled, images = len(masks["train"].labelled_ids), len(ImageShards("data/shards", "train"))
+    if not labelled:
+        raise ValueError("data/masks: no training image has part labels, which parts truth follows; use parts learned")
+    if labelled < images:
+        print(f"{labelled} of {images} training images have part labels; the others are masked at random", flush=True)
     parts = masks["train"].num_labels - 1
     header = {"grid": list(grid), "patch_size": known["patch_size"] / FINER, "num_parts": parts, "background": parts}
 

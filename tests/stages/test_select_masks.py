@@ -8,7 +8,7 @@ from shards.image_shards import ImageShards
 from shards.mask_cache import MaskCache
 from shards.mask_shards import MaskShards
 from shards.row_index import SPLITS
-from stages.select_masks import next_in_a_cycle
+from stages.select_masks import next_in_a_cycle, true_parts
 from tests.conftest import run_stage
 
 
@@ -75,6 +75,29 @@ def test_next_in_a_cycle__is_one_cycle_without_a_fixed_point(count):
     while count and (at := int(successors[at])) != 0:
         seen += 1
     assert seen == max(0, count - 1)
+
+
+@pytest.mark.parametrize("kept", [0, 5])
+def test_oracle__says_how_many_training_images_have_true_parts(selected, tmp_path, kept, monkeypatch, capsys):
+    known = MaskShards(selected / "data/masks", "train").labelled_ids
+
+    class Fewer(MaskShards):
+        def __init__(self, folder, split):
+            super().__init__(folder, split)
+            if split == "train":
+                self.labelled_ids = self.labelled_ids[:kept]
+
+    monkeypatch.setattr("stages.select_masks.MaskShards", Fewer)
+    monkeypatch.chdir(shutil.copytree(selected, tmp_path / "world", symlinks=True))
+    if not kept:
+        with pytest.raises(ValueError, match="no training image has part labels"):
+            true_parts()
+        return
+    run_stage(".", "stages.select_masks", ["oracle"])
+    assert f"5 of {len(known)} training images have part labels" in capsys.readouterr().out
+    oracle = MaskCache("arms/oracle")
+    rows = oracle.rows(known)
+    assert (rows[:5] < oracle.header["num_parts"]).any() and (rows[5:] == oracle.header["num_parts"]).all()
 
 
 def test_oracle__pretrains(selected):
