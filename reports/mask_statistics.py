@@ -43,21 +43,21 @@ def draw(
 
 def hidden_shares(
     masks: ArmMasks, labels: np.ndarray, *, num_parts: int, grid: tuple[int, int], seeds: Sequence[int]
-) -> tuple[list[float], list[float]]:
-    """At `POINTS` of training the standard deviation over parts of the hidden ratio, and the hidden share of the foreground.
+) -> dict[str, list[float]]:
+    """At `POINTS` of training `spreads`, `foreground` and `loss`, see `Masks`: means over images and seeds.
 
-    Means over images and seeds. labels: (N, gh, gw) learned part labels of the images that `masks` was opened for, in their
-    order.
+    labels: (N, gh, gw) learned part labels of the images that `masks` was opened for, in their order.
     """
     boxes, flips = whole_images(len(labels))
     seen = crop_labels(torch.from_numpy(labels), boxes, flips, grid).flatten(1)
-    spreads, foreground = [], []
+    found: dict[str, list[float]] = {"spreads": [], "foreground": [], "loss": []}
     for progress in POINTS:
         drawn = torch.cat([draw(masks, len(labels), grid=grid, progress=progress, seed=seed)[0] for seed in seeds])
         of_all = drawn, seen.repeat(len(seeds), 1), num_parts
-        spreads.append(float(hidden_ratio_std(*of_all).mean()))
-        foreground.append(float(hidden_foreground(*of_all).mean()))
-    return spreads, foreground
+        found["spreads"].append(float(hidden_ratio_std(*of_all).mean()))
+        found["foreground"].append(float(hidden_foreground(*of_all).mean()))
+        found["loss"].append(float((drawn & (of_all[1] < num_parts)).sum() / drawn.sum()))
+    return found
 
 
 def shown_progress(gamma: float) -> list[float]:
@@ -70,12 +70,14 @@ class Masks:
     """The masks of every pretrained arm over training.
 
     spreads: std over parts of the hidden ratio, a row for each of `POINTS` of training and a column an arm, over `images`
-    training images. foreground: the same of the hidden share of the foreground. strips: arm -> an image a row, under the
+    training images. foreground: the same of the hidden share of the foreground. loss: of the foreground's share of all hidden
+    patches, and so of the loss. strips: arm -> an image a row, under the
     masks at `moments` of training. heads: arm -> heads of the strips' columns.
     """
 
     spreads: pd.DataFrame
     foreground: pd.DataFrame
+    loss: pd.DataFrame
     images: int
     moments: Sequence[float]
     heads: Mapping[str, Sequence[str]]
@@ -96,23 +98,24 @@ def masks_over_training(
 ) -> Masks:
     """Masks of the shown images, and statistics over the training images `ids`, whose part labels are `labels`."""
     moments = shown_progress(next((arm.gamma for arm in arms.values() if arm.mask == "parts"), 1.0))
-    spreads, foreground, heads, strips = {}, {}, {}, {}
+    shares, heads, strips = {}, {}, {}
     meter = Meter(len(arms), label="compare: masks", unit="arms")
     for name, arm in arms.items():
         counted, shown = (
             ArmMasks(folder / name, arm, ids=some, ratio=ratio, hint_share=hint) for some in (ids, samples.ids)
         )
-        spreads[name], foreground[name] = hidden_shares(
-            counted, labels.labels, num_parts=labels.num_parts, grid=grid, seeds=seeds
-        )
+        shares[name] = hidden_shares(counted, labels.labels, num_parts=labels.num_parts, grid=grid, seeds=seeds)
         drawn = [draw(shown, len(samples.ids), grid=grid, progress=at, seed=seeds[0]) for at in moments]
         strips[name] = mask_strips(samples, [mask.unflatten(1, grid).numpy() for mask, _ in drawn], name)
         alphas = [alpha for _, alpha in drawn]
         heads[name] = ["image", *map(_moment, moments, alphas)]
         meter.advance(1)
     meter.close()
-    by_arm, shares = (pd.DataFrame(values, index=POINTS) for values in (spreads, foreground))
-    return Masks(by_arm, shares, len(ids), moments, heads, strips)
+    spreads, foreground, loss = (
+        pd.DataFrame({arm: found[name] for arm, found in shares.items()}, index=POINTS)
+        for name in ("spreads", "foreground", "loss")
+    )
+    return Masks(spreads, foreground, loss, len(ids), moments, heads, strips)
 
 
 def _moment(progress: float, alpha: float | None) -> str:

@@ -36,7 +36,7 @@ def test_hidden_shares__the_spread_rises_with_the_schedule_and_stays_flat_withou
     shares = {
         name: hidden_shares(masks, labels, num_parts=PARTS, grid=GRID, seeds=(0, 1)) for name, masks in opened.items()
     }
-    found = {name: spreads for name, (spreads, _) in shares.items()}
+    found = {name: measured["spreads"] for name, measured in shares.items()}
     assert len(found["semmae"]) == len(POINTS)
     assert found["semmae"][0] < 0.01
     assert found["semmae"][-1] > 0.4
@@ -50,8 +50,11 @@ def test_hidden_shares__are_measured_on_the_same_foreground_for_every_arm(arms):
     """With two quadrants as background, masks of whole quadrants hide three of four of them at the end, as random ones do."""
     opened, labels = arms
     for masks in opened.values():
-        _, foreground = hidden_shares(masks, np.minimum(labels, 2), num_parts=2, grid=GRID, seeds=(0, 1))
-        assert foreground == pytest.approx([0.75] * len(POINTS), abs=0.05)
+        found = hidden_shares(masks, np.minimum(labels, 2), num_parts=2, grid=GRID, seeds=(0, 1))
+        assert found["foreground"] == pytest.approx([0.75] * len(POINTS), abs=0.05)
+        assert found["loss"] == pytest.approx([0.5] * len(POINTS), abs=0.04), (
+            "half of the patches, hidden as often as the rest"
+        )
 
 
 def test_draw__is_a_pure_function_of_seed_and_progress(arms):
