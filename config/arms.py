@@ -37,6 +37,9 @@ class Arm(Group):
         1.0, description="factor of the schedule's alpha: below 1 no part is hidden whole at the end"
     )
     background: Literal["part", "random"] = Field(description="background patches: hidden like a part, or at random")
+    keep_hint: bool = Field(
+        False, description="whether a patch of every part stays visible, as far as the ratio allows"
+    )
 
     @field_validator("mask")
     @classmethod

@@ -50,6 +50,7 @@ def semantic_mask(
     num_parts: int,
     background: str,
     generator: torch.Generator,
+    keep_hint: bool = False,
 ) -> Tensor:
     """A mask (B, L) bool, True is hidden, between a share of every part and whole parts.
 
@@ -58,7 +59,8 @@ def semantic_mask(
         order, the last one partly (inter-part).
     background: "part" treats the background as one more part; "random" hides `ratio` of it at every alpha, and the
         parts hide the rest.
-    generator: on the labels' device.
+    generator: on the labels' device. keep_hint: leave a patch of every part visible, while there are as many visible ones;
+        other parts or the background hide one more instead.
     Raises ValueError for labels of another shape, type or range, alpha or ratio out of range, another background.
 
     Source: SemMAE algorithm 1.
@@ -79,6 +81,8 @@ def semantic_mask(
     counts = hidden_per_group(
         sizes, length=length, ratio=ratio, alpha=alpha, background=background, generator=generator
     )
+    if keep_hint:
+        counts = _with_a_hint_of_each(counts, sizes, generator)
     keys = torch.randint(1 << chance_bits, groups.shape, dtype=dtype, device=labels.device, generator=generator)
     order = keys.bitwise_or_(groups << chance_bits).flatten().sort().indices
     # In this order each group is a run of hidden patches, then a run of visible ones.
@@ -245,6 +249,19 @@ def _whole_parts_first(sizes: Tensor, budget: float | Tensor, generator: torch.G
     return torch.empty_like(spent).scatter_(1, order, spent)
 
 
+def _with_a_hint_of_each(counts: Tensor, sizes: Tensor, generator: torch.Generator) -> Tensor:
+    """The counts (B, G) with a patch less of every part that was hidden whole, and as many more of other groups, at random."""
+    is_there = sizes > 0
+    is_there[:, -1] = False
+    whole = (is_there & (counts == sizes)).long()
+    given, counts = whole.sum(1, keepdim=True), counts - whole
+    # Where more parts are there than visible patches, some stay hidden whole after all.
+    for room in (sizes - counts - is_there.long(), sizes):
+        taken = _whole_parts_first(torch.minimum(room, sizes - counts).double(), given, generator).long()
+        given, counts = given - taken.sum(1, keepdim=True), counts + taken
+    return counts
+
+
 def _rounded_to_total(shares: Tensor, sizes: Tensor, total: int, generator: torch.Generator) -> Tensor:
     """Fractional shares (B, G) rounded to int64 that sum to the total, by largest remainder, ties at random.
 
@@ -295,6 +312,7 @@ class Draw:
     alpha: float
     num_parts: int
     background: str
+    keep_hint: bool
     hint_share: float
     generator: torch.Generator
 
@@ -308,6 +326,7 @@ def _parts(draw: Draw) -> Tensor:
         num_parts=draw.num_parts,
         background=draw.background,
         generator=draw.generator,
+        keep_hint=draw.keep_hint,
     )
 
 

@@ -84,6 +84,7 @@ class ArmMasks:
                 alpha=alpha,
                 num_parts=self.num_parts,
                 background=self.arm.background,
+                keep_hint=self.arm.keep_hint,
                 hint_share=self.hint_share,
                 generator=generator,
             )

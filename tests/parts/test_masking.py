@@ -153,6 +153,30 @@ def test_semantic_mask__fills_from_the_parts_when_the_background_is_random():
     assert (hidden[:, :2].sort(dim=1).values == torch.tensor([10, 20])).all()
 
 
+@given(label_batches(), st.sampled_from([0.75, 0.5, 0.9, 0.375]), st.floats(0, 1), st.sampled_from(BACKGROUNDS))
+def test_semantic_mask__keep_hint_shows_a_patch_of_every_part(batch, ratio, alpha, background):
+    labels, num_parts = batch
+    arguments = {"ratio": ratio, "alpha": alpha, "num_parts": num_parts, "background": background}
+    mask = semantic_mask(labels, generator=seeded(), keep_hint=True, **arguments)
+    total = hidden_count(labels.shape[1], ratio)
+    assert (mask.sum(1) == total).all()
+    sizes, hidden = (
+        found[:, :num_parts] for found in (sizes_of(labels, num_parts), hidden_of(mask, labels, num_parts))
+    )
+    is_there = sizes > 0
+    lost = (is_there & (hidden == sizes)).sum(1)
+    assert (lost <= (is_there.sum(1) - (labels.shape[1] - total)).clamp(min=0)).all()
+
+
+def test_semantic_mask__keep_hint_changes_no_mask_that_shows_every_part():
+    labels = torch.from_numpy(dirichlet_labels(64, 196, 6))
+    arguments = {"ratio": 0.75, "alpha": 0.0, "num_parts": 6, "background": "random"}
+    plain, kept = (semantic_mask(labels, generator=seeded(), keep_hint=keep, **arguments) for keep in (False, True))
+    shows_all = (hidden_of(plain, labels, 6) < sizes_of(labels, 6))[:, :6].all(1)
+    assert shows_all.any()
+    assert torch.equal(hidden_of(plain, labels, 6)[shows_all], hidden_of(kept, labels, 6)[shows_all])
+
+
 def test_semantic_mask__depends_on_the_generator_alone():
     labels = torch.from_numpy(dirichlet_labels(8, 49, 3))
     arguments = {"ratio": 0.75, "alpha": 0.5, "num_parts": 3, "background": "part"}
