@@ -33,9 +33,7 @@ class Arm(Group):
     )
     schedule: Literal["intra_to_inter", "intra", "inter", "inter_to_intra", "cosine"]
     gamma: Positive = Field(description="exponent of the schedule (SemMAE equation 6: 2)")
-    alpha_max: Share = Field(
-        1.0, description="factor of the schedule's alpha: below 1 no part is hidden whole at the end"
-    )
+    alpha_max: Share = Field(1.0, description="factor of the schedule's alpha: below 1 no large part is hidden whole")
     background: Literal["part", "random"] = Field(description="background patches: hidden like a part, or at random")
     keep_hint: bool = Field(
         False, description="whether a patch of every part stays visible, as far as the ratio allows"
@@ -54,8 +52,10 @@ class Arm(Group):
             raise ValueError(
                 f"mask {self.mask} with parts {self.parts}: mask parts needs parts raw, learned or truth, others none"
             )
-        if self.image == ANOTHER and self.maps != "labels":
-            raise ValueError(f"image another with mask {self.mask}: only masks of parts can follow another image's map")
+        choices = [f"image {self.image}"] * (self.image == ANOTHER) + ["keep_hint"] * self.keep_hint
+        choices += [f"alpha_max {self.alpha_max:g}"] * (self.alpha_max < 1)
+        if choices and self.maps != "labels":
+            raise ValueError(f"{choices[0]} with mask {self.mask}: only mask parts has parts that it can be about")
         return self
 
     @property

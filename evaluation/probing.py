@@ -20,6 +20,7 @@ from images.dataset import WholeImages
 from jobs.progress import Meter
 from models.vit import VisionTransformer
 from shards.image_shards import ImageShards
+from training.compute import full_precision
 from training.encoders import features
 from training.randomness import generator
 
@@ -51,6 +52,7 @@ def features_of_splits(
     return Features(inputs, labels, shards.ids, len(shards.classes))
 
 
+@full_precision()
 def probe(
     frozen: Features, group: ProbeParams, *, seed: int, device: torch.device, runtime: Runtime, label: str
 ) -> tuple[Predictions, LinearProbe]:

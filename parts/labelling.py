@@ -47,7 +47,7 @@ def majority_labels(masks: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     if height % rows or width % columns:
         raise ValueError(f"masks of {height} x {width} pixels cannot be cut into a grid of {rows} x {columns}")
     cells = masks.reshape(count, rows, height // rows, columns, width // columns).swapaxes(2, 3)
-    cells = cells.reshape(count, rows, columns, -1)
+    cells = cells.reshape(count, rows, columns, height * width // (rows * columns))
     best = np.full((count, rows, columns), UNLABELLED, dtype=np.uint8)
     most = np.zeros((count, rows, columns), dtype=np.int64)
     for label in np.unique(masks[masks != UNLABELLED]):

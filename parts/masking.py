@@ -60,7 +60,7 @@ def semantic_mask(
     background: "part" treats the background as one more part; "random" hides `ratio` of it at every alpha, and the
         parts hide the rest.
     generator: on the labels' device. keep_hint: leave a patch of every part visible, while there are as many visible ones;
-        other parts or the background hide one more instead.
+        other groups, in random order, hide as many more instead, the background included.
     Raises ValueError for labels of another shape, type or range, alpha or ratio out of range, another background.
 
     Source: SemMAE algorithm 1.

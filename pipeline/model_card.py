@@ -28,6 +28,8 @@ def card(job: str, layout: str, params: Params, root: Path = Path()) -> str:
     origin: dict[str, Any] = {"data": read_sealed(root / "data" / "shards" / "manifest.json")["data_digest"]}
     if arm.maps != "none" and arm.parts != "truth":
         origin["teacher"] = read_json(root / "teacher" / "config.json")["digest"]
+    if arm.parts == "truth":
+        origin["masks"] = digest_of(root / "data" / "masks")
     if arm.parts == "learned":
         origin["part learner"] = digest_of(root / "part_learner")
     origin["weights"] = digest_of(root / "pretrained" / job)

@@ -71,7 +71,7 @@ class Masks:
 
     spreads: std over parts of the hidden ratio, a row for each of `POINTS` of training and a column an arm, over `images`
     training images. foreground: the same of the hidden share of the foreground. loss: of the foreground's share of all hidden
-    patches, and so of the loss. strips: arm -> an image a row, under the
+    patches, of which the loss is the mean. strips: arm -> an image a row, under the
     masks at `moments` of training. heads: arm -> heads of the strips' columns.
     """
 

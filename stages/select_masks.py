@@ -88,11 +88,13 @@ def true_parts() -> tuple[dict[str, Any], Maps]:
     known = ArrayShards("attention/all").header
     grid = tuple(FINER * side for side in known["grid"])
     masks = {split: MaskShards("data/masks", split) for split in SPLITS}
+    if not masks["train"].pixels[1:].any():
+        raise ValueError(
+            "data/masks: no mask of a training image has a part, which parts truth follows; use parts learned"
+        )
     labelled, images = len(masks["train"].labelled_ids), len(ImageShards("data/shards", "train"))
-    if not labelled:
-        raise ValueError("data/masks: no training image has part labels, which parts truth follows; use parts learned")
     if labelled < images:
-        print(f"{labelled} of {images} training images have part labels; the others are masked at random", flush=True)
+        print(f"{labelled} of {images} training images have a mask; the others are masked at random", flush=True)
     parts = masks["train"].num_labels - 1
     header = {"grid": list(grid), "patch_size": known["patch_size"] / FINER, "num_parts": parts, "background": parts}
 

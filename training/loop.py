@@ -24,6 +24,8 @@ MAX_SKIPPED = 10
 UNREAD = 50
 # Of the time since the last one: a checkpoint of a large model on a slow disk comes less often than asked for.
 CHECKPOINT_SHARE = 0.02
+# Times `checkpoint_seconds`: a disk that was stuck once does not end the saving.
+LONGEST_PAUSE = 20
 Recipe = TypeVar("Recipe", TeacherParams, RefineParams, PretrainParams, FinetuneParams, LinearMaeParams, SegmentParams)
 
 
@@ -98,8 +100,9 @@ def train(task: Task, *, scratch: Scratch, runtime: Runtime, monitor: Monitor | 
     An interval also ends where the monitor looks, and its row then has what that measured.
 
     An earlier try is resumed from `scratch`, which is saved every `runtime.checkpoint_seconds`, and so seldom that it takes
-    `CHECKPOINT_SHARE` of the time at most. The global generator, which dropout uses, is seeded anew at each step. Of several
-    processes each runs this loop, with the same metrics: all of them measure, since the others would wait for the one that does.
+    `CHECKPOINT_SHARE` of the time, but at most `LONGEST_PAUSE` times as seldom. The global generator, which dropout uses, is
+    seeded anew at each step. Of several processes each runs this loop, with the same metrics: all of them measure, since the
+    others would wait for the one that does.
     Raises `NonFiniteLoss` after `MAX_SKIPPED` steps in a row without a finite loss, at the latest `UNREAD` steps later, and
     `Terminated` after SIGTERM, once the checkpoint is written.
     """
@@ -144,7 +147,7 @@ def train(task: Task, *, scratch: Scratch, runtime: Runtime, monitor: Monitor | 
     every = max(1, steps // HISTORY_POINTS)
     batch_size = task.batch_size
     meter = Meter(steps * batch_size, label=label, done=start * batch_size, seconds=runtime.log_seconds)
-    saved_at, pause = time.monotonic(), runtime.checkpoint_seconds
+    saved_at, pause = time.monotonic(), (asked := runtime.checkpoint_seconds)
     with meter, Termination() as termination:
         for number in range(start, steps):
             torch.manual_seed(seed_of(task.seed, label, number))
@@ -166,11 +169,13 @@ def train(task: Task, *, scratch: Scratch, runtime: Runtime, monitor: Monitor | 
                 save(done)
                 raise Terminated
             if time.monotonic() - saved_at >= pause:
+                # The device's steps are no part of what a checkpoint takes.
+                read(done)
                 started = time.monotonic()
                 save(done)
                 saved_at = time.monotonic()
-                if runtime.checkpoint_seconds:
-                    pause = max(runtime.checkpoint_seconds, (saved_at - started) / CHECKPOINT_SHARE)
+                slow = (saved_at - started) / CHECKPOINT_SHARE
+                pause = min(max(asked, slow), LONGEST_PAUSE * asked)
     if start < steps:
         save(steps)
     return history

@@ -33,6 +33,8 @@ def load_changed(tmp_path, changes):
         ({"arms.names": ["mae", "nonesuch"]}, "arm nonesuch is not defined"),
         ({"arms.mae.parts": "learned"}, "arms.mae: mask random with parts learned"),
         ({"arms.block.image": "another"}, "arms.block: image another with mask block"),
+        ({"arms.mae.keep_hint": True}, "arms.mae: keep_hint with mask random"),
+        ({"arms.mae.alpha_max": 0.5}, "arms.mae: alpha_max 0.5 with mask random"),
         (
             {"arms.names": ["mae", "oracle"], "data.part_truth": []},
             "arm oracle has parts truth, but data.part_truth is []: this data has no masks to follow",

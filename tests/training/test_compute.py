@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.compute import Compute, device_type, set_up
+from training.compute import Compute, device_type, full_precision, set_up
 
 CPU = {"threads": 1, "device": "cpu", "compile": False, "world_size": 1, "micro_batch": 0}
 
@@ -43,3 +43,14 @@ def test_device_type__a_named_device_is_taken_at_its_word_where_others_do_the_wo
         assert device_type("cuda", elsewhere=True) == "cuda"
     with pytest.raises(ValueError, match=r"^compute.device: got cuda, but this machine has no CUDA device"):
         device_type("cuda")
+
+
+def test_full_precision__holds_in_the_block_and_gives_back_what_was_before():
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        with full_precision():
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -129,7 +129,7 @@ def test_train__checkpoints_at_intervals_lose_the_steps_since(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("asked", "takes", "saves"), [(1.0, 0.001, 40), (4.5, 0.001, 8), (1.0, 0.2, 4), (0.0, 0.2, 40)]
+    ("asked", "takes", "saves"), [(1.0, 0.001, 40), (4.5, 0.001, 8), (1.0, 0.2, 4), (0.5, 9.0, 4), (0.0, 0.2, 40)]
 )
 def test_train__checkpoints_take_a_small_share_of_the_time(asked, takes, saves, monkeypatch):
     clock, saved = SimpleNamespace(now=0.0), []
