@@ -267,7 +267,7 @@ def test_repro__a_name_for_a_shell_is_none_for_dvc_itself(tmp_path, value):
     document["arms"].update({value: document["arms"]["mae"], "names": [value]})
     with open(folder / "params.yaml", "w", encoding="utf-8") as file:
         YAML().dump(document, file)
-    for name in ("attention", "masks/raw", "masks/learned", "data/shards"):
+    for name in ("attention", "masks/raw", "masks/learned", "data/shards", "data/masks"):
         (folder / name).mkdir(parents=True)
     path = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
     answer = subprocess.run(
