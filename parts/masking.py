@@ -256,8 +256,8 @@ def _with_a_hint_of_each(counts: Tensor, sizes: Tensor, generator: torch.Generat
     whole = (is_there & (counts == sizes)).long()
     given, counts = whole.sum(1, keepdim=True), counts - whole
     # Where more parts are there than visible patches, some stay hidden whole after all.
-    for room in (sizes - counts - is_there.long(), sizes):
-        taken = _whole_parts_first(torch.minimum(room, sizes - counts).double(), given, generator).long()
+    for reserved in (is_there.long(), 0):
+        taken = _whole_parts_first((sizes - counts - reserved).double(), given, generator).long()
         given, counts = given - taken.sum(1, keepdim=True), counts + taken
     return counts
 

@@ -16,7 +16,6 @@ from jobs.state import main_worktree
 from pipeline.parameters import parse_changes
 
 AS_HERE = "as in params.yaml"
-TRUE = {"truth": "true"}
 HIDDEN = {
     "random": "random patches",
     "block": "random blocks",
@@ -39,8 +38,9 @@ def line_of(name: str, arm: Arm) -> str:
     """What an arm is: `mae: hides random patches`."""
     if arm.parts == "none":
         return f"`{name}`: hides {HIDDEN.get(arm.mask, arm.mask)}"
-    kind, of = TRUE.get(arm.parts, arm.parts), " of another image" if arm.image == ANOTHER else ""
-    return f"`{name}`: hides {kind} parts{of}, {arm.schedule}, background {arm.background}"
+    kind = "true" if arm.parts == "truth" else arm.parts
+    whose = " of another image" if arm.image == ANOTHER else ""
+    return f"`{name}`: hides {kind} parts{whose}, {arm.schedule}, background {arm.background}"
 
 
 # A run from the form works in the main worktree, whoever registered the form.
