@@ -18,7 +18,7 @@ class MonitorParams(Group):
 
 
 class ProbeParams(Group):
-    """Frozen features: kNN and an exact linear probe, with all labels and with few."""
+    """Frozen features: kNN and exact probes, of the class with all labels and with few, of attributes and of true parts."""
 
     batch_size: Count
     neighbours: list[Count] = Field(
@@ -30,6 +30,9 @@ class ProbeParams(Group):
     )
     max_iterations: Count
     low_shot: list[OpenShare] = Field(description="shares of each class's training labels, one probe for each share")
+    token_images: Count = Field(
+        description="most images of train, and of test, whose patch tokens (float16) are kept for the probes of patches"
+    )
 
 
 class FinetuneParams(Group):

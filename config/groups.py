@@ -66,6 +66,9 @@ class DataParams(Group):
         description="value in the masks -> background, ignored, or the label that it stands for; a value that is not named is "
         "its own label, 0 the background and 255 ignored; {} reads masks of 0 and 255 alone as objects"
     )
+    attributes: list[Name] = Field(
+        description="columns of data.path's attributes.csv, for each of which a linear probe is fitted; [] for none"
+    )
     image_column: str = Field(description="column of images in Parquet and Arrow files")
     label_column: str = Field(description="column of classes there, or key in a tar's JSON; empty for no labels")
     val_share: OpenShare = Field(description="share of train that becomes val if the source has no val")

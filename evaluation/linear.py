@@ -121,8 +121,14 @@ def fit_logistic(
         advance(0)
         return float(value) / count
 
+    minimise(loss, [scaled], max_iterations)
+    return scaled.detach() @ inverse
+
+
+def minimise(loss: Callable[[], float], weights: list[Tensor], max_iterations: int) -> None:
+    """Change `weights` in place by L-BFGS until an iteration gains less than `TOLERANCE`; `loss` sets their gradients."""
     torch.optim.LBFGS(
-        [scaled],
+        weights,
         max_iter=max_iterations,
         max_eval=2 * max_iterations,
         history_size=10,
@@ -130,7 +136,6 @@ def fit_logistic(
         tolerance_change=TOLERANCE,
         line_search_fn="strong_wolfe",
     ).step(loss)
-    return scaled.detach() @ inverse
 
 
 def curvature(features: Tensor, weights: Tensor, penalty: float) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from config.evaluation_groups import MonitorParams
 from evaluation.accuracy import accuracy
 from evaluation.knn import TEMPERATURE, knn_predict
+from evaluation.rankme import rankme
 from images.dataset import WholeImages
 from models.mae import split_mask
 from models.vit import VisionTransformer
@@ -17,8 +18,6 @@ from shards.image_shards import ImageShards
 from training.compute import Compute
 from training.encoders import features
 from training.randomness import generator
-
-EPS = 1e-7
 
 
 class Monitor:
@@ -73,14 +72,3 @@ def chosen(labels: np.ndarray, group: MonitorParams) -> np.ndarray:
     """
     is_eligible = (labels >= 0) & (labels < group.classes)
     return np.flatnonzero(is_eligible if is_eligible.any() else labels < 0)[: group.images]
-
-
-def rankme(found: torch.Tensor) -> float:
-    """The effective rank of features (N, D): 1 if they lie on a line, at most min(N, D).
-
-    Source: Garrido et al., "RankMe: assessing the downstream performance of pretrained self-supervised representations by
-    their rank", ICML 2023, equation 1.
-    """
-    values = torch.linalg.svdvals(found.float())
-    shares = values / values.sum() + EPS
-    return float(torch.exp(-(shares * shares.log()).sum()))

@@ -1,10 +1,9 @@
-"""Protocols on frozen features: kNN, an exact linear probe, the same from few labels, and with parts of the image removed.
+"""Protocols on frozen features: kNN, an exact linear probe, the same from few labels, and an attentive probe.
 
-N images of a split, D features, L patches.
+N images of a split, n of them with tokens, D features, L patches.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -13,15 +12,16 @@ import torch
 from config.evaluation_groups import ProbeParams
 from config.params import Runtime
 from evaluation.accuracy import accuracy, class_accuracy
+from evaluation.attentive import fit_attentive_probe
 from evaluation.knn import knn_predict
-from evaluation.linear import LinearProbe, few_of_each, fit_linear_probe
+from evaluation.linear import few_of_each, fit_linear_probe
 from evaluation.predictions import NO_PREDICTION, Predictions
 from images.dataset import WholeImages
 from jobs.progress import Meter
-from models.vit import VisionTransformer
+from models.vit import Attention, VisionTransformer
 from shards.image_shards import ImageShards
 from training.compute import full_precision
-from training.encoders import features
+from training.encoders import patch_tokens
 from training.randomness import generator
 
 SPLITS = ("train", "val", "test")
@@ -30,40 +30,69 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Features:
-    """Frozen features (N, D) and class indices (N,) of train, val and test, and the ids (N,) of test."""
+    """Frozen features (N, D), class indices (N,), -1 for none, and ids (N,) of train, val and test.
+
+    tokens: (n, L, D) float16, patch tokens of the first n images of train and test. heads: of the encoder.
+    """
 
     inputs: Arrays
     labels: Arrays
-    ids: np.ndarray
+    ids: Arrays
     num_classes: int
+    heads: int = 1
+    tokens: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def features_of_splits(
-    shards_folder: str, encoder: VisionTransformer, *, batch_size: int, runtime: Runtime, label: str
+    shards_folder: str,
+    encoder: VisionTransformer,
+    *,
+    tokens: int,
+    batch_size: int,
+    runtime: Runtime,
+    label: str,
+    labelled: bool = True,
+    most: int | None = None,
 ) -> Features:
-    """Features of every whole image with a label at the encoder's size, computed once for all protocols."""
-    inputs, labels = {}, {}
+    """Features of whole images at the encoder's size, computed once for all protocols.
+
+    tokens: most images of train, and of test, whose patch tokens are kept. labelled: images with a class label alone.
+    most: use the first so many images of each split. Memory: the features, and 2 L D bytes for each image with tokens.
+    """
+    attention = encoder.blocks[0].attn
+    assert isinstance(attention, Attention)
+    found = Features({}, {}, {}, 0, attention.num_heads)
     for split in SPLITS:
-        shards = ImageShards(shards_folder, split, labelled=True)
-        images = WholeImages(shards, encoder.image_size[0], workers=runtime.workers)
+        shards = ImageShards(shards_folder, split, labelled=labelled)
+        images = WholeImages(shards, encoder.image_size[0], workers=runtime.workers, most=most)
+        kept = torch.empty(
+            0 if split == "val" else min(tokens, len(images)), encoder.num_patches, encoder.width, dtype=torch.float16
+        )
+        inputs = np.empty((len(images), encoder.width), dtype=np.float32)
         with Meter(len(images), label=f"{label}: {split} features", seconds=runtime.log_seconds) as meter:
-            inputs[split] = images.gather(partial(features, encoder), batch_size, meter.advance).numpy()
-        labels[split] = images.labels
-    return Features(inputs, labels, shards.ids, len(shards.classes))
+            for rows, pixels in images.batches(batch_size):
+                seen = patch_tokens(encoder, pixels)
+                inputs[rows] = seen.mean(dim=1).float().numpy(force=True)
+                has_place = rows < len(kept)
+                kept[torch.from_numpy(rows[has_place])] = seen[torch.from_numpy(has_place)].half().cpu()
+                meter.advance(len(rows))
+        found.inputs[split], found.labels[split], found.ids[split] = inputs, images.labels, shards.ids[: len(images)]
+        found.tokens[split] = kept
+    return replace(found, num_classes=len(shards.classes))
 
 
 @full_precision()
 def probe(
     frozen: Features, group: ProbeParams, *, seed: int, device: torch.device, runtime: Runtime, label: str
-) -> tuple[Predictions, LinearProbe]:
-    """Predictions for the test images by protocol, and the linear probe from all labels; its penalty is chosen on val.
+) -> tuple[Predictions, float]:
+    """Predictions for the test images by protocol, and the penalty of the linear probe from all labels, chosen on val.
 
     seed: draws the few labelled images, the same for every arm.
     """
     inputs, labels = frozen.inputs, frozen.labels
     classes: Arrays = {}
     meter = partial(Meter, seconds=runtime.log_seconds)
-    with meter(len(group.neighbours) * len(frozen.ids), label=f"{label}: kNN", unit="queries") as queries:
+    with meter(len(group.neighbours) * len(labels["test"]), label=f"{label}: kNN", unit="queries") as queries:
         for k in group.neighbours:
             classes["knn_accuracy" if k == group.neighbours[0] else f"knn_accuracy_k{k}"] = knn_predict(
                 torch.from_numpy(inputs["train"]).to(device),
@@ -89,7 +118,21 @@ def probe(
             rows = few_of_each(labels["train"], share, generator(seed, "low shot", str(share)))
             few, few_labels = ({**values, "train": values["train"][rows]} for values in (inputs, labels))
             classes[f"low_shot_{100 * share:g}_accuracy"] = fit(few, few_labels)(inputs["test"])
-    return Predictions(frozen.ids, labels["test"], classes), whole
+    if frozen.tokens:
+        known, asked = frozen.tokens["train"], frozen.tokens["test"]
+        with meter(1, label=f"{label}: attentive probe", unit="fits") as fits:
+            attentive = fit_attentive_probe(
+                known,
+                labels["train"][: len(known)],
+                whole,
+                heads=frozen.heads,
+                max_iterations=group.max_iterations,
+                device=device,
+                advance=fits.advance,
+            )
+        classes["attentive_accuracy"] = np.full(len(labels["test"]), NO_PREDICTION)
+        classes["attentive_accuracy"][: len(asked)] = attentive(asked)
+    return Predictions(frozen.ids["test"], labels["test"], classes), whole.penalty
 
 
 def metrics_of(predictions: Predictions) -> dict[str, float]:
@@ -102,39 +145,3 @@ def metrics_of(predictions: Predictions) -> dict[str, float]:
     if "linear_accuracy" in metrics:
         metrics["linear_class_accuracy"] = class_accuracy(predictions.classes["linear_accuracy"], predictions.labels)
     return metrics
-
-
-def occlusions(parts: torch.Tensor, *, num_parts: int, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two masks (N, L) bool, True is removed: all patches of one part of the image, and as many random patches.
-
-    parts: (N, L) integer, 0..num_parts-1, anything above is background. The part is drawn from those of the image that do
-    not cover it wholly; an image without such a part keeps all its patches in both masks.
-    """
-    counts = torch.stack([(parts == part).sum(dim=1) for part in range(num_parts)], dim=1)
-    eligible = (counts > 0) & (counts < parts.shape[1])
-    keys = torch.rand(eligible.shape, generator=draw).masked_fill(~eligible, -1.0)
-    chosen = keys.argmax(dim=1)
-    gone = (parts == chosen[:, None]) & eligible.any(dim=1, keepdim=True)
-    ranks = torch.rand(parts.shape, generator=draw).argsort(dim=1).argsort(dim=1)
-    return gone, ranks < gone.sum(dim=1, keepdim=True)
-
-
-def occluded(
-    predict: LinearProbe,
-    gone: torch.Tensor,
-    features: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    pixels: torch.Tensor,
-) -> np.ndarray:
-    """Predicted classes (B,) of images (B, 3, h, w) without the patches `gone` (B, L) bool; `NO_PREDICTION` if none is removed.
-
-    features: (images (n, 3, h, w), visible patches (n, V)) -> (n, D). Images with equally many visible patches go together.
-    """
-    predicted = np.full(len(gone), NO_PREDICTION)
-    lost = gone.sum(dim=1)
-    for count in lost.unique().tolist():
-        if count == 0:
-            continue
-        rows = (lost == count).nonzero().flatten()
-        visible = (~gone[rows]).nonzero()[:, 1].view(len(rows), -1)
-        predicted[rows.numpy()] = predict(features(pixels[rows], visible).numpy(force=True))
-    return predicted

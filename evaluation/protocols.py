@@ -6,7 +6,7 @@ and summary follow. Stages do not import this table, so that a new entry or anot
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
@@ -27,7 +27,7 @@ class Stage:
 
 
 STAGES = {
-    "probe": Stage(on_labels=True),
+    "probe": Stage(),
     "finetune": Stage(on_labels=True),
     "linear_mae": Stage(on_labels=True, items="linear_mae.optimizers"),
     "transfer": Stage(items="transfer.sets", own_data=True),
@@ -39,9 +39,10 @@ STAGES = {
 class Protocol:
     """A number that a stage measures for every arm and seed: a share in [0, 1], shown in per cent.
 
-    label: its name for readers; `{}` stands for what `*` matches in the key. stages: the stages that measure it. headline:
-    leads the table and the verdict. class_mean: a mean over the classes, not over the images. floor: the fact in the same
-    file that is the score of always answering the largest class; without it the labels of the predictions tell it.
+    label: its name for readers; `{}` stands for what `*` matches in the key, as `*` does in floor. stages: the stages that
+    measure it. headline: leads the table and the verdict. class_mean: a mean over the classes, not over the images. floor: the fact in the same
+    file that is the score of always answering the largest class; without it the labels of the predictions tell it, and where
+    there is one no predictions are kept.
     """
 
     label: str
@@ -59,11 +60,13 @@ PROTOCOLS = {
     "linear_accuracy": Protocol("linear probe", FROZEN, headline=True),
     "knn_accuracy": Protocol("kNN", FROZEN, headline=True),
     "knn_accuracy_k*": Protocol("kNN, k = {}", FROZEN),
+    "attributes_accuracy": Protocol("attributes, mean", ("probe",), headline=True, floor="attributes_floor"),
+    "attribute_*_accuracy": Protocol("attribute {}", ("probe",), floor="attribute_*_floor"),
+    "attentive_accuracy": Protocol("attentive probe", FROZEN),
+    "dense_miou": Protocol("linear probe of patches for true parts, mIoU", ("probe",), floor="dense_floor"),
     "finetune_class_accuracy": Protocol("fine-tuning, class mean", ("finetune",), class_mean=True),
     "linear_class_accuracy": Protocol("linear probe, class mean", FROZEN, class_mean=True),
     "low_shot_*_accuracy": Protocol("linear probe, {} % of the labels", FROZEN),
-    "occluded_part_accuracy": Protocol("linear probe, one part removed", ("probe",)),
-    "occluded_random_accuracy": Protocol("linear probe, as many random patches removed", ("probe",)),
     "linear_lars_accuracy": Protocol("linear probe, MAE's recipe", ("linear_mae",)),
     "linear_miou": Protocol("linear head mIoU", SEGMENTED, headline=True, floor="floor_miou"),
     "linear_pixel_accuracy": Protocol("linear head pixel accuracy", SEGMENTED, floor="floor_pixel_accuracy"),
@@ -72,7 +75,7 @@ PROTOCOLS = {
 }
 HEADLINE = [key for key, protocol in PROTOCOLS.items() if protocol.headline]
 # What metrics files hold besides: facts about a run, and the IoU of each class.
-FACTS = ["test_images", "penalty", "floor_miou", "floor_pixel_accuracy", "left_out_images"]
+FACTS = r"test_images|penalty|rankme|left_out_images|floor_.+|.+_floor"
 CLASS_IOU = r"(?P<segmentation>.+)_iou/(?P<label>\d+)"
 
 
@@ -106,9 +109,10 @@ def find(name: str) -> tuple[Protocol, str]:
     """The protocol of a metric, and its label; `SET/` before a name is the data set. ValueError for an unknown metric."""
     data_set, _, key = name.rpartition("/")
     for pattern, protocol in PROTOCOLS.items():
-        match = re.fullmatch(re.escape(pattern).replace(r"\*", r"([0-9.]+)"), key)
+        match = re.fullmatch(re.escape(pattern).replace(r"\*", r"([\w.-]+)"), key)
         if match:
             label = protocol.label.format(*match.groups())
+            protocol = replace(protocol, floor=protocol.floor.replace("*", "".join(match.groups())))
             return protocol, f"{data_set}: {label}" if data_set else label
     raise ValueError(f"{name}: no such protocol; add an entry to evaluation/protocols.py")
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from config.evaluation_groups import SegmentParams
+from evaluation.confusion import confusion
 from evaluation.supervised import Supervised
 from images.augmentation import crop_labels, normalise
 from images.dataset import WholeImages, decoded_masks
@@ -93,8 +94,7 @@ class Segmentation(Supervised):
             truth = decoded_masks(masks, test.shards, rows, self.size[0])
             predicted = self.model(normalise(pixels.to(self.compute.device).float() / 255)).argmax(dim=1).cpu().numpy()
             seen = truth != IGNORED_LABEL
-            flat = truth[seen].astype(np.int64) * self.num_classes + predicted[seen]
-            counts += np.bincount(flat, minlength=self.num_classes**2).reshape(counts.shape)
+            counts += confusion(predicted[seen], truth[seen], self.num_classes)
             advance(len(rows))
         return counts
 
@@ -106,31 +106,6 @@ def _groups(model: Segmenter, group: SegmentParams) -> list[dict]:
         return [head]
     decay = {"weight_decay": group.weight_decay, "layer_decay": group.layer_decay}
     return [head, *layer_decay_groups(model.encoder, **decay)]
-
-
-def class_iou(confusion: np.ndarray) -> dict[int, float]:
-    """Intersection over union of every class that the truth holds. confusion: (C, C), rows are the truth."""
-    both = np.diag(confusion)
-    union = confusion.sum(axis=0) + confusion.sum(axis=1) - both
-    return {int(name): float(both[name] / union[name]) for name in np.flatnonzero(confusion.sum(axis=1))}
-
-
-def segmentation_metrics(confusion: np.ndarray) -> dict[str, float]:
-    """`miou` over the classes that the truth holds, and `pixel_accuracy`."""
-    return {
-        "miou": float(np.mean(list(class_iou(confusion).values()))),
-        "pixel_accuracy": float(np.trace(confusion) / confusion.sum()),
-    }
-
-
-def floor_metrics(train_pixels: np.ndarray, test_pixels: np.ndarray) -> dict[str, float]:
-    """The same, as `floor_*`, of calling every pixel the most frequent class of training.
-
-    train_pixels, test_pixels: (C,) pixels of each class.
-    """
-    confusion = np.zeros((len(test_pixels), len(test_pixels)), dtype=np.int64)
-    confusion[:, train_pixels.argmax()] = test_pixels
-    return {f"floor_{name}": value for name, value in segmentation_metrics(confusion).items()}
 
 
 def encoder_at(encoder: VisionTransformer, image_size: int) -> VisionTransformer:

@@ -21,14 +21,8 @@ def levels_of(encoder: VisionTransformer, images: torch.Tensor) -> list[torch.Te
     """
     depth = len(encoder.blocks)
     ends = [max(1, round(depth * quarter / LEVELS)) for quarter in range(1, LEVELS + 1)]
-    tokens = encoder.patch_embed(patchify(images, encoder.patch_size)) + encoder.pos_embed[:, 1:]
-    first = (encoder.cls_token + encoder.pos_embed[:, :1]).expand(len(tokens), -1, -1)
-    tokens = torch.cat([first, tokens], dim=1)
-    kept = {}
-    for number, block in enumerate(encoder.blocks, 1):
-        tokens = block(tokens)
-        kept[number] = tokens
-    kept[depth] = encoder.norm(tokens)
+    *inner, last = encoder.encode_patches(patchify(images, encoder.patch_size), after=ends[:-1])
+    kept = {**dict(zip(sorted({*ends[:-1]}), inner, strict=True)), depth: last}
     return [kept[end][:, 1:].transpose(1, 2).unflatten(2, encoder.grid) for end in ends]
 
 

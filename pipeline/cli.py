@@ -78,7 +78,8 @@ def use(
         odd = [] if is_url(folder) else unhashable_entries(folder)
         is_listed = bool(odd) or is_url(folder)
         # Whether there are masks is known below; an arm that needs them is refused only then.
-        data.update(path=folder, watch=LISTING if is_listed else folder, generate=[], labels=[], part_truth=["masks"])
+        data.update(path=folder, watch=LISTING if is_listed else folder, generate=[], labels=[], attributes=[])
+        data.update(part_truth=["masks"])
         understood = understand(validated(document, "params.yaml").data, labels=None)
     data.update(labels=["class"] * understood.has_labels, part_truth=["masks"] * understood.has_masks)
     print("\n".join(understood.lines))

@@ -32,7 +32,7 @@ NUMBERS = [*ESTIMATE, *DIFFERENCE, *IMAGES]
 FLOORS = ["largest_class", "chance"]
 COLUMNS = ["arm", "protocol", "baseline", "seeds", "test_images", *FLOORS, "confidence", *NUMBERS, "verdict"]
 SEED = "seed_"
-NO_ACCURACY = "The images have no class labels, so no accuracy was measured."
+NO_ACCURACY = "The images have no labels that could judge the encoders, so no accuracy was measured."
 VALIDATION = (
     "Validation loss: mean over whole images of val, under the same random masks for every arm. It favours an arm that was "
     "trained with random masks, and does not measure semantics."
@@ -124,9 +124,10 @@ def values_of(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def headline(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the headline protocols: on the images themselves, or if these have no labels on the other data sets."""
+    """The rows of the headline protocols: on the images themselves, or without any on the other data sets, or else all rows."""
     own = rows["protocol"].isin(HEADLINE)
-    return rows[own if own.any() else rows["protocol"].str.replace(r".*/", "", regex=True).isin(HEADLINE)]
+    either = own if own.any() else rows["protocol"].str.replace(r".*/", "", regex=True).isin(HEADLINE)
+    return rows[either] if either.any() else rows
 
 
 def has_labels(rows: pd.DataFrame) -> bool:
@@ -142,7 +143,8 @@ def validation_losses(metrics: Mapping[str, float]) -> dict[str, tuple[float, fl
 
 def measured(rows: pd.DataFrame) -> str:
     """What the numbers of the rows are."""
-    return "Accuracy" if rows["chance"].notna().all() else "Accuracy and mIoU"
+    is_iou = rows["protocol"].str.endswith("_miou")
+    return "mIoU" if is_iou.all() else "Accuracy and mIoU" if is_iou.any() else "Accuracy"
 
 
 def test_sets(rows: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from evaluation.protocols import find, label_of
+from evaluation.protocols import SEGMENTED, find, label_of
 from reports import comparison
 from reports.gallery import SNAPSHOT_HEADS
 from reports.lettering import class_names
@@ -28,7 +28,7 @@ def render(material: Material) -> str:
     trained = [arm for arm in material.others if arms[arm].mask != "none"]
     leading = comparison.headline(rows)
     further = [name for name in rows["protocol"].unique() if name not in set(leading["protocol"])]
-    segmented = [name for name in further if find(name)[0].floor]
+    segmented = [name for name in further if find(name)[0].stages == SEGMENTED]
     style, script = (Markup((HERE / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
     return (
         environment()
@@ -99,7 +99,7 @@ def environment() -> Environment:
     }
     result.globals |= {
         "interval": _interval, "loss": comparison.loss, "part_measure": _part_measure, "percent": comparison.percent,
-        "tone": comparison.tone,
+        "rank": _rank, "tone": comparison.tone,
     }  # fmt: skip
     return result
 
@@ -112,6 +112,10 @@ def _interval(low: float, high: float) -> str:
     return "–" if pd.isna(low) else f"{comparison.points(low)} to {comparison.points(high)}"
 
 
+def _rank(mean: float, se: float) -> str:
+    return f"{mean:.1f}" + (f" ± {se:.1f}" if pd.notna(se) else "")
+
+
 def _part_measure(name: str, value: float) -> str:
     return "–" if pd.isna(value) else f"{value:.0f}" if name == "dead_parts" else f"{value:.3f}"
 
@@ -120,7 +124,8 @@ def _warnings(material: Material) -> list[str]:
     """What the data does not allow to measure."""
     test, unlabelled, lines = material.test, material.results.data["unlabelled_images"], []
     if not test.classes:
-        return [] if material.rows.empty else ["The images have no class labels: other data sets judge the encoders."]
+        by_others = material.rows["protocol"].str.contains("/").any()
+        return ["The images have no class labels: other data sets judge the encoders."] if by_others else []
     if test.untested:
         names, more = ", ".join(test.untested[:MOST_NAMES]), len(test.untested) - MOST_NAMES
         lines.append(

@@ -30,8 +30,8 @@ class Results:
     first; empty if nothing has labels to judge by. class_iou: the same of single classes, with columns segmentation and
     label. pretraining, finetuning: a row a logged step, with columns arm and seed; no finetuning without class labels.
     final_losses: pretraining loss at the end, by arm, of the arms that have one. val_losses: a row an arm, `mean`
-    and `se` over seeds of its loss on val under random masks. predictions: job -> protocol -> predictions. md5s: a row a job
-    and a column a stage, the MD5 of its metrics as in dvc.lock. data, teacher, refine, parts: metrics of these stages,
+    and `se` over seeds of its loss on val under random masks; rankme: the same of the features of test. predictions: job ->
+    protocol -> predictions. md5s: a row a job and a column a stage, the MD5 of its metrics as in dvc.lock. data, teacher, refine, parts: metrics of these stages,
     `parts` empty if the data has no part labels. teacher_history (empty for a downloaded checkpoint) and refine_history:
     rows of those trainings.
     """
@@ -44,6 +44,7 @@ class Results:
     finetuning: pd.DataFrame
     final_losses: Numbers
     val_losses: pd.DataFrame
+    rankme: pd.DataFrame
     predictions: Mapping[Job, Mapping[str, "Predictions"]]
     md5s: pd.DataFrame
     data: Numbers
@@ -113,6 +114,8 @@ def read_results(
     is_class = of_class["label"].notna()
     pretrain = pd.DataFrame({job: read_json(_file(root / "metrics/pretrain", job)) for job in jobs}).T
     losses = pretrain.reindex(columns=["loss", "val_loss"]).astype(float).groupby(level=0, sort=False)
+    probed = pd.DataFrame({job: read_json(_file(root / "metrics/probe", job)) for job in jobs}).T
+    ranks = probed["rankme"].groupby(level=0, sort=False)
     has_finetuning = any(source.stage == "finetune" for source in sources)
     return Results(
         arms=list(arms),
@@ -123,6 +126,7 @@ def read_results(
         finetuning=_read_histories(root / "history/finetune", jobs if has_finetuning else ()),
         final_losses={str(arm): loss for arm, loss in losses["loss"].mean().dropna().items()},
         val_losses=pd.DataFrame({"mean": losses["val_loss"].mean(), "se": losses["val_loss"].sem()}),
+        rankme=pd.DataFrame({"mean": ranks.mean(), "se": ranks.sem()}),
         predictions=predictions,
         md5s=pd.DataFrame(
             {
@@ -152,7 +156,7 @@ def _read_metrics(root: Path, source: Source, jobs: Sequence[Job], labels: np.nd
     for *job, name in is_missing.index[is_missing]:
         raise ValueError(f"{_file(folder, job)}: {name} is missing and other jobs have it; run `dvc repro` again")
     facts = table.iloc[0].to_dict()
-    metrics = table.drop(columns=FACTS, errors="ignore")
+    metrics = table.loc[:, ~table.columns.str.fullmatch(FACTS)]
     scales = {}
     for name in metrics.columns[~metrics.columns.str.fullmatch(CLASS_IOU)]:
         protocol, _ = find(name)
@@ -169,7 +173,7 @@ def _read_metrics(root: Path, source: Source, jobs: Sequence[Job], labels: np.nd
 
 def _scale(protocol: Protocol, facts: Mapping[Any, float], labels: np.ndarray | None) -> tuple[float, float, float]:
     """`largest_class`, `chance` and `image` of a protocol. An image of the smallest class moves a class mean most."""
-    if labels is None:
+    if protocol.floor or labels is None:
         return facts[protocol.floor], np.nan, 1 / facts["test_images"]
     counts = np.unique(labels, return_counts=True)[1]
     chance = 1 / len(counts)

@@ -10,6 +10,7 @@ import numpy as np
 from config.groups import LISTING
 from config.names import arguments
 from config.params import Params, load_params, load_runtime
+from images.sources.attributes import check_attributes, read_attributes, write_attributes
 from images.sources.class_coverage import check_coverage, count, coverage_lines
 from images.sources.items import assign_splits
 from images.sources.masks import check_masks, check_splits, check_values, describe_values, labels_of
@@ -46,6 +47,7 @@ def main() -> None:
     check_coverage(path, counts, source.classes)
     for line in coverage_lines(counts, source.classes):
         print(f"prepare_data: {line}")
+    attributes = {} if name else read_attributes(path, group.attributes, source.items)
     order = order_file(path)
     shard_bytes = int(group.shard_mib * 2**20)
     meter = Meter(len(source.items), label=f"prepare_data {name}".strip(), seconds=runtime.log_seconds)
@@ -67,6 +69,9 @@ def main() -> None:
         check_outcome(outcome, max_rejected_share=group.max_rejected_share, listing=rejected)
         check_coverage(path, outcome.kept, source.classes)
         label_masks(masks, outcome, params, name, listing=rejected)
+        if not name:
+            check_attributes(attributes, outcome.ids(source.items))
+            write_attributes("data/attributes.parquet", attributes, outcome.order)
     write_order(order, outcome.order)
     write_metrics(metrics, outcome.metrics())
     print(f"prepare_data: {outcome.images} images kept, {len(outcome.rejected)} entries refused ({rejected})")

@@ -1,77 +1,95 @@
-"""Frozen features of one arm and seed, computed once: kNN, linear probe, few labels, and parts of the image removed."""
+"""Frozen features of one arm and seed, computed once for every protocol that the data allow."""
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from config.evaluation_groups import ProbeParams
 from config.names import arguments
-from config.params import load_params, load_runtime
-from evaluation.linear import LinearProbe
-from evaluation.predictions import NO_PREDICTION, Predictions, write_predictions
-from evaluation.probing import features_of_splits, metrics_of, occluded, occlusions, probe
-from images.augmentation import crop_labels, whole_images
-from images.dataset import WholeImages
+from config.params import Runtime, load_params, load_runtime
+from evaluation.attributes import attribute_metrics, read_attributes
+from evaluation.dense import IMAGES, dense_metrics
+from evaluation.predictions import Predictions, write_predictions
+from evaluation.probing import SPLITS, Features, features_of_splits, metrics_of, probe
+from evaluation.rankme import rankme
+from images.dataset import decoded_masks, labelled_rows
 from jobs.metrics import write_metrics
 from jobs.progress import Meter
 from jobs.stage import run
-from models.vit import VisionTransformer
+from parts.labelling import CELL, majority_labels
 from shards.image_shards import ImageShards
-from shards.mask_cache import MaskCache
-from training.compute import set_up
-from training.encoders import features, load_encoder
-from training.randomness import generator
+from shards.mask_shards import MaskShards
+from training.compute import full_precision, set_up
+from training.encoders import load_encoder
 
 
 def main() -> None:
     """`python -m stages.probe ARM SEED`."""
     params, runtime = load_params(), load_runtime()
     arm, seed = arguments("ARM", "SEED")
-    job = f"{arm}-{seed}"
+    job, data, group = f"{arm}-{seed}", params.data, params.probe
+    label = f"probe {job}"
     compute = set_up(**params.compute.model_dump())
     encoder = load_encoder(Path("pretrained") / job).to(compute.device)
-    size = params.probe.batch_size
-    frozen = features_of_splits("data/shards", encoder, batch_size=size, runtime=runtime, label=f"probe {job}")
-    predictions, linear = probe(
-        frozen, params.probe, seed=seed, device=compute.device, runtime=runtime, label=f"probe {job}"
+    frozen = features_of_splits(
+        "data/shards",
+        encoder,
+        tokens=group.token_images,
+        batch_size=group.batch_size,
+        runtime=runtime,
+        label=label,
+        labelled=bool(data.labels),
+        # Without labels nothing needs the features of all images.
+        most=None if data.labels or data.attributes else group.token_images,
     )
-    shards = ImageShards("data/shards", "test", labelled=True)
-    test = WholeImages(shards, encoder.image_size[0], workers=runtime.workers)
-    with Meter(len(test), label=f"probe {job}: occlusion", seconds=runtime.log_seconds) as meter:
-        removed = without_patches(encoder, linear, test, batch_size=size, seed=seed, advance=meter.advance)
-    predictions = Predictions(predictions.ids, predictions.labels, {**predictions.classes, **removed})
+    predictions = Predictions(frozen.ids["test"], frozen.labels["test"], {})
+    metrics: dict[str, float] = {"rankme": rankme(torch.from_numpy(frozen.inputs["test"][: group.token_images]))}
+    if data.labels:
+        predictions, penalty = probe(frozen, group, seed=seed, device=compute.device, runtime=runtime, label=label)
+        metrics["penalty"] = penalty
+    with full_precision():
+        metrics |= attributes(frozen, data.attributes, group, device=compute.device, runtime=runtime, label=label)
+        if data.part_truth:
+            metrics |= true_parts(
+                frozen, encoder.grid, group, seed=seed, device=compute.device, runtime=runtime, label=label
+            )
     write_predictions(Path("metrics/predictions/probe") / f"{job}.parquet", predictions)
-    write_metrics(f"metrics/probe/{job}.json", {**metrics_of(predictions), "penalty": linear.penalty})
+    write_metrics(f"metrics/probe/{job}.json", {**metrics_of(predictions), **metrics})
 
 
-def without_patches(
-    encoder: VisionTransformer,
-    linear: LinearProbe,
-    test: WholeImages,
+def attributes(
+    frozen: Features, names: list[str], group: ProbeParams, *, device: torch.device, runtime: Runtime, label: str
+) -> dict[str, float]:
+    """What the probes of the attributes `names` measure; nothing without any."""
+    if not names:
+        return {}
+    values = {split: read_attributes("data/attributes.parquet", names, frozen.ids[split]) for split in SPLITS}
+    fits = len(names) * len(group.penalties)
+    with Meter(fits, label=f"{label}: attributes", unit="fits", seconds=runtime.log_seconds) as meter:
+        return attribute_metrics(frozen.inputs, values, group, device=device, advance=meter.advance)
+
+
+def true_parts(
+    frozen: Features,
+    grid: tuple[int, int],
+    group: ProbeParams,
     *,
-    batch_size: int,
     seed: int,
-    advance: Callable[[int], object],
-) -> dict[str, np.ndarray]:
-    """The linear probe's classes of the test images without one learned part, and without as many random patches.
-
-    The removed part and patches are the same for every arm of a seed. advance: called with the number of images of each batch
-    that is done.
-    """
-    cache = MaskCache("masks/learned")
-    maps = torch.from_numpy(cache.rows(test.shards.ids))
-    parts = crop_labels(maps, *whole_images(len(maps)), encoder.grid).flatten(1)
-    masks = occlusions(parts, num_parts=cache.header["num_parts"], draw=generator(seed, "occlusion"))
-    classes = {
-        name: np.full(len(maps), NO_PREDICTION) for name in ("occluded_part_accuracy", "occluded_random_accuracy")
-    }
-    for rows, pixels in test.batches(batch_size):
-        for predicted, gone in zip(classes.values(), masks, strict=True):
-            predicted[rows] = occluded(linear, gone[torch.from_numpy(rows)], partial(features, encoder), pixels)
-        advance(len(rows))
-    return classes
+    device: torch.device,
+    runtime: Runtime,
+    label: str,
+) -> dict[str, float]:
+    """What the dense probe measures on the first images that have tokens and a mask; grid: (gh, gw) of the patches."""
+    tokens, truth = {}, {}
+    for split in ("train", "test"):
+        masks = MaskShards("data/masks", split)
+        shards = ImageShards("data/shards", split, only=frozen.ids[split][: len(frozen.tokens[split])])
+        rows = labelled_rows(shards, masks)[:IMAGES]
+        tokens[split] = frozen.tokens[split][torch.from_numpy(rows)]
+        pixels = decoded_masks(masks, shards, rows, max(grid) * CELL)
+        truth[split] = majority_labels(pixels, grid).reshape(len(rows), -1)
+    with Meter(len(group.penalties), label=f"{label}: true parts", unit="fits", seconds=runtime.log_seconds) as meter:
+        return dense_metrics(tokens, truth, group, seed=seed, device=device, advance=meter.advance)
 
 
 if __name__ == "__main__":

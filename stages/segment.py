@@ -8,7 +8,8 @@ import numpy as np
 
 from config.names import arguments
 from config.params import Params, Runtime, load_params, load_runtime
-from evaluation.segmenting import Segmentation, class_iou, encoder_at, floor_metrics, segmentation_metrics
+from evaluation.confusion import class_iou, floor_metrics, segmentation_metrics
+from evaluation.segmenting import Segmentation, encoder_at
 from images.dataset import WholeImages
 from images.stream import TrainingImages
 from jobs.fingerprint import fingerprint

@@ -34,25 +34,28 @@ Maps = Callable[[ImageShards, np.ndarray], np.ndarray]
 
 def select(arm: Arm, folder: Path) -> None:
     """Write `folder` (`arms/ARM`) in the format of the mask cache; kind is labels, ranks or none."""
-    if arm.parts == "truth":
-        write_labels(*true_parts(), arm, folder)
-    elif arm.maps == "labels":
-        source = SOURCES[arm.parts]
-        # Linking does not read the files, so damage would show in the copy alone, and again in every new copy.
-        if not is_intact(source):
-            raise ValueError(f"{source}: missing or damaged; {mend(source)}")
-        if arm.image == ANOTHER:
-            cache = MaskCache(source)
-            write_labels(cache.header, lambda shards, rows: cache.rows(shards.ids[rows]), arm, folder)
-            return
-        with whole_folder(folder) as target:
-            for file in sorted(source.iterdir()):
-                link_or_copy(file, target / file.name)
-    elif arm.maps == "ranks":
-        write_ranks(ArrayShards("attention/all"), folder)
-    else:
+    if arm.maps == "none":
         with whole_folder(folder) as target:
             write_sealed(target / MANIFEST, {"version": VERSION, "header": {"kind": "none"}, "shards": []})
+    elif arm.maps == "ranks":
+        write_ranks(ArrayShards("attention/all"), folder)
+    elif arm.parts == "truth":
+        write_labels(*true_parts(), arm, folder)
+    elif arm.image == ANOTHER:
+        cache = MaskCache(SOURCES[arm.parts])
+        write_labels(cache.header, lambda shards, rows: cache.rows(shards.ids[rows]), arm, folder)
+    else:
+        link_labels(SOURCES[arm.parts], folder)
+
+
+def link_labels(source: Path, folder: Path) -> None:
+    """The mask cache at `source` as it is, without a copy of its bytes where the file system can link."""
+    # Linking does not read the files, so damage would show in the copy alone, and again in every new copy.
+    if not is_intact(source):
+        raise ValueError(f"{source}: missing or damaged; {mend(source)}")
+    with whole_folder(folder) as target:
+        for file in sorted(source.iterdir()):
+            link_or_copy(file, target / file.name)
 
 
 def write_labels(header: dict[str, Any], maps: Maps, arm: Arm, folder: Path) -> None:

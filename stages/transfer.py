@@ -49,6 +49,7 @@ def main() -> None:
         features = features_of_splits(
             shards,
             load_encoder(pretrained).to(compute.device),
+            tokens=params.probe.token_images,
             batch_size=params.probe.batch_size,
             runtime=runtime,
             label=label,

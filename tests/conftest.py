@@ -39,7 +39,10 @@ TINY = {
         "decoder_depth": 1, "decoder_num_heads": 2, "epochs": 5, "batch_size": 8,
     },
     "monitor": {"every": 8, "images": 24, "batch_size": 16},
-    "probe": {"batch_size": 16, "neighbours": [5, 1], "penalties": [0.1, 1.0], "max_iterations": 20, "low_shot": [0.2]},
+    "probe": {
+        "batch_size": 16, "neighbours": [5, 1], "penalties": [0.1, 1.0], "max_iterations": 20, "low_shot": [0.2],
+        "token_images": 1000,
+    },
     "finetune": {"epochs": 4, "batch_size": 8},
     "linear_mae": {"epochs": 2, "warmup_epochs": 1, "batch_size": 8},
     "transfer": {"epochs": 1, "warmup_epochs": 0},

@@ -12,7 +12,7 @@ from tests.conftest import ROOT, expand, make_world, module_of, recorded_copy
 ARMS, SEEDS = ("semmae", "mae", "raw_attention"), (0, 1)
 JOBS = [f"{arm}-{seed}" for arm in ARMS for seed in SEEDS]
 PRETRAIN = [f"pretrain@{job}" for job in JOBS]
-PROBE, FINETUNE = ([f"{stage}@class-{job}" for job in JOBS] for stage in ("probe", "finetune"))
+PROBE, FINETUNE = [f"probe@{job}" for job in JOBS], [f"finetune@class-{job}" for job in JOBS]
 TORCH = ["train_teacher", "extract_attention", "refine_parts", "cache_masks", "evaluate_parts@masks"]
 
 # Parameter -> a new value, and the stages that run again for its own sake. What stands downstream of them runs when
@@ -22,7 +22,8 @@ TABLE = {
     "data.val_share": (0.2, ["prepare_data"]),
     "data.mask_values": ({7: "ignored"}, ["prepare_data"]),
     "data.max_pixels": (10_000, ["prepare_data"]),
-    "data.labels": ([], ["prepare_data"]),
+    "data.labels": ([], ["prepare_data", *PROBE]),
+    "data.attributes": (["mark"], ["prepare_data", *PROBE]),
     "data.store": ("s3://bucket/prefix", ["prepare_data", "extract_attention"]),
     "teacher.lr": (0.01, ["train_teacher"]),
     "extract.token_layer": (0, ["extract_attention"]),
@@ -92,7 +93,7 @@ def test_graph__corrected_masks_rerun_what_reads_masks_alone(recorded):
         manifest.unlink()  # Of DVC's cache it may be a hard link.
         manifest.write_text(original + " ")
         select = {f"select_masks@{arm}" for arm in ("semmae", "mae", "raw_attention")}
-        assert changed_stages(recorded) == {"prepare_data", *select, "evaluate_parts@masks", "compare"}
+        assert changed_stages(recorded) == {"prepare_data", *select, *PROBE, "evaluate_parts@masks", "compare"}
     finally:
         manifest.unlink()
         manifest.write_text(original)

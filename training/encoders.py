@@ -76,6 +76,12 @@ def features(encoder: VisionTransformer, pixels: torch.Tensor, visible: torch.Te
     pixels: (B, 3, h, w) uint8 at the encoder's size; visible: (B, V) indices of the patches that it sees, or all. The
     mean is what MAE-like encoders are fine-tuned on.
     """
+    return patch_tokens(encoder, pixels, visible).mean(dim=1).float()
+
+
+@torch.no_grad()
+def patch_tokens(encoder: VisionTransformer, pixels: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+    """The patch tokens after the final norm, (B, L, D), of which `features` takes the mean."""
     device = next(encoder.parameters()).device
     seen = visible if visible is None else visible.to(device)
-    return encoder.encode(normalise(pixels.to(device).float() / 255), seen)[:, 1:].mean(dim=1).float()
+    return encoder.encode(normalise(pixels.to(device).float() / 255), seen)[:, 1:]

@@ -76,7 +76,7 @@ class TableLabels:
         try:
             if b"submission" in path.lower():
                 raise UnusedTable("a submission holds no true labels")
-            header, rows = _read(root, path)
+            header, rows = read_table(root, path)
             columns = columns_of(header, rows, self._index)
             counts = self._enter(path, split, header, columns, rows)
         except UnusedTable as unused:
@@ -152,26 +152,43 @@ class TableLabels:
 
 def columns_of(header: Sequence[str], rows: pa.Table, index: PathIndex) -> Columns:
     """The columns of a table by content and name; raises `UnusedTable`, with what there is, where they cannot be told."""
-    there = f"its columns are {', '.join(map(repr, header))}"
-    words = [_word(name) for name in header]
-    if any(index.find(name) and word not in FILE_COLUMNS for name, word in zip(header, words, strict=True)):
-        raise UnusedTable(f"it has no line of column names; write one, such as filename,label ({there})")
-    sample = rows.take([*range(0, rows.num_rows, max(1, rows.num_rows // _SAMPLED_ROWS))]).columns
-    hits = [sum(bool(index.find(text)) for text in texts.to_pylist()) for texts in sample]
-    most = [number for number, count in enumerate(hits) if count == max(hits)]
-    file = _first(most, words, FILE_COLUMNS)
-    if file is None and not max(hits):
-        raise UnusedTable(f"none of its columns names images; {there}; call it filename")
-    file = most[0] if file is None else file
+    words, file = [_word(name) for name in header], file_column(header, rows, index)
     others = [number for number in range(len(header)) if number != file]
+    sample = _sample(rows)
     with_splits = [number for number in others if any(map(split_named, sample[number].to_pylist()))]
     split = _first(with_splits, words, SPLIT_COLUMNS)
     label = _first(others, words, LABEL_COLUMNS)
     if label is None and split is None and len(others) == 1 and _repeats(rows[others[0]]):
         label = others[0]
     if label is None and split is None:
-        raise UnusedTable(f"no column of labels; {there}; call it label, or one of {', '.join(LABEL_COLUMNS[1:])}")
+        raise UnusedTable(
+            f"no column of labels; {_listed(header)}; call it label, or one of {', '.join(LABEL_COLUMNS[1:])}"
+        )
     return Columns(file, label, split)
+
+
+def file_column(header: Sequence[str], rows: pa.Table, index: PathIndex) -> int:
+    """The column that names images; raises `UnusedTable`, with what there is, where none does."""
+    words, there = [_word(name) for name in header], _listed(header)
+    if any(index.find(name) and word not in FILE_COLUMNS for name, word in zip(header, words, strict=True)):
+        raise UnusedTable(f"it has no line of column names; write one, such as filename,label ({there})")
+    hits = [sum(bool(index.find(text)) for text in texts.to_pylist()) for texts in _sample(rows)]
+    most = [number for number, count in enumerate(hits) if count == max(hits)]
+    file = _first(most, words, FILE_COLUMNS)
+    if file is None and not max(hits):
+        raise UnusedTable(f"none of its columns names images; {there}; call it filename")
+    return most[0] if file is None else file
+
+
+def _sample(rows: pa.Table) -> list[pa.ChunkedArray]:
+    columns: list[pa.ChunkedArray] = rows.take(
+        [*range(0, rows.num_rows, max(1, rows.num_rows // _SAMPLED_ROWS))]
+    ).columns
+    return columns
+
+
+def _listed(header: Sequence[str]) -> str:
+    return f"its columns are {', '.join(map(repr, header))}"
 
 
 def _word(name: str) -> str:
@@ -196,7 +213,7 @@ def _texts(rows: pa.Table, number: int | None) -> Iterator[str]:
     return itertools.chain.from_iterable(chunk.to_pylist() for chunk in rows[number].chunks)
 
 
-def _read(root: Root, path: bytes) -> tuple[list[str], pa.Table]:
+def read_table(root: Root, path: bytes) -> tuple[list[str], pa.Table]:
     """Names of the columns, and the rows as text; raises `UnusedTable`."""
     try:
         with root.open(path) as file:

@@ -58,6 +58,14 @@ class Outcome:
         """Number of images kept."""
         return len(self.order)
 
+    def ids(self, items: Iterable[Item]) -> dict[str, list[int]]:
+        """Ids of the kept images by split."""
+        splits = {item.id: item.split for item in items}
+        held: dict[str, list[int]] = {split: [] for split in SPLITS}
+        for image_id in self.order:
+            held[splits[image_id]].append(image_id)
+        return held
+
     @property
     def rejected_files(self) -> list[Rejection]:
         """What is not used and should be: all but masks and litter."""

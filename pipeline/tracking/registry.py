@@ -85,7 +85,7 @@ def check_recorded(choice: Choice) -> None:
     The run in MLflow is that of dvc.lock, and the card reads the files in this folder: both must be about the same weights.
     Code may have changed since.
     """
-    graph = Graph(targets=[f"probe@class-{choice.arm}-{seed}" for seed in choice.among])
+    graph = Graph(targets=[f"probe@{choice.arm}-{seed}" for seed in choice.among])
     for name, changes in graph.changes.items():
         for line in explain(name, list(_apart_from_code(changes)), graph.entries.get(name)):
             raise ValueError(f"{line}; `{_command(choice.arm, choice.among)}` brings it up to date")
@@ -103,7 +103,7 @@ def _apart_from_code(changes: Sequence[Any]) -> Iterator[Any]:
 
 
 def _command(arm: str, seeds: Sequence[int]) -> str:
-    return " ".join(["semmae run", *(f"probe@class-{arm}-{seed}" for seed in seeds)])
+    return " ".join(["semmae run", *(f"probe@{arm}-{seed}" for seed in seeds)])
 
 
 def source_run(choice: Choice) -> Any:

@@ -17,7 +17,13 @@ pytestmark = pytest.mark.family
 
 # Stage and arguments -> what it makes.
 STAGES = {
-    ("prepare_data",): ["data/shards", "data/masks", "data/rejected.parquet", "metrics/prepare_data.json"],
+    ("prepare_data",): [
+        "data/shards",
+        "data/masks",
+        "data/attributes.parquet",
+        "data/rejected.parquet",
+        "metrics/prepare_data.json",
+    ],
     ("train_teacher",): ["teacher", "history/train_teacher.json", "metrics/train_teacher.json"],
     ("extract_attention",): ["attention", "masks/raw"],
     ("refine_parts",): ["part_learner", "history/refine_parts.json", "metrics/refine_parts.json"],

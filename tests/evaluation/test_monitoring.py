@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from config.params import load_params
-from evaluation.monitoring import Monitor, chosen, rankme
+from evaluation.monitoring import Monitor, chosen
+from evaluation.rankme import rankme
 from shards.image_shards import ImageShards
 from tests.conftest import run_stage
 from training.compute import set_up

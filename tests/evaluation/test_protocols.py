@@ -12,7 +12,8 @@ from evaluation.protocols import PROTOCOLS, STAGES, find, label_of, sources
     ("name", "label"),
     [
         ("finetune_accuracy", "fine-tuning"), ("knn_accuracy_k5", "kNN, k = 5"), ("tiny/upernet_miou", "tiny: UPerNet mIoU"),
-        ("low_shot_0.5_accuracy", "linear probe, 0.5 % of the labels"),
+        ("low_shot_0.5_accuracy", "linear probe, 0.5 % of the labels"), ("attribute_left-wing_accuracy", "attribute left-wing"),
+        ("attributes_accuracy", "attributes, mean"),
     ],
 )  # fmt: skip
 def test_label_of__a_metric(name, label):
@@ -27,7 +28,8 @@ def test_find__an_unknown_metric_is_refused(name):
 
 def test_protocols__are_found_by_their_own_key_and_measured_by_known_stages():
     for key, protocol in PROTOCOLS.items():
-        assert find(key.replace("*", "1"))[0] is protocol
+        found, _ = find(key.replace("*", "1"))
+        assert (found.label, found.floor) == (protocol.label, protocol.floor.replace("*", "1"))
         assert protocol.stages and set(protocol.stages) <= set(STAGES)
 
 
@@ -41,8 +43,13 @@ def test_sources__are_the_folders_that_params_yaml_asks_for(tmp_path, labels):
         (source.folder, source.prefix, source.has_predictions)
         for source in sources(load_params(tmp_path / "params.yaml"))
     ]
-    on_labels = [("probe", "", True), ("finetune", "", True), ("linear_mae/lars", "", True)]
-    assert found == [*on_labels * len(labels), ("segment/tiny", "tiny/", False), ("segment/other", "other/", False)]
+    on_labels = [("finetune", "", True), ("linear_mae/lars", "", True)]
+    assert found == [
+        ("probe", "", True),
+        *on_labels * len(labels),
+        ("segment/tiny", "tiny/", False),
+        ("segment/other", "other/", False),
+    ]
 
 
 def test_protocols__import_no_implementation():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, jaccard_score
 
-from evaluation.segmenting import class_iou, floor_metrics, segmentation_metrics
+from evaluation.confusion import class_iou, floor_metrics, segmentation_metrics
 
 
 def test_segmentation_metrics__are_scikit_learns():

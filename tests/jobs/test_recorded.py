@@ -14,7 +14,7 @@ def tree(tmp_path, monkeypatch):
     """A folder with a metrics file and a dvc.lock that has it."""
     monkeypatch.chdir(tmp_path)
     write_json(PATH, {"accuracy": 0.5})
-    write_json("dvc.yaml", {"stages": {"probe@class-mae-0": {}}})
+    write_json("dvc.yaml", {"stages": {"probe@mae-0": {}}})
     record(md5_of(PATH))
     return tmp_path
 
@@ -22,7 +22,7 @@ def tree(tmp_path, monkeypatch):
 def record(digest):
     with open("dvc.lock", "w") as file:
         file.write(
-            f"schema: '2.0'\nstages:\n  probe@class-mae-0:\n    cmd: x\n    outs:\n    - {{path: {PATH}, md5: {digest}}}\n"
+            f"schema: '2.0'\nstages:\n  probe@mae-0:\n    cmd: x\n    outs:\n    - {{path: {PATH}, md5: {digest}}}\n"
         )
 
 

@@ -30,7 +30,7 @@ def unlabelled(copied_world):
 def test_graph__without_labels_nothing_judges_by_labels(unlabelled):
     stages = {label.partition("@")[0] for label, _, _ in expand(params=load_params(unlabelled / "params.yaml"))}
     assert {"pretrain", "evaluate_parts", "compare"} <= stages
-    assert not stages & {"probe", "finetune", "linear_mae"}
+    assert "probe" in stages and not stages & {"finetune", "linear_mae"}
 
 
 def test_prepare_data__forgets_labels_that_are_not_wanted_and_keeps_images_and_splits(world, unlabelled):
@@ -50,6 +50,24 @@ def test_train_teacher__without_labels_measures_no_accuracy_and_trains_to_the_sa
     assert read_json(unlabelled / "metrics/train_teacher.json") == {}
     weights = [(folder / "teacher/model.safetensors").read_bytes() for folder in (world, unlabelled)]
     assert weights[0] == weights[1]
+
+
+def test_probe__without_labels_measures_what_the_data_allow(unlabelled):
+    document = read_document(unlabelled / "params.yaml")
+    for attributes, truth, expected in (
+        ([], [], {"test_images", "rankme"}),
+        ([], ["masks"], {"test_images", "rankme", "dense_miou", "dense_floor"}),
+        (["mark", "ears"], [], {"test_images", "rankme", "attributes_accuracy", "attribute_ears_floor"}),
+    ):
+        document["data"]["attributes"], document["data"]["part_truth"] = attributes, truth
+        write_params(document, unlabelled / "params.yaml")
+        run_stage(unlabelled, "stages.prepare_data")
+        run_stage(unlabelled, "stages.probe", ["mae", "0"])
+        metrics = read_json(unlabelled / "metrics/probe/mae-0.json")
+        assert expected <= set(metrics)
+        assert any(name.startswith("attribute") for name in metrics) == bool(attributes)
+        assert any(name.startswith("dense") for name in metrics) == bool(truth)
+        assert read_predictions(unlabelled / "metrics/predictions/probe/mae-0.parquet").classes == {}
 
 
 def test_prepare_data__labels_that_are_wanted_and_missing_are_an_error(copied_world, tmp_path):

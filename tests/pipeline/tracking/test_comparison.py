@@ -29,7 +29,7 @@ def original(tmp_path_factory):
         make_outs()
         write_record(STAGE)
         replay()
-        write_record("probe@class-mae-0", status="KILLED")
+        write_record("probe@mae-0", status="KILLED")
         replay(status="KILLED")
         write_lock("bbb")
         replay()

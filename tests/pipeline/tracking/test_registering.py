@@ -162,7 +162,7 @@ def test_register__weights_or_parameters_that_dvc_lock_does_not_record_are_refus
     weights.write_bytes(b"")
     with pytest.raises(
         ValueError,
-        match="pretrain@mae-0: .*pretrained/mae-0 modified.*`semmae run probe@class-mae-0 probe@class-mae-1`",
+        match="pretrain@mae-0: .*pretrained/mae-0 modified.*`semmae run probe@mae-0 probe@mae-1`",
     ):
         registry.check_recorded(choice)
     weights.write_bytes(whole)

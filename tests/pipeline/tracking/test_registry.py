@@ -60,9 +60,7 @@ def test_choose__images_without_labels_choose_no_seed(params):
 
 
 def test_choose__without_weights_it_names_the_command_that_makes_them(params):
-    with pytest.raises(
-        ValueError, match="`semmae run probe@class-mae-0 probe@class-mae-1 probe@class-mae-2 .*` makes them"
-    ):
+    with pytest.raises(ValueError, match="`semmae run probe@mae-0 probe@mae-1 probe@mae-2 .*` makes them"):
         registry.choose("mae", params)
     write("mae-0")
     with pytest.raises(ValueError, match="arm mae: no seed has pretrained weights and a probe"):

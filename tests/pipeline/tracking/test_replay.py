@@ -113,13 +113,13 @@ def test_replay__a_stage_that_was_restored_has_the_same_numbers_and_a_link_to_it
 
 
 def test_replay__what_was_terminated_is_recorded_once_and_never_as_running(repository):
-    write_record("probe@class-mae-0", status="KILLED")
+    write_record("probe@mae-0", status="KILLED")
     write_record("pretrain@mae-0")
     written = replay(status="KILLED")
-    assert set(written.runs) == {"pretrain@mae-0", "probe@class-mae-0"}
+    assert set(written.runs) == {"pretrain@mae-0", "probe@mae-0"}
     found = runs()[1]
     assert {name: run.info.status for name, run in found.items()} == {
-        "pipeline": "KILLED", "pretrain@mae-0": "FINISHED", "probe@class-mae-0": "KILLED",
+        "pipeline": "KILLED", "pretrain@mae-0": "FINISHED", "probe@mae-0": "KILLED",
     }  # fmt: skip
     assert replay(status="KILLED").runs == {}
     whole = replay()

@@ -43,14 +43,14 @@ def test_title__is_experiment_arm_seed_and_stage(name, title):
 def test_tags_of__a_stage_that_was_executed_has_tags_of_its_record_without_secrets():
     entry = {"params": {"params.yaml": {"compute.threads": 0}}}
     record = {"device": "https://user:secret@host", "slot": "", "torch": "2"}
-    tags = tags_of(Tagged(ORIGIN, "probe@class-mae-0", entry, record, key="k", parent="p"))
+    tags = tags_of(Tagged(ORIGIN, "probe@mae-0", entry, record, key="k", parent="p"))
     assert tags == {
-        "stage": "probe", "dvc_stage": "probe@class-mae-0",
+        "stage": "probe", "dvc_stage": "probe@mae-0",
         "arm": "mae", "seed": "0", "threads": "0", "fingerprint": "k", "mlflow.parentRunId": "p",
         "cache_hit": "false", "git_commit": "c0ffee", "git_dirty": "false", "preset": "quickstart",
         "semmae.writer": "host/1:2.0", "device": f"https://{MARK}@host", "torch": "2",
     }  # fmt: skip
-    assert tags_of(Tagged(ORIGIN, "probe@class-mae-0", parent="p"))["cache_hit"] == "true"
+    assert tags_of(Tagged(ORIGIN, "probe@mae-0", parent="p"))["cache_hit"] == "true"
     assert "cache_hit" not in tags_of(Tagged(ORIGIN, state="s"))
 
 
