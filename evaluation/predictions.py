@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from evaluation.accuracy import accuracy, class_accuracy
 from shards.files import whole_file
 
 # In place of a class, for an image that a protocol leaves out.
@@ -47,3 +48,15 @@ def read_predictions(path: Path) -> Predictions:
         return Predictions(columns.pop("id"), columns.pop("label"), columns)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise ValueError(f"{path}: missing or damaged ({error}); run `dvc repro` again") from None
+
+
+def metrics_of(predictions: Predictions) -> dict[str, float]:
+    """The accuracy of every protocol, the class mean of the linear probe, and the number of images."""
+    metrics: dict[str, float] = {"test_images": len(predictions.labels)}
+    for name, predicted in predictions.classes.items():
+        is_tested = predicted != NO_PREDICTION
+        if is_tested.any():
+            metrics[name] = accuracy(predicted[is_tested], predictions.labels[is_tested])
+    if "linear_accuracy" in metrics:
+        metrics["linear_class_accuracy"] = class_accuracy(predictions.classes["linear_accuracy"], predictions.labels)
+    return metrics

@@ -11,7 +11,6 @@ import torch
 
 from config.evaluation_groups import ProbeParams
 from config.params import Runtime
-from evaluation.accuracy import accuracy, class_accuracy
 from evaluation.attentive import fit_attentive_probe
 from evaluation.knn import knn_predict
 from evaluation.linear import few_of_each, fit_linear_probe
@@ -133,15 +132,3 @@ def probe(
         classes["attentive_accuracy"] = np.full(len(labels["test"]), NO_PREDICTION)
         classes["attentive_accuracy"][: len(asked)] = attentive(asked)
     return Predictions(frozen.ids["test"], labels["test"], classes), whole.penalty
-
-
-def metrics_of(predictions: Predictions) -> dict[str, float]:
-    """The accuracy of every protocol, the class mean of the linear probe, and the number of images."""
-    metrics: dict[str, float] = {"test_images": len(predictions.labels)}
-    for name, predicted in predictions.classes.items():
-        is_tested = predicted != NO_PREDICTION
-        if is_tested.any():
-            metrics[name] = accuracy(predicted[is_tested], predictions.labels[is_tested])
-    if "linear_accuracy" in metrics:
-        metrics["linear_class_accuracy"] = class_accuracy(predictions.classes["linear_accuracy"], predictions.labels)
-    return metrics

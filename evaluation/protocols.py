@@ -40,9 +40,9 @@ class Protocol:
     """A number that a stage measures for every arm and seed: a share in [0, 1], shown in per cent.
 
     label: its name for readers; `{}` stands for what `*` matches in the key, as `*` does in floor. stages: the stages that
-    measure it. headline: leads the table and the verdict. class_mean: a mean over the classes, not over the images. floor: the fact in the same
-    file that is the score of always answering the largest class; without it the labels of the predictions tell it, and where
-    there is one no predictions are kept.
+    measure it. headline: leads the table and the verdict. class_mean: a mean over the classes, not over the images. floor: the
+    fact in the same file that is the score of always answering the largest class, and then no predictions are kept; without
+    it the labels of the predictions tell it.
     """
 
     label: str

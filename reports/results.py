@@ -31,9 +31,9 @@ class Results:
     label. pretraining, finetuning: a row a logged step, with columns arm and seed; no finetuning without class labels.
     final_losses: pretraining loss at the end, by arm, of the arms that have one. val_losses: a row an arm, `mean`
     and `se` over seeds of its loss on val under random masks; rankme: the same of the features of test. predictions: job ->
-    protocol -> predictions. md5s: a row a job and a column a stage, the MD5 of its metrics as in dvc.lock. data, teacher, refine, parts: metrics of these stages,
-    `parts` empty if the data has no part labels. teacher_history (empty for a downloaded checkpoint) and refine_history:
-    rows of those trainings.
+    protocol -> predictions. md5s: a row a job and a column a stage, the MD5 of its metrics as in dvc.lock. data, teacher,
+    refine, parts: metrics of these stages, `parts` empty if the data has no part labels. teacher_history (empty for a
+    downloaded checkpoint) and refine_history: rows of those trainings.
     """
 
     arms: list[str]

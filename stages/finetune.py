@@ -6,8 +6,7 @@ from config.names import arguments
 from config.params import load_params, load_runtime
 from evaluation.accuracy import class_accuracy
 from evaluation.finetuning import finetune
-from evaluation.predictions import write_predictions
-from evaluation.probing import metrics_of
+from evaluation.predictions import metrics_of, write_predictions
 from evaluation.supervised import CROP
 from jobs.cluster.distributed import join
 from jobs.cluster.launching import launched

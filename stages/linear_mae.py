@@ -5,8 +5,7 @@ from pathlib import Path
 from config.names import arguments
 from config.params import load_params, load_runtime
 from evaluation.linear_mae import LinearMae
-from evaluation.predictions import Predictions, write_predictions
-from evaluation.probing import metrics_of
+from evaluation.predictions import Predictions, metrics_of, write_predictions
 from evaluation.supervised import CROP
 from images.dataset import WholeImages
 from images.stream import TrainingImages

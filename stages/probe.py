@@ -9,8 +9,8 @@ from config.names import arguments
 from config.params import Runtime, load_params, load_runtime
 from evaluation.attributes import attribute_metrics, read_attributes
 from evaluation.dense import IMAGES, dense_metrics
-from evaluation.predictions import Predictions, write_predictions
-from evaluation.probing import SPLITS, Features, features_of_splits, metrics_of, probe
+from evaluation.predictions import Predictions, metrics_of, write_predictions
+from evaluation.probing import SPLITS, Features, features_of_splits, probe
 from evaluation.rankme import rankme
 from images.dataset import decoded_masks, labelled_rows
 from jobs.metrics import write_metrics

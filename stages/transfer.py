@@ -5,8 +5,8 @@ from pathlib import Path
 from config.names import arguments
 from config.params import load_params, load_runtime
 from evaluation.finetuning import finetune
-from evaluation.predictions import Predictions, write_predictions
-from evaluation.probing import features_of_splits, metrics_of, probe
+from evaluation.predictions import Predictions, metrics_of, write_predictions
+from evaluation.probing import features_of_splits, probe
 from evaluation.supervised import CROP
 from jobs.fingerprint import fingerprint
 from jobs.metrics import write_metrics

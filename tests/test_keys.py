@@ -15,15 +15,20 @@ STAGES = {name: module_of(stage["cmd"]) for name, stage in read_yaml(ROOT / "dvc
 INFRASTRUCTURE = ("shards", "config", "jobs", "pipeline")
 # Module -> the stages whose result it determines. Whoever adds an import sees here which results it makes older.
 TABLE = """
-evaluation/accuracy.py: pretrain probe finetune linear_mae transfer
+evaluation/accuracy.py: pretrain probe finetune linear_mae transfer compare
+evaluation/attentive.py: probe transfer
+evaluation/attributes.py: probe
+evaluation/confusion.py: probe segment
+evaluation/dense.py: probe
 evaluation/finetuning.py: finetune transfer
-evaluation/knn.py: train_teacher pretrain probe finetune linear_mae transfer
-evaluation/linear.py: probe finetune linear_mae transfer
+evaluation/knn.py: train_teacher pretrain probe transfer
+evaluation/linear.py: probe transfer
 evaluation/linear_mae.py: linear_mae
 evaluation/monitoring.py: pretrain
 evaluation/predictions.py: probe finetune linear_mae transfer compare
-evaluation/probing.py: probe finetune linear_mae transfer
+evaluation/probing.py: probe transfer
 evaluation/protocols.py: compare
+evaluation/rankme.py: pretrain probe
 evaluation/segmenting.py: segment
 evaluation/supervised.py: finetune linear_mae transfer segment
 evaluation/teacher_quality.py: train_teacher
@@ -35,11 +40,13 @@ images/creatures/drawing.py: generate_creatures
 images/creatures/scenery.py: generate_creatures
 images/creatures/shapes.py: generate_creatures
 images/creatures/textures.py: generate_creatures
-images/dataset.py: train_teacher select_masks pretrain probe finetune linear_mae transfer segment evaluate_parts compare
-images/decoding.py: prepare_data train_teacher extract_attention refine_parts cache_masks select_masks pretrain probe finetune
-    linear_mae prepare_transfer transfer prepare_segment segment evaluate_parts compare
+images/dataset.py: train_teacher select_masks pretrain probe finetune linear_mae transfer segment evaluate_parts
+    compare
+images/decoding.py: prepare_data train_teacher extract_attention refine_parts cache_masks select_masks pretrain probe
+    finetune linear_mae prepare_transfer transfer prepare_segment segment evaluate_parts compare
 images/downloads.py: -
 images/sources/arrow.py: prepare_data prepare_transfer prepare_segment
+images/sources/attributes.py: prepare_data prepare_transfer prepare_segment
 images/sources/class_coverage.py: prepare_data prepare_transfer prepare_segment
 images/sources/classes.py: prepare_data prepare_transfer prepare_segment
 images/sources/columns.py: prepare_data prepare_transfer prepare_segment
@@ -61,8 +68,8 @@ images/sources/tables.py: prepare_data prepare_transfer prepare_segment
 images/sources/tree.py: prepare_data prepare_transfer prepare_segment
 images/sources/understanding.py: -
 images/sources/webdataset.py: prepare_data prepare_transfer prepare_segment
-images/stream.py: prepare_data train_teacher extract_attention refine_parts cache_masks select_masks pretrain probe finetune
-    linear_mae prepare_transfer transfer prepare_segment segment evaluate_parts compare
+images/stream.py: prepare_data train_teacher extract_attention refine_parts cache_masks select_masks pretrain probe
+    finetune linear_mae prepare_transfer transfer prepare_segment segment evaluate_parts compare
 models/checkpoints.py: train_teacher extract_attention refine_parts cache_masks pretrain evaluate_parts compare
 models/classifier.py: finetune transfer segment
 models/ibot.py: train_teacher
@@ -79,8 +86,8 @@ models/vit.py: train_teacher extract_attention refine_parts cache_masks pretrain
 parts/attention.py: extract_attention cache_masks evaluate_parts compare
 parts/baselines.py: evaluate_parts
 parts/clustering.py: refine_parts
-parts/foreground.py: refine_parts cache_masks select_masks evaluate_parts compare
-parts/labelling.py: refine_parts cache_masks select_masks evaluate_parts compare
+parts/foreground.py: refine_parts cache_masks select_masks probe evaluate_parts compare
+parts/labelling.py: refine_parts cache_masks select_masks probe evaluate_parts compare
 parts/masking.py: train_teacher pretrain compare
 parts/quality.py: refine_parts evaluate_parts
 parts/schedules.py: pretrain compare

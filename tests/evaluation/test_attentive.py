@@ -73,7 +73,7 @@ def test_fit_attentive_probe__begins_at_the_linear_probe_and_ends_at_the_optimum
 
 
 def test_attentive_probe__with_queries_of_zero_is_the_linear_probe(fitted):
-    tokens, _, asked, _, linear, found, _ = fitted
+    _tokens, _, asked, _, linear, _found, _ = fitted
     still = attentive.AttentiveProbe(
         torch.from_numpy(linear.mean), torch.from_numpy(linear.std), torch.zeros(HEADS, WIDTH), linear.weights.float()
     )

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from config.params import load_params, load_runtime
-from evaluation.predictions import NO_PREDICTION, Predictions
-from evaluation.probing import Features, metrics_of, probe
+from evaluation.predictions import NO_PREDICTION, Predictions, metrics_of
+from evaluation.probing import Features, probe
 
 
 def test_metrics_of__counts_only_the_images_that_were_asked_about():
