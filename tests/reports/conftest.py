@@ -58,7 +58,7 @@ MEASURED = {
     "probe": FROZEN, "finetune": {**TUNED, "finetune_class_accuracy": 0.69}, "transfer": {**FROZEN, **TUNED},
     "segment": SEGMENTED,
 }  # fmt: skip
-FACTS = {"probe": {"penalty": 1.0}, "segment": {"floor_miou": 0.15, "floor_pixel_accuracy": 0.55}}
+FACTS = {"probe": {"penalty": 1.0, "rankme": 9.5}, "segment": {"floor_miou": 0.15, "floor_pixel_accuracy": 0.55}}
 TEACHER = {
     "knn_accuracy": 0.52, "test_images": 12, "knn_accuracy_untrained": 0.31, "knn_accuracy_pixels": 0.2,
     "knn_above_pixels": 0.3, "knn_above_pixels_se": 0.05, "knn_above_untrained": 0.2, "knn_above_untrained_se": 0.05,
@@ -255,7 +255,7 @@ def results_of(scores, *, protocols=("finetune_accuracy", "linear_accuracy", "kn
     ]
     nothing, seeds = pd.DataFrame(), range(len(next(iter(scores.values()))))
     return Results(
-        list(scores), list(seeds), pd.DataFrame(rows), nothing, nothing, nothing, {}, nothing, {}, nothing, {}, {}, {}
+        list(scores), list(seeds), pd.DataFrame(rows), nothing, nothing, nothing, {}, nothing, nothing, {}, nothing, {}, {}, {}
     )
 
 
