@@ -31,7 +31,7 @@ class ProbeParams(Group):
     max_iterations: Count
     low_shot: list[OpenShare] = Field(description="shares of each class's training labels, one probe for each share")
     token_images: Count = Field(
-        description="most images of train, and of test, whose patch tokens (float16) are kept for the probes of patches"
+        description="most images of a split whose patch tokens (float16) are kept for the probes of patches"
     )
 
 

@@ -46,9 +46,7 @@ def fit_linear_probe(
     and with 0 in its midst.
     Differs: an exact solver on features computed once, without augmentation, instead of 90 epochs of LARS.
     """
-    mean = inputs["train"].mean(axis=0, dtype=np.float64).astype(np.float32)
-    std = inputs["train"].std(axis=0, dtype=np.float64).astype(np.float32)
-    std[std == 0] = 1
+    mean, std = (values.numpy() for values in standardisation(torch.from_numpy(inputs["train"])))
     train, val = (torch.from_numpy((inputs[split] - mean) / std).to(device) for split in ("train", "val"))
     known, classes = torch.from_numpy(labels["train"]).to(device), int(labels["train"].max()) + 1
     weights = torch.zeros(classes, train.shape[1] + 1, dtype=torch.float64, device=device)
@@ -62,6 +60,12 @@ def fit_linear_probe(
         advance(1)
     assert best is not None
     return LinearProbe(mean, std, best[2].cpu(), best[1])
+
+
+def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (D,) of features (N, D), in their precision; 1 where a feature is constant."""
+    mean, std = features.double().mean(dim=0), features.double().std(dim=0, correction=0)
+    return mean.to(features.dtype), torch.where(std == 0, 1, std).to(features.dtype)
 
 
 def few_of_each(labels: np.ndarray, share: float, draw: torch.Generator) -> np.ndarray:

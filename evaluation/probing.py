@@ -31,7 +31,7 @@ Arrays = dict[str, np.ndarray]
 class Features:
     """Frozen features (N, D), class indices (N,), -1 for none, and ids (N,) of train, val and test.
 
-    tokens: (n, L, D) float16, patch tokens of the first n images of train and test. heads: of the encoder.
+    tokens: (n, L, D) float16, patch tokens of the first n images of each. heads: of the encoder.
     """
 
     inputs: Arrays
@@ -55,7 +55,7 @@ def features_of_splits(
 ) -> Features:
     """Features of whole images at the encoder's size, computed once for all protocols.
 
-    tokens: most images of train, and of test, whose patch tokens are kept. labelled: images with a class label alone.
+    tokens: most images of a split whose patch tokens are kept. labelled: images with a class label alone.
     most: use the first so many images of each split. Memory: the features, and 2 L D bytes for each image with tokens.
     """
     attention = encoder.blocks[0].attn
@@ -64,9 +64,7 @@ def features_of_splits(
     for split in SPLITS:
         shards = ImageShards(shards_folder, split, labelled=labelled)
         images = WholeImages(shards, encoder.image_size[0], workers=runtime.workers, most=most)
-        kept = torch.empty(
-            0 if split == "val" else min(tokens, len(images)), encoder.num_patches, encoder.width, dtype=torch.float16
-        )
+        kept = torch.empty(min(tokens, len(images)), encoder.num_patches, encoder.width, dtype=torch.float16)
         inputs = np.empty((len(images), encoder.width), dtype=np.float32)
         with Meter(len(images), label=f"{label}: {split} features", seconds=runtime.log_seconds) as meter:
             for rows, pixels in images.batches(batch_size):
@@ -118,17 +116,11 @@ def probe(
             few, few_labels = ({**values, "train": values["train"][rows]} for values in (inputs, labels))
             classes[f"low_shot_{100 * share:g}_accuracy"] = fit(few, few_labels)(inputs["test"])
     if frozen.tokens:
-        known, asked = frozen.tokens["train"], frozen.tokens["test"]
-        with meter(1, label=f"{label}: attentive probe", unit="fits") as fits:
+        known = {split: labels[split][: len(kept)] for split, kept in frozen.tokens.items()}
+        with meter(len(group.penalties), label=f"{label}: attentive probe", unit="fits") as fits:
             attentive = fit_attentive_probe(
-                known,
-                labels["train"][: len(known)],
-                whole,
-                heads=frozen.heads,
-                max_iterations=group.max_iterations,
-                device=device,
-                advance=fits.advance,
+                frozen.tokens, known, penalties=group.penalties, heads=frozen.heads, device=device, advance=fits.advance
             )
         classes["attentive_accuracy"] = np.full(len(labels["test"]), NO_PREDICTION)
-        classes["attentive_accuracy"][: len(asked)] = attentive(asked)
+        classes["attentive_accuracy"][: len(known["test"])] = attentive(frozen.tokens["test"])
     return Predictions(frozen.ids["test"], labels["test"], classes), whole.penalty

@@ -115,8 +115,8 @@ def read_results(
     pretrain = pd.DataFrame({job: read_json(_file(root / "metrics/pretrain", job)) for job in jobs}).T
     losses = pretrain.reindex(columns=["loss", "val_loss"]).astype(float).groupby(level=0, sort=False)
     probed = jobs if any(source.stage == "probe" for source in sources) else []
-    ranks = pd.Series({job: read_json(_file(root / "metrics/probe", job))["rankme"] for job in probed}, dtype=float)
-    ranks = ranks.groupby([arm for arm, _ in probed], sort=False)
+    effective = pd.Series({job: read_json(_file(root / "metrics/probe", job))["rankme"] for job in probed}, dtype=float)
+    ranks = effective.groupby([arm for arm, _ in probed], sort=False)
     has_finetuning = any(source.stage == "finetune" for source in sources)
     return Results(
         arms=list(arms),

@@ -27,63 +27,95 @@ def toy(count, seed):
 
 @pytest.fixture(scope="module")
 def fitted():
-    (tokens, labels), (asked, truth) = toy(240, 0), toy(120, 1)
-    means = {split: some.float().mean(dim=1).numpy() for split, some in (("train", tokens), ("val", asked))}
-    linear = fit_linear_probe(means, {"train": labels, "val": truth}, penalties=[0.3], max_iterations=200)
+    tokens, labels = {}, {}
+    for seed, (split, count) in enumerate({"train": 240, "val": 120, "test": 120}.items()):
+        tokens[split], labels[split] = toy(count, seed)
     passes = []
-    found = fit_attentive_probe(tokens, labels, linear, heads=HEADS, max_iterations=300, advance=passes.append)
-    return tokens, labels, asked, truth, linear, found, passes
+    found = fit_attentive_probe(tokens, labels, penalties=[0.3], heads=HEADS, advance=passes.append)
+    return tokens, labels, found, passes
 
 
-def objective(vector, tokens, labels, linear):
+def units(tokens):
+    """Mean and standard deviation of the images' means, and the whitening of the tokens, in NumPy."""
+    means, flat = tokens.double().mean(dim=1).numpy(), tokens.double().flatten(0, 1).numpy()
+    values, vectors = np.linalg.eigh(np.cov(flat.T, bias=True))
+    return means.mean(axis=0), means.std(axis=0), vectors / np.sqrt(values) @ vectors.T
+
+
+def objective(vector, tokens, labels, penalty):
     """The mean loss in NumPy, float64, from its definition; vector: queries (H, D), then weights (C, D + 1)."""
+    mean, std, whiten = units(tokens)
     queries, weights = np.split(vector, [HEADS * WIDTH])
     queries, weights = queries.reshape(HEADS, WIDTH), weights.reshape(CLASSES, WIDTH + 1)
-    standard = (tokens.double().numpy() - linear.mean) / linear.std
-    attention = softmax(np.einsum("nld,hd->nlh", standard, queries), axis=1)
+    plain = tokens.double().numpy()
+    attention = softmax(np.einsum("nld,hd->nlh", plain, queries @ whiten), axis=1)
     size = WIDTH // HEADS
     pooled = [
-        np.einsum("nl,nld->nd", attention[..., head], standard[..., head * size : (head + 1) * size])
+        np.einsum("nl,nld->nd", attention[..., head], plain[..., head * size : (head + 1) * size])
         for head in range(HEADS)
     ]
-    scores = np.concatenate(pooled, axis=1) @ weights[:, :-1].T + weights[:, -1]
+    scores = (np.concatenate(pooled, axis=1) - mean) / std @ weights[:, :-1].T + weights[:, -1]
     losses = logsumexp(scores, axis=1) - scores[np.arange(len(labels)), labels]
-    size_of = np.square(weights[:, :-1]).sum() + np.square(queries).sum()
-    return (losses.sum() + size_of / (2 * linear.penalty)) / len(labels)
+    square = np.square(weights[:, :-1]).sum() + np.square(queries).sum()
+    return (losses.sum() + square / (2 * penalty)) / len(labels)
 
 
-def as_vector(found):
-    return np.concatenate([found.queries.double().numpy().ravel(), found.weights.double().numpy().ravel()])
+def as_vector(found, tokens):
+    queries = found.queries.double().numpy() @ np.linalg.inv(units(tokens)[2])
+    return np.concatenate([queries.ravel(), found.weights.double().numpy().ravel()])
 
 
 def test_fit_attentive_probe__sees_what_the_mean_hides(fitted):
-    _, _, asked, truth, linear, found, _ = fitted
-    of_means = np.mean(linear(asked.float().mean(dim=1).numpy()) == truth)
+    tokens, labels, found, _ = fitted
+    means = {split: some.float().mean(dim=1).numpy() for split, some in tokens.items()}
+    linear = fit_linear_probe(means, labels, penalties=[0.3], max_iterations=200)
+    of_means = np.mean(linear(means["test"]) == labels["test"])
     assert of_means < 0.65
-    assert np.mean(found(asked) == truth) > of_means + 0.2
+    assert np.mean(found(tokens["test"]) == labels["test"]) > of_means + 0.2
 
 
-def test_fit_attentive_probe__begins_at_the_linear_probe_and_ends_at_the_optimum_of_the_loss(fitted):
-    tokens, labels, _, _, linear, found, _ = fitted
-    start = np.concatenate([np.zeros(HEADS * WIDTH), linear.weights.double().numpy().ravel()])
-    theirs = minimize(objective, start, args=(tokens, labels, linear), method="L-BFGS-B", options={"maxfun": 40_000})
-    mine = objective(as_vector(found), tokens, labels, linear)
-    assert mine < objective(start, tokens, labels, linear)
-    assert mine == pytest.approx(theirs.fun, abs=3e-4)
+def test_fit_attentive_probe__ends_near_the_optimum_of_the_loss(fitted, monkeypatch):
+    tokens, labels, _, _ = fitted
+    monkeypatch.setattr(attentive, "ITERATIONS", 300)
+    found = fit_attentive_probe(tokens, labels, penalties=[0.3], heads=HEADS)
+    mine = as_vector(found, tokens["train"])
+    arguments = tokens["train"], labels["train"], 0.3
+    # Another solver, in double precision, finds a hundredth of a nat more from there or from the same start.
+    for start in (mine, np.zeros_like(mine)):
+        theirs = minimize(objective, start, args=arguments, method="L-BFGS-B", options={"maxfun": 20_000})
+        assert objective(mine, *arguments) < theirs.fun + 0.01 < 0.5 * objective(np.zeros_like(mine), *arguments)
 
 
-def test_attentive_probe__with_queries_of_zero_is_the_linear_probe(fitted):
-    _tokens, _, asked, _, linear, _found, _ = fitted
+def test_fit_attentive_probe__with_queries_of_zero_is_the_linear_probe(fitted, monkeypatch):
+    tokens, labels, _, _ = fitted
+    means = {split: some.float().mean(dim=1).numpy() for split, some in tokens.items()}
+    linear = fit_linear_probe(means, labels, penalties=[1.0], max_iterations=200)
     still = attentive.AttentiveProbe(
-        torch.from_numpy(linear.mean), torch.from_numpy(linear.std), torch.zeros(HEADS, WIDTH), linear.weights.float()
+        torch.zeros(HEADS, WIDTH), torch.from_numpy(linear.mean), torch.from_numpy(linear.std), linear.weights.float()
     )
-    assert np.array_equal(still(asked), linear(asked.float().mean(dim=1).numpy()))
+    assert np.array_equal(still(tokens["test"]), linear(means["test"]))
+
+
+def test_fit_attentive_probe__chooses_its_penalty_on_val(fitted):
+    tokens, labels, found, _ = fitted
+    both = fit_attentive_probe(tokens, labels, penalties=[1e-6, 0.3], heads=HEADS)
+    assert np.mean(both(tokens["test"]) == labels["test"]) == pytest.approx(
+        np.mean(found(tokens["test"]) == labels["test"]), abs=0.1
+    )
+    alone = {split: values for split, values in tokens.items() if split != "test"}
+    again = fit_attentive_probe(alone, labels, penalties=[1e-6, 0.3], heads=HEADS)
+    assert torch.equal(again.weights, both.weights), "it never looks at test"
 
 
 def test_fit_attentive_probe__is_the_same_however_many_tokens_are_in_memory_and_shows_each_pass(fitted, monkeypatch):
-    tokens, labels, _, _, linear, found, passes = fitted
+    tokens, labels, found, passes = fitted
     monkeypatch.setattr(attentive, "ROWS", 50)
-    other = fit_attentive_probe(tokens, labels, linear, heads=HEADS, max_iterations=300)
-    first, second = (objective(as_vector(one), tokens, labels, linear) for one in (found, other))
-    assert first == pytest.approx(second, abs=1e-4)
+    other = fit_attentive_probe(tokens, labels, penalties=[0.3], heads=HEADS)
+    torch.testing.assert_close(other.weights, found.weights, rtol=0.02, atol=0.02)
     assert passes[-1] == 1 and set(passes[:-1]) == {0}
+
+
+def test_whitening__makes_the_features_of_tokens_alike(fitted):
+    tokens = fitted[0]["train"]
+    flat = tokens.double().flatten(0, 1) @ attentive.whitening(tokens, "cpu")
+    assert np.cov(flat.numpy().T) == pytest.approx(np.eye(WIDTH), abs=0.01)

@@ -33,7 +33,7 @@ def test_probe__shows_its_progress_from_each_query_and_each_pass_of_a_fit(capsys
     draw_tokens = torch.Generator().manual_seed(0)
     tokens = {
         split: torch.from_numpy(inputs[split])[:count, None] + 0.1 * torch.randn(count, 5, 4, generator=draw_tokens)
-        for split, count in (("train", 50), ("test", 20))
+        for split, count in (("train", 50), ("val", 20), ("test", 20))
     }
     ids = {split: np.arange(count, dtype=np.uint64) for split, count in counts.items()}
     frozen = Features(inputs, labels, ids, 3, heads=2, tokens=tokens)

@@ -255,7 +255,20 @@ def results_of(scores, *, protocols=("finetune_accuracy", "linear_accuracy", "kn
     ]
     nothing, seeds = pd.DataFrame(), range(len(next(iter(scores.values()))))
     return Results(
-        list(scores), list(seeds), pd.DataFrame(rows), nothing, nothing, nothing, {}, nothing, nothing, {}, nothing, {}, {}, {}
+        list(scores),
+        list(seeds),
+        pd.DataFrame(rows),
+        nothing,
+        nothing,
+        nothing,
+        {},
+        nothing,
+        nothing,
+        {},
+        nothing,
+        {},
+        {},
+        {},
     )
 
 
