@@ -66,7 +66,7 @@ class DataParams(Group):
         description="value in the masks -> background, ignored, or the label that it stands for; a value that is not named is "
         "its own label, 0 the background and 255 ignored; {} reads masks of 0 and 255 alone as objects"
     )
-    attributes: list[Name] = Field(
+    attributes: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]] = Field(
         description="columns of data.path's attributes.csv, for each of which a linear probe is fitted; [] for none"
     )
     image_column: str = Field(description="column of images in Parquet and Arrow files")
@@ -87,6 +87,8 @@ class DataParams(Group):
 
     @model_validator(mode="after")
     def _check(self) -> "DataParams":
+        if len({*self.attributes, "id"}) <= len(self.attributes):
+            raise ValueError(f"attributes {self.attributes}: holds a name twice, or id, which stands for the image")
         if self.store:
             check_url(self.store, "store")
         if is_url(self.path):

@@ -128,12 +128,13 @@ def _fit(
 def whitening(tokens: Tensor, device: torch.device | str) -> Tensor:
     """(D, D) float64, symmetric, after which the features of tokens (n, L, D) vary alike and tell nothing of each other."""
     width = tokens.shape[2]
-    products, sums = torch.zeros(width, width, dtype=torch.float64, device=device), torch.zeros(width, device=device)
-    for some in tokens.split(ROWS):
-        flat = some.to(device).float().flatten(0, 1)
-        products += flat.T @ flat
-        sums = sums + flat.sum(dim=0, dtype=torch.float64)
     count = tokens.shape[0] * tokens.shape[1]
-    centre = sums / count
-    values, vectors = torch.linalg.eigh(products / count - torch.outer(centre, centre))
-    return vectors * values.clamp_min(SMALLEST_VARIANCE * float(values[-1])).rsqrt() @ vectors.T
+    centre, products = (torch.zeros(*size, dtype=torch.float64, device=device) for size in ((width,), (width, width)))
+    for some in tokens.split(ROWS):
+        centre += some.to(device).flatten(0, 1).sum(dim=0, dtype=torch.float64) / count
+    for some in tokens.split(ROWS):
+        flat = some.to(device).float().flatten(0, 1) - centre.float()
+        products += flat.T @ flat
+    values, vectors = torch.linalg.eigh(products / count)
+    # Tokens that are all alike vary by nothing.
+    return vectors * values.clamp_min(max(SMALLEST_VARIANCE * float(values[-1]), 1e-12)).rsqrt() @ vectors.T

@@ -24,7 +24,7 @@ def read_attributes(path: str | Path, names: Sequence[str], ids: np.ndarray) -> 
     path: what `stages.prepare_data` wrote: the column id, ascending, and a column of text for each attribute.
     """
     try:
-        table = pq.read_table(path, columns=["id", *names])
+        table = pq.read_table(path, columns=["id", *names], page_checksum_verification=True)
         known = table["id"].to_numpy()
     except (OSError, pa.ArrowException, KeyError) as error:
         raise ValueError(
@@ -50,13 +50,13 @@ def attribute_metrics(
     device: torch.device,
     advance: Callable[[int], object] = lambda fits: None,
 ) -> dict[str, float]:
-    """`attribute_NAME_accuracy` of each attribute's exact linear probe, `attribute_NAME_floor`, and the means of both.
+    """`attribute_NAME_accuracy` of each attribute's exact linear probe, with `_floor` and `_images` (of test), and the means.
 
     inputs: features (N, D) of train, val and test; values: split -> attribute -> (N,) numbers, `NO_VALUE` for images that have
     none, which take no part. Floor: the score of always saying the most frequent value of train. Means: `attributes_accuracy`
-    and `attributes_floor`.
+    and `attributes_floor`; `attributes_images` is the least.
     """
-    scores, floors = {}, {}
+    scores, floors, images = {}, {}, {}
     for name in values["train"]:
         features, labels = {}, {}
         for split, of_split in values.items():
@@ -71,10 +71,13 @@ def attribute_metrics(
             advance=advance,
         )
         scores[name] = accuracy(probe(features["test"]), labels["test"])
+        images[name] = len(labels["test"])
         floors[name] = accuracy(np.full(len(labels["test"]), np.bincount(labels["train"]).argmax()), labels["test"])
     return {
         "attributes_accuracy": float(np.mean([*scores.values()])),
         "attributes_floor": float(np.mean([*floors.values()])),
+        "attributes_images": min(images.values()),
         **{f"attribute_{name}_accuracy": score for name, score in scores.items()},
         **{f"attribute_{name}_floor": floor for name, floor in floors.items()},
+        **{f"attribute_{name}_images": count for name, count in images.items()},
     }

@@ -30,7 +30,8 @@ def dense_metrics(
     device: torch.device,
     advance: Callable[[int], object] = lambda fits: None,
 ) -> dict[str, float]:
-    """`dense_miou` of an exact linear probe of patch tokens for the true part, and `dense_floor` of always saying the largest.
+    """`dense_miou` of an exact linear probe of patch tokens for the true part, and `dense_floor` of always saying the largest;
+    `dense_images`: the test images with a labelled patch.
 
     tokens: (n, L, D) of train and test; truth: (n, L) of the same images. seed: draws the training patches, the same for every
     arm. Differs from the linear head of `segment`: each patch has one label, its token is judged alone, and nothing is
@@ -58,4 +59,9 @@ def dense_metrics(
         seen = tokens["test"][rows][torch.from_numpy(known[rows])].float().numpy()
         counts += confusion(probe(seen), truth["test"][rows][known[rows]], classes)
     floor = floor_metrics(np.bincount(labels["train"], minlength=classes), counts.sum(axis=1))
-    return {"dense_miou": segmentation_metrics(counts)["miou"], "dense_floor": floor["floor_miou"]}
+    shown = int(known.any(axis=1).sum())
+    return {
+        "dense_miou": segmentation_metrics(counts)["miou"],
+        "dense_floor": floor["floor_miou"],
+        "dense_images": shown,
+    }

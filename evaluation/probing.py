@@ -3,6 +3,7 @@
 N images of a split, n of them with tokens, D features, L patches.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -41,6 +42,18 @@ class Features:
     heads: int = 1
     tokens: dict[str, torch.Tensor] = field(default_factory=dict)
 
+    def labelled(self) -> "Features":
+        """Those of the images with a class label alone."""
+        kept = {split: labels >= 0 for split, labels in self.labels.items()}
+        if all(rows.all() for rows in kept.values()):
+            return self
+        inputs, labels, ids = (
+            {split: values[kept[split]] for split, values in of_splits.items()}
+            for of_splits in (self.inputs, self.labels, self.ids)
+        )
+        tokens = {split: some[torch.from_numpy(kept[split][: len(some)])] for split, some in self.tokens.items()}
+        return replace(self, inputs=inputs, labels=labels, ids=ids, tokens=tokens)
+
 
 def features_of_splits(
     shards_folder: str,
@@ -50,6 +63,7 @@ def features_of_splits(
     batch_size: int,
     runtime: Runtime,
     label: str,
+    splits: Sequence[str] = SPLITS,
     labelled: bool = True,
     most: int | None = None,
 ) -> Features:
@@ -61,7 +75,7 @@ def features_of_splits(
     attention = encoder.blocks[0].attn
     assert isinstance(attention, Attention)
     found = Features({}, {}, {}, 0, attention.num_heads)
-    for split in SPLITS:
+    for split in splits:
         shards = ImageShards(shards_folder, split, labelled=labelled)
         images = WholeImages(shards, encoder.image_size[0], workers=runtime.workers, most=most)
         kept = torch.empty(min(tokens, len(images)), encoder.num_patches, encoder.width, dtype=torch.float16)
@@ -89,6 +103,16 @@ def probe(
     inputs, labels = frozen.inputs, frozen.labels
     classes: Arrays = {}
     meter = partial(Meter, seconds=runtime.log_seconds)
+    if frozen.tokens:
+        known = {split: labels[split][: len(kept)] for split, kept in frozen.tokens.items()}
+        with meter(len(group.penalties), label=f"{label}: attentive probe", unit="fits") as fits:
+            attentive = fit_attentive_probe(
+                frozen.tokens, known, penalties=group.penalties, heads=frozen.heads, device=device, advance=fits.advance
+            )
+        classes["attentive_accuracy"] = np.full(len(labels["test"]), NO_PREDICTION)
+        classes["attentive_accuracy"][: len(known["test"])] = attentive(frozen.tokens["test"])
+        # Gigabytes, which nothing after it needs.
+        frozen.tokens.clear()
     with meter(len(group.neighbours) * len(labels["test"]), label=f"{label}: kNN", unit="queries") as queries:
         for k in group.neighbours:
             classes["knn_accuracy" if k == group.neighbours[0] else f"knn_accuracy_k{k}"] = knn_predict(
@@ -115,12 +139,4 @@ def probe(
             rows = few_of_each(labels["train"], share, generator(seed, "low shot", str(share)))
             few, few_labels = ({**values, "train": values["train"][rows]} for values in (inputs, labels))
             classes[f"low_shot_{100 * share:g}_accuracy"] = fit(few, few_labels)(inputs["test"])
-    if frozen.tokens:
-        known = {split: labels[split][: len(kept)] for split, kept in frozen.tokens.items()}
-        with meter(len(group.penalties), label=f"{label}: attentive probe", unit="fits") as fits:
-            attentive = fit_attentive_probe(
-                frozen.tokens, known, penalties=group.penalties, heads=frozen.heads, device=device, advance=fits.advance
-            )
-        classes["attentive_accuracy"] = np.full(len(labels["test"]), NO_PREDICTION)
-        classes["attentive_accuracy"][: len(known["test"])] = attentive(frozen.tokens["test"])
     return Predictions(frozen.ids["test"], labels["test"], classes), whole.penalty

@@ -42,7 +42,7 @@ class Protocol:
     label: its name for readers; `{}` stands for what `*` matches in the key, as `*` does in floor. stages: the stages that
     measure it. headline: leads the table and the verdict. class_mean: a mean over the classes, not over the images. floor: the
     fact in the same file that is the score of always answering the largest class, and then no predictions are kept; without
-    it the labels of the predictions tell it.
+    it the labels of the predictions tell it. `NAME_images` beside `NAME_floor`: the test images that were asked about.
     """
 
     label: str
@@ -75,7 +75,7 @@ PROTOCOLS = {
 }
 HEADLINE = [key for key, protocol in PROTOCOLS.items() if protocol.headline]
 # What metrics files hold besides: facts about a run, and the IoU of each class.
-FACTS = r"test_images|penalty|rankme|left_out_images|floor_.+|.+_floor"
+FACTS = r"penalty|rankme|floor_.+|.+_floor|.+_images"
 CLASS_IOU = r"(?P<segmentation>.+)_iou/(?P<label>\d+)"
 
 

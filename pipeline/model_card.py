@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from config.params import Params
-from evaluation.protocols import CLASS_IOU, sources
+from evaluation.protocols import CLASS_IOU, FACTS, sources
 from jobs.fingerprint import digest_of
 from jobs.recorded import check_recorded
 from reports.comparison import NO_ACCURACY
@@ -43,7 +43,9 @@ def card(job: str, layout: str, params: Params, root: Path = Path()) -> str:
         for name, value in read_json(root / path).items()
         if not re.fullmatch(CLASS_IOU, name)
     }
-    no_labels = () if params.data.labels else ("", NO_ACCURACY)
+    judged = (name.partition(": ") for name in metrics)
+    is_judged = any(folder != "pretrain" and not re.fullmatch(FACTS, name) for folder, _, name in judged)
+    no_labels = () if is_judged else ("", NO_ACCURACY)
     settings = {"arm": arm.model_dump(), "seed": int(seed), "pretrain": params.pretrain.model_dump()}
     return "\n".join(
         [

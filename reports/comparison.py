@@ -108,7 +108,9 @@ def from_csv(path: Path) -> pd.DataFrame:
         types = dict.fromkeys(names, str) | dict.fromkeys(numbers, float)
         rows = pd.read_csv(path, encoding="utf-8", dtype=types, keep_default_na=False, na_values=[""])
         rows = rows[[*COLUMNS, *rows.filter(regex=f"^{SEED}")]]
-        is_whole = rows[["arm", "mean", "verdict"]].notna().all(axis=None) and rows.empty == headline(rows).empty
+        has_values = bool(rows[["arm", "mean", "verdict"]].notna().all(axis=None))
+        # Every arm has every protocol.
+        is_whole = has_values and len(rows) == rows["arm"].nunique() * rows["protocol"].nunique()
     except FileNotFoundError:
         raise ValueError(f"{path}: not found; run `dvc repro` to make it") from None
     except (KeyError, ValueError):
@@ -193,7 +195,7 @@ def _worth(rows: pd.DataFrame, *, comparisons: int) -> str:
     seeds = first["seeds"]
     if seeds == 1:
         return f"One seed and {test_sets(rows)} show that everything runs, and nothing about the arms."
-    # The error of a mIoU, which has no chance level, has no formula.
+    # The error of a mIoU or of a mean over attributes, which have no chance level, has no formula.
     accuracies = rows[(rows["arm"] == first["baseline"]) & rows["chance"].notna()]
     errors = list(map(accuracy_error, accuracies["mean"], accuracies["test_images"]))
     images = f"; the choice of {test_sets(rows)} alone is worth ±{100 * max(errors):.1f} points." if errors else "."

@@ -124,7 +124,7 @@ def _warnings(material: Material) -> list[str]:
     """What the data does not allow to measure."""
     test, unlabelled, lines = material.test, material.results.data["unlabelled_images"], []
     if not test.classes:
-        by_others = material.rows["protocol"].str.contains("/").any()
+        by_others = comparison.headline(material.rows)["protocol"].str.contains("/").any()
         return ["The images have no class labels: other data sets judge the encoders."] if by_others else []
     if test.untested:
         names, more = ", ".join(test.untested[:MOST_NAMES]), len(test.untested) - MOST_NAMES

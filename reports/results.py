@@ -115,7 +115,9 @@ def read_results(
     pretrain = pd.DataFrame({job: read_json(_file(root / "metrics/pretrain", job)) for job in jobs}).T
     losses = pretrain.reindex(columns=["loss", "val_loss"]).astype(float).groupby(level=0, sort=False)
     probed = jobs if any(source.stage == "probe" for source in sources) else []
-    effective = pd.Series({job: read_json(_file(root / "metrics/probe", job))["rankme"] for job in probed}, dtype=float)
+    effective = pd.Series(
+        {job: read_json(_file(root / "metrics/probe", job)).get("rankme") for job in probed}, dtype=float
+    )
     ranks = effective.groupby([arm for arm, _ in probed], sort=False)
     has_finetuning = any(source.stage == "finetune" for source in sources)
     return Results(
@@ -158,6 +160,8 @@ def _read_metrics(root: Path, source: Source, jobs: Sequence[Job], labels: np.nd
         raise ValueError(f"{_file(folder, job)}: {name} is missing and other jobs have it; run `dvc repro` again")
     facts = table.iloc[0].to_dict()
     metrics = table.loc[:, ~table.columns.str.fullmatch(FACTS)]
+    if metrics.empty:
+        return pd.DataFrame(columns=SCORES, dtype=object)
     scales = {}
     for name in metrics.columns[~metrics.columns.str.fullmatch(CLASS_IOU)]:
         protocol, _ = find(name)
@@ -175,7 +179,8 @@ def _read_metrics(root: Path, source: Source, jobs: Sequence[Job], labels: np.nd
 def _scale(protocol: Protocol, facts: Mapping[Any, float], labels: np.ndarray | None) -> tuple[float, float, float]:
     """`largest_class`, `chance` and `image` of a protocol. An image of the smallest class moves a class mean most."""
     if protocol.floor or labels is None:
-        return facts[protocol.floor], np.nan, 1 / facts["test_images"]
+        images = facts.get(protocol.floor.replace("_floor", "_images"), facts["test_images"])
+        return facts[protocol.floor], np.nan, 1 / images
     counts = np.unique(labels, return_counts=True)[1]
     chance = 1 / len(counts)
     if protocol.class_mean:

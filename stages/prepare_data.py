@@ -22,6 +22,7 @@ from jobs.stage import run
 from jobs.state import state_folder
 from shards.image_shard_writer import ImageShardWriter
 from shards.mask_shards import MaskShardWriter
+from shards.row_index import SPLITS
 from shards.seals import read_sealed_bytes, sealed_file
 
 # Of a data set for transfer or segmentation.
@@ -48,6 +49,7 @@ def main() -> None:
     for line in coverage_lines(counts, source.classes):
         print(f"prepare_data: {line}")
     attributes = {} if name else read_attributes(path, group.attributes, source.items)
+    check_attributes(attributes, {split: [one.id for one in source.items if one.split == split] for split in SPLITS})
     order = order_file(path)
     shard_bytes = int(group.shard_mib * 2**20)
     meter = Meter(len(source.items), label=f"prepare_data {name}".strip(), seconds=runtime.log_seconds)

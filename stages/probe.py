@@ -31,28 +31,32 @@ def main() -> None:
     label = f"probe {job}"
     compute = set_up(**params.compute.model_dump())
     encoder = load_encoder(Path("pretrained") / job).to(compute.device)
+    # Where something else than classes judges, images without a class take part; where nothing does, RankMe alone is left.
+    judged = bool(data.labels or data.attributes or data.part_truth)
     frozen = features_of_splits(
         "data/shards",
         encoder,
-        tokens=group.token_images,
+        splits=SPLITS if judged else ("test",),
+        tokens=group.token_images if data.labels else IMAGES if data.part_truth else 0,
         batch_size=group.batch_size,
         runtime=runtime,
         label=label,
-        labelled=bool(data.labels),
-        # Without labels nothing needs the features of all images.
-        most=None if data.labels or data.attributes else group.token_images,
+        labelled=bool(data.labels) and not (data.attributes or data.part_truth),
+        most=None if data.labels or data.attributes else max(IMAGES, group.token_images),
     )
     predictions = Predictions(frozen.ids["test"], frozen.labels["test"], {})
     metrics: dict[str, float] = {"rankme": rankme(torch.from_numpy(frozen.inputs["test"][: group.token_images]))}
-    if data.labels:
-        predictions, penalty = probe(frozen, group, seed=seed, device=compute.device, runtime=runtime, label=label)
-        metrics["penalty"] = penalty
     with full_precision():
         metrics |= attributes(frozen, data.attributes, group, device=compute.device, runtime=runtime, label=label)
         if data.part_truth:
             metrics |= true_parts(
                 frozen, encoder.grid, group, seed=seed, device=compute.device, runtime=runtime, label=label
             )
+    if data.labels:
+        predictions, penalty = probe(
+            frozen.labelled(), group, seed=seed, device=compute.device, runtime=runtime, label=label
+        )
+        metrics["penalty"] = penalty
     write_predictions(Path("metrics/predictions/probe") / f"{job}.parquet", predictions)
     write_metrics(f"metrics/probe/{job}.json", {**metrics_of(predictions), **metrics})
 
@@ -87,7 +91,7 @@ def true_parts(
         rows = labelled_rows(shards, masks)[:IMAGES]
         tokens[split] = frozen.tokens[split][torch.from_numpy(rows)]
         pixels = decoded_masks(masks, shards, rows, max(grid) * CELL)
-        truth[split] = majority_labels(pixels, grid).reshape(len(rows), -1)
+        truth[split] = majority_labels(pixels, grid).reshape(len(rows), grid[0] * grid[1])
     with Meter(len(group.penalties), label=f"{label}: true parts", unit="fits", seconds=runtime.log_seconds) as meter:
         return dense_metrics(tokens, truth, group, seed=seed, device=device, advance=meter.advance)
 

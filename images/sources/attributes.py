@@ -14,6 +14,7 @@ from shards.files import whole_file
 from shards.row_index import SPLITS
 
 FILE = "attributes.csv"
+ATTRIBUTES = FILE.encode()
 WITHOUT = "or set data.attributes to []"
 
 # Attribute -> id of an image -> its value.
@@ -29,7 +30,7 @@ def read_attributes(place: str, names: Sequence[str], items: Sequence[Item]) -> 
         return {}
     where = f"data.attributes {list(names)}: {place}/{FILE}"
     try:
-        header, rows = read_table(root_of(place), FILE.encode())
+        header, rows = read_table(root_of(place), ATTRIBUTES)
         index = PathIndex([shown(item.path) for item in items], [item.split for item in items])
         files = rows[file_column(header, rows, index)].to_pylist()
     except UnusedTable as unused:
@@ -66,4 +67,4 @@ def write_attributes(path: str, attributes: Attributes, ids: Sequence[int]) -> N
     columns = {"id": pa.array(np.array(named, dtype=np.uint64))}
     columns |= {name: pa.array([values.get(key) for key in named], pa.string()) for name, values in attributes.items()}
     with whole_file(path) as file:
-        pq.write_table(pa.table(columns), file, compression="zstd")
+        pq.write_table(pa.table(columns), file, compression="zstd", write_page_checksum=True)

@@ -4,6 +4,7 @@ import os
 from itertools import takewhile
 
 from images.decoding import HEAD_BYTES, Refused, may_be_image, refusal_of
+from images.sources.attributes import ATTRIBUTES
 from images.sources.classes import in_order
 from images.sources.folder_tree import FolderTree, has_image_suffix
 from images.sources.items import NO_LABEL, Encoded, Item, Rejection, id_of
@@ -36,7 +37,10 @@ class FolderSource:
         self.layout = layout_of(root.name, tree)
         self.notes = self.layout.lines()
         tables = [
-            path for folder in sorted(self.layout.table_folders()) for path in tree.others(folder) if is_table(path)
+            path
+            for folder in sorted(self.layout.table_folders())
+            for path in tree.others(folder)
+            if is_table(path) and path != ATTRIBUTES
         ]
         masks, by_class = self._sorted_out(entries, set() if self.layout.has_classes else set(tables))
         by_class = self._with_an_image(by_class)
@@ -74,6 +78,8 @@ class FolderSource:
                 self._reject(path, split, class_name, entry.problem, entry.detail)
             elif path in tables:
                 continue
+            elif path == ATTRIBUTES:
+                self.notes.append(f"table {shown(path)}: attributes; data.attributes names the columns to use")
             elif refusal:
                 self._reject(path, split, class_name, *refusal)
             elif stem is not None:

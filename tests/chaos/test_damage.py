@@ -44,7 +44,6 @@ READERS = {
     "data/shards/manifest.json": ("extract_attention", [], ["attention", "masks/raw"]),
     "data/masks/test-00000.parquet": ("evaluate_parts", [], ["metrics/evaluate_parts.json"]),
     "data/masks/manifest.json": ("evaluate_parts", [], ["metrics/evaluate_parts.json"]),
-    "data/attributes.parquet": ("probe", ["mae", "0"], ["metrics/probe/mae-0.json"]),
     "teacher/model.safetensors": ("extract_attention", [], ["attention", "masks/raw"]),
     "teacher/config.json": ("extract_attention", [], ["attention", "masks/raw"]),
     "attention/all/shard-00000.parquet": ("refine_parts", [], ["part_learner", "history/refine_parts.json"]),

@@ -26,10 +26,27 @@ def test_read_attributes__a_table_of_none(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"not a table"])
-def test_read_attributes__a_damaged_table_is_named(tmp_path, content):
-    if content is not None:
-        (tmp_path / "a.parquet").write_bytes(content)
+def flipped(place):
+    """The bytes of a table with a bit of its values flipped."""
+
+    def flip(data):
+        spoilt = bytearray(data)
+        spoilt[place] ^= 1
+        return bytes(spoilt)
+
+    return flip
+
+
+@pytest.mark.parametrize(
+    "spoil", [None, lambda data: b"", lambda data: b"not a table", *map(flipped, range(60, 120, 7))]
+)
+def test_read_attributes__a_damaged_table_is_named(tmp_path, spoil):
+    path = tmp_path / "a.parquet"
+    if spoil:
+        draw = np.random.default_rng(0)
+        names = {"mark": {number: "ab"[value] for number, value in enumerate(draw.integers(0, 2, 2000))}}
+        write_attributes(str(path), names, range(2000))
+        path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(ValueError, match=r"a\.parquet: missing or damaged \("):
         read_attributes(tmp_path / "a.parquet", ["mark"], np.array([1], dtype=np.uint64))
 
@@ -50,6 +67,8 @@ def test_attribute_metrics__are_of_the_images_that_have_a_value_and_their_mean()
     assert found["attribute_shown_accuracy"] == 1
     assert found["attribute_hidden_floor"] == np.mean(values["test"]["hidden"] == 0)
     assert found["attribute_hidden_accuracy"] == pytest.approx(found["attribute_hidden_floor"], abs=0.05)
+    known = (values["test"]["shown"] != NO_VALUE).sum()
+    assert found["attributes_images"] == found["attribute_shown_images"] == known < found["attribute_hidden_images"]
     for kind in ("accuracy", "floor"):
         both = [found[f"attribute_{name}_{kind}"] for name in ("shown", "hidden")]
         assert found[f"attributes_{kind}"] == pytest.approx(np.mean(both))

@@ -39,7 +39,7 @@ def test_dense_metrics__are_those_of_scikit_learn():
     )
     background = np.zeros(truth["test"].size)
     expected = jaccard_score(truth["test"].ravel(), background, average="macro", zero_division=0)
-    assert found["dense_floor"] == pytest.approx(expected)
+    assert found["dense_floor"] == pytest.approx(expected) and found["dense_images"] == 150
 
 
 def test_dense_metrics__a_patch_without_a_label_takes_no_part():

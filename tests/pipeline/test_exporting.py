@@ -12,6 +12,7 @@ from models.mae import MaskedAutoencoder, split_mask
 from pipeline.exporting import export, trained_ratio
 from pipeline.model_card import card
 from reports.comparison import NO_ACCURACY
+from shards.files import write_json
 from tests.conftest import ROOT, run_stage
 from tests.jobs.cluster.conftest import write
 from training.encoders import load_encoder, load_weights
@@ -94,11 +95,15 @@ def test_export__the_card_names_data_origin_and_metrics(world, exported):
     assert NO_ACCURACY not in card
 
 
-def test_card__images_without_labels_have_no_accuracy(world):
-    params = load_params(world / "params.yaml")
+def test_card__images_that_nothing_judges_have_no_accuracy(copied_world):
+    params = load_params(copied_world / "params.yaml")
     unlabelled = params.model_copy(update={"data": params.data.model_copy(update={"labels": []})})
-    text = card("semmae-0", "mae", unlabelled, world)
-    assert NO_ACCURACY in text and "accuracy |" not in text and "| pretrain: val_loss |" in text
+    facts = {"test_images": 9, "rankme": 4.5}
+    for metrics, is_judged in ((facts, False), ({**facts, "dense_miou": 0.3, "dense_floor": 0.2}, True)):
+        write_json(copied_world / "metrics/probe/semmae-0.json", metrics)
+        text = card("semmae-0", "mae", unlabelled, copied_world)
+        assert (NO_ACCURACY in text) != is_judged and ("dense_miou |" in text) == is_judged
+        assert "accuracy |" not in text and "| pretrain: val_loss |" in text
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from PIL import Image
 
 from config.arms import Arm
 from config.presets import compose, write_params
+from evaluation import protocols
 from evaluation.predictions import Predictions, write_predictions
 from evaluation.protocols import Source
 from models.mae import MaskedAutoencoder
@@ -46,7 +48,8 @@ MODEL = {
 }  # fmt: skip
 OPTIONS = {"ratio": 0.75, "hint_share": 0.1, "pictures": 3, "mask_images": 30, "device": torch.device("cpu")}
 GRID, PARTS, CLASSES = (8, 8), 4, ["ant", "bee", "<cat & co>"]
-OWN = (Source("probe", "probe"), Source("finetune", "finetune"))
+PROBE = Source("probe", "probe")
+OWN = (PROBE, Source("finetune", "finetune"))
 BIRDS, STREETS = Source("transfer/birds", "transfer", "birds/"), Source("segment/streets", "segment", "streets/")
 
 
@@ -58,6 +61,12 @@ MEASURED = {
     "probe": FROZEN, "finetune": {**TUNED, "finetune_class_accuracy": 0.69}, "transfer": {**FROZEN, **TUNED},
     "segment": SEGMENTED,
 }  # fmt: skip
+# Of images without labels: nothing, masks, attributes.
+WITHOUT_CLASSES = (
+    {},
+    {"dense_miou": 0.4, "dense_floor": 0.1, "dense_images": 7},
+    {"attributes_accuracy": 0.5, "attributes_floor": 0.3, "attribute_mark_accuracy": 0.5, "attribute_mark_floor": 0.3},
+)
 FACTS = {"probe": {"penalty": 1.0, "rankme": 9.5}, "segment": {"floor_miou": 0.15, "floor_pixel_accuracy": 0.55}}
 TEACHER = {
     "knn_accuracy": 0.52, "test_images": 12, "knn_accuracy_untrained": 0.31, "knn_accuracy_pixels": 0.2,
@@ -121,11 +130,15 @@ def write_metrics_of(root, arms, seeds, *, sources=OWN, steps=30, test_images=12
             shift = 0.01 * place + 0.02 * math.sin(7 * seed + place)
             job = f"{arm}-{seed}"
             for source in sources:
-                metrics = {name: value + shift for name, value in MEASURED[source.stage].items()}
+                metrics = {
+                    name: value if re.fullmatch(protocols.FACTS, name) else value + shift
+                    for name, value in MEASURED[source.stage].items()
+                }
                 facts = {"test_images": test_images, **FACTS.get(source.stage, {})}
                 write_json(root / "metrics" / source.folder / f"{job}.json", {**metrics, **facts})
                 if source.has_predictions:
-                    write_predictions_of(root, source.folder, job, list(metrics), place + seed, test_images)
+                    kept = [name for name in metrics if not name.startswith(("dense", "attribute"))]
+                    write_predictions_of(root, source.folder, job, kept, place + seed, test_images)
             history = [{"step": n + 1, "loss": math.exp(-n / 9) + 0.4 + shift, "skipped": 0.0} for n in range(steps)]
             pretraining = [dict(row) for row in history]
             if arm != "mae":

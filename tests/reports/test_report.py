@@ -20,8 +20,11 @@ from tests.conftest import ROOT, run_stage
 from tests.reports.conftest import (
     ARMS,
     BIRDS,
+    MEASURED,
     MODEL,
+    PROBE,
     STREETS,
+    WITHOUT_CLASSES,
     material_of,
     write_json,
     write_labels,
@@ -136,6 +139,21 @@ def test_render__images_without_labels_have_no_accuracy(tmp_path, no_charts, sou
         sources
     )
     assert "Part quality" in text and found.parts.lead == "foreground_iou"
+
+
+@pytest.mark.parametrize("measured", WITHOUT_CLASSES, ids=["nothing", "masks", "attributes"])
+def test_render__images_without_labels_are_judged_by_what_else_is_known_of_them(
+    tmp_path, no_charts, monkeypatch, measured
+):
+    monkeypatch.setitem(MEASURED, "probe", measured)
+    write_outs(tmp_path, classes=[], sources=[PROBE])
+    text = " ".join(parse(render(material_of(tmp_path, sources=[PROBE]))).text.split())
+    assert (NO_ACCURACY in text) == (not measured)
+    assert ("true parts, mIoU" in text, "attribute mark" in text) == (
+        "dense_miou" in measured,
+        "attributes_floor" in measured,
+    )
+    assert "RankMe of the frozen features" in text and "other data sets judge" not in text
 
 
 def test_render__a_name_that_pictures_cannot_draw_has_a_number_there(tmp_path, no_charts):

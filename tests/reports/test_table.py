@@ -9,7 +9,7 @@ from reports.comparison import NO_ACCURACY, VALIDATION, WHERE_TO_JUDGE, compare,
 from reports.results import read_results
 from reports.table import part_line, print_summary
 from shards.files import write_json, write_text
-from tests.reports.conftest import ARMS, BIRDS, OWN, STREETS, write_metrics_of
+from tests.reports.conftest import ARMS, BIRDS, MEASURED, OWN, PROBE, STREETS, WITHOUT_CLASSES, write_metrics_of
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,14 @@ def test_print_summary__without_labels_there_is_no_accuracy(tmp_path):
     for words in (NO_ACCURACY, WHERE_TO_JUDGE, VALIDATION, "raw_attention", "validation loss", "report.html"):
         assert words in " ".join(text.split()), words
     assert "%" not in text and "chance" not in text and "nan" not in text
+
+
+@pytest.mark.parametrize("measured", WITHOUT_CLASSES, ids=["nothing", "masks", "attributes"])
+def test_print_summary__whatever_judges_images_without_labels_is_shown(tmp_path, monkeypatch, measured):
+    monkeypatch.setitem(MEASURED, "probe", measured)
+    text = summary_of(tmp_path, [PROBE])
+    assert (NO_ACCURACY in text) == (not measured)
+    assert ("mIoU in %" in text, "Accuracy in %" in text) == ("dense_miou" in measured, "attributes_floor" in measured)
 
 
 def test_print_summary__data_sets_with_labels_judge_images_without(tmp_path):

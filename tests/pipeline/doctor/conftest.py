@@ -30,6 +30,10 @@ from dvc.rwlock import rwlock
 held = rwlock(".dvc/tmp", localfs, "-c", ["source.txt"], ["made/big.txt"], False)
 held.__enter__()
 """
+LINK = """
+from dvc.lock import make_lock
+make_lock(".dvc/tmp/lock", tmp_dir=".dvc/tmp", hardlink_lock=True).lock()
+"""
 DVC_LOCK = """
 from dvc.lock import make_lock
 held = make_lock(".dvc/tmp/lock")

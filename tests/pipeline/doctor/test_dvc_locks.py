@@ -1,17 +1,23 @@
 """Locks of DVCs that were killed with -9; beside each, the same of a living one, which stays."""
 
 import os
+import signal
 import time
 
 import pytest
 
+from jobs.notes import write_note
+from jobs.supervision import identity
+from pipeline.doctor import dvc_locks
 from pipeline.doctor.checks import examine
 from shards.files import read_json, write_json
 from tests.pipeline.doctor.conftest import (
     DVC_LOCK,
+    LINK,
     RWLOCK,
     dvc,
     mend,
+    write_record,
 )
 
 
@@ -45,3 +51,22 @@ def test_dead_dvc_locks__an_unheld_lock_file_means_nothing(tree, killed):
     killed(DVC_LOCK)
     assert (tree / ".dvc" / "tmp" / "lock").is_file()
     assert examine(repair=False) == []
+
+
+@pytest.mark.slow
+def test_dead_dvc_locks__a_hard_link_of_a_living_dvc_stays_and_that_of_a_dead_one_goes(tree, start):
+    (tree / ".dvc" / "config.local").write_text("[core]\n    hardlink_lock = true\n")
+    for name in dvc_locks.LOCKS:
+        (tree / ".dvc" / "tmp" / name).unlink()
+    server = start("import os; os.setsid()")
+    write_note(
+        tree / ".semmae" / "services" / "services.json", {"mlflow": {"process": identity(server.pid), "url": ""}}
+    )
+    holder = start(LINK)
+    write_record(tree, "KILLED")
+    assert examine(repair=True) == []
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    mended = mend(["a lock whose DVC is gone", "executions that MLflow does not know"])
+    assert "tmp/lock:" in mended[0]
+    dvc(tree, "status")
