@@ -11,7 +11,7 @@ export DO_NOT_TRACK := 1
 export LOGNAME ?= $(shell id -un 2> /dev/null)
 export HOME ?= $(CURDIR)/.semmae
 
-.PHONY: run test test-all test-ci lint audit bench gpu chaos clean
+.PHONY: run test test-all test-ci lint audit bench gpu chaos decision clean
 
 run: $(VENV)/ready
 	semmae check
@@ -53,6 +53,12 @@ bench: $(VENV)/ready
 # What a CUDA device makes of this: correctness and speed in a few minutes, as a table and JSON.
 gpu: $(VENV)/ready
 	python -m benchmarks.gpu
+
+# When do parts help? The experiment of docs/decision.md: some hours, and it goes on where it was stopped.
+decision: $(VENV)/ready
+	semmae preset decision
+	semmae run
+	python -m benchmarks.contrasts --confidence 0.975 oracle:oracle_shuffled oracle:mae semmae_bg_random:mae
 
 # Every fault on every artefact, and the table of it; then kill every training stage at twenty moments, and thirty runs of the whole walk
 # at one, and compare the bits of what they make when run again.

@@ -105,6 +105,8 @@ def test_compose__vitb8_extends_vitb16():
     fine, coarse = compose("imagenet-vitb8"), compose("imagenet-vitb16")
     assert fine["pretrain"]["patch_size"] == 8
     fine["pretrain"]["patch_size"] = 16
+    # Four times as many tokens an image.
+    fine["probe"]["token_images"] *= 4
     assert fine == coarse
 
 

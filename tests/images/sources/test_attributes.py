@@ -1,8 +1,11 @@
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from images.sources.attributes import check_attributes, read_attributes, write_attributes
+from images.sources.folder import FolderSource
 from images.sources.items import Item
+from images.sources.tree import root_of
 
 PLACES = {
     "train/a/1.png": "train",
@@ -74,3 +77,16 @@ def test_write_attributes__is_sorted_by_id_and_holds_kept_images_alone(tmp_path)
     write_attributes(str(tmp_path / "a.parquet"), {"mark": {7: "x", 2: "y", 5: "z"}, "wings": {2: "two"}}, [5, 2, 3])
     rows = pq.read_table(tmp_path / "a.parquet").to_pylist()
     assert rows == [{"id": 2, "mark": "y", "wings": "two"}, {"id": 5, "mark": "z", "wings": None}]
+
+
+def test_open_source__a_table_of_attributes_is_none_of_labels(tmp_path):
+    for number in range(6):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+    rows = [f"{number}.png,{'ab'[number % 2]}" for number in range(6)]
+    (tmp_path / "labels.csv").write_text("\n".join(["filename,label", *rows]))
+    (tmp_path / "attributes.csv").write_text("\n".join(["filename,species", *(row[:-1] + "z" for row in rows)]))
+    root = root_of(str(tmp_path))
+    source = FolderSource(root, sorted(root.walk(), key=lambda entry: entry.path))
+    assert source.classes == ["a", "b"]
+    assert not any("attributes" in row.path for row in source.rejected)
+    assert "table attributes.csv: attributes; data.attributes names the columns to use" in source.notes
