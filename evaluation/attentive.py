@@ -68,13 +68,14 @@ def fit_attentive_probe(
     classes, width = int(labels["train"].max()) + 1, tokens["train"].shape[2]
     means = torch.cat([some.to(device).float().mean(dim=1) for some in tokens["train"].split(ROWS)])
     mean, std = standardisation(means)
+    means = (means - mean) / std
     whiten = whitening(tokens["train"], device)
     queries = torch.zeros(heads, width, dtype=torch.float64, device=device)
     weights = torch.zeros(classes, width + 1, dtype=torch.float64, device=device)
     best: tuple[float, AttentiveProbe] | None = None
     for penalty in sorted(penalties):
         queries, weights = _fit(
-            tokens["train"], known, (means - mean) / std, (queries, weights), (mean, std, whiten), penalty, advance
+            tokens["train"], known, means, (queries, weights), (mean, std, whiten), penalty, advance
         )
         probe = AttentiveProbe((queries @ whiten).float(), mean, std, weights.float())
         score = float(np.mean(probe(tokens["val"]) == labels["val"]))

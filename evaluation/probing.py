@@ -20,11 +20,11 @@ from images.dataset import WholeImages
 from jobs.progress import Meter
 from models.vit import Attention, VisionTransformer
 from shards.image_shards import ImageShards
+from shards.row_index import SPLITS
 from training.compute import full_precision
 from training.encoders import patch_tokens
 from training.randomness import generator
 
-SPLITS = ("train", "val", "test")
 Arrays = dict[str, np.ndarray]
 
 

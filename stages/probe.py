@@ -10,7 +10,7 @@ from config.params import Runtime, load_params, load_runtime
 from evaluation.attributes import attribute_metrics, read_attributes
 from evaluation.dense import IMAGES, dense_metrics
 from evaluation.predictions import Predictions, metrics_of, write_predictions
-from evaluation.probing import SPLITS, Features, features_of_splits, probe
+from evaluation.probing import Features, features_of_splits, probe
 from evaluation.rankme import rankme
 from images.dataset import decoded_masks, labelled_rows
 from jobs.metrics import write_metrics
@@ -19,6 +19,7 @@ from jobs.stage import run
 from parts.labelling import CELL, majority_labels
 from shards.image_shards import ImageShards
 from shards.mask_shards import MaskShards
+from shards.row_index import SPLITS
 from training.compute import full_precision, set_up
 from training.encoders import load_encoder
 
